@@ -1,0 +1,1414 @@
+import {
+  assert,
+  assertEquals,
+  assertInstanceOf,
+  assertMatch,
+  assertRejects,
+  assertStrictEquals,
+  assertStringIncludes,
+  assertThrows,
+} from "@std/assert";
+import { concat } from "@std/bytes";
+import fc from "fast-check";
+import {
+  BufferFullError,
+  FlushError,
+  StreamBuffer,
+  type StreamBufferOptions,
+} from "./buffer.ts";
+import {
+  accept,
+  BadSender,
+  gate,
+  ignore,
+  refuse,
+  stall,
+  type Step,
+} from "./testing/bad_sender.ts";
+import { fakeTime } from "./testing/fake_time.ts";
+
+const DOWN = new Error("down");
+const down = refuse(DOWN);
+const OVERSIZE = ["split", "whole", "reject"] as const;
+
+/** A buffer without a clock, over a sender with the given script. */
+function setUp(
+  options: StreamBufferOptions = {},
+  script: Step[] = [],
+  otherwise: Step = accept,
+): { out: StreamBuffer; sender: BadSender } {
+  const sender = new BadSender(script, otherwise);
+  const out = new StreamBuffer(sender, { flushInterval: 0, ...options });
+  return { out, sender };
+}
+
+function textOf(bytes: Uint8Array): string {
+  return new TextDecoder().decode(bytes);
+}
+
+/** Lets everything happen that needs no time. */
+function settle(): Promise<void> {
+  return new Promise((resolve) => setImmediate(resolve));
+}
+
+async function isPending(promise: Promise<unknown>): Promise<boolean> {
+  await settle();
+  const pending = {};
+  const first = await Promise.race([promise, pending])
+    .catch((error) => error);
+  return first === pending;
+}
+
+// -- Options --
+
+const WRONG_NUMBERS = [0, -1, 1.5, NaN, Infinity, "8", 2 ** 53, null, {}, 8n];
+
+for (
+  const name of [
+    "capacity",
+    "flushInterval",
+    "closeTimeout",
+    "maxQueuedBytes",
+  ] as const
+) {
+  for (const value of WRONG_NUMBERS) {
+    if (value === 0 && name !== "capacity") continue;
+    const shown = typeof value === "string" ? `"${value}"` : String(value);
+    Deno.test(`StreamBuffer() refuses ${name}: ${shown}`, () => {
+      const error = assertThrows(
+        () => new StreamBuffer(() => {}, { [name]: value }),
+        typeof value === "number" ? RangeError : TypeError,
+        `Cannot create StreamBuffer: ${name} must be an integer from`,
+      );
+      if (typeof value !== "object") assertStringIncludes(error.message, shown);
+    });
+  }
+}
+
+Deno.test("StreamBuffer() accepts 0 for each option but capacity", async () => {
+  const options = { flushInterval: 0, closeTimeout: 0, maxQueuedBytes: 0 };
+  await new StreamBuffer(() => {}, options).close();
+});
+
+Deno.test("StreamBuffer() refuses another oversize, or onError, or sender", () => {
+  const make = (options: unknown) => () =>
+    new StreamBuffer(() => {}, options as StreamBufferOptions);
+  assertThrows(make({ oversize: "grow" }), RangeError, 'received "grow"');
+  assertThrows(make({ oversize: 1 }), TypeError, "received 1");
+  assertThrows(make({ onError: "log" }), TypeError, 'received "log"');
+  for (const sender of [undefined, null, "http://localhost", {}, { send: 1 }]) {
+    assertThrows(
+      () => new StreamBuffer(sender as never),
+      TypeError,
+      "sender must be a function or have a method",
+    );
+  }
+});
+
+Deno.test("StreamBuffer() calls send as a method of its sender", async () => {
+  let self: unknown;
+  const sender = {
+    send() {
+      self = this;
+    },
+  };
+  await using out = new StreamBuffer(sender);
+  await out.write("x");
+  await out.flush();
+  assertStrictEquals(self, sender);
+});
+
+// -- Writes --
+
+for (const capacity of [1, 2, 3, 7, 8, 64]) {
+  for (const size of [1, 2, 3, 5, 8, 13, 64, 200]) {
+    for (const kind of ["string", "bytes"]) {
+      const title = `writes of ${size} at capacity ${capacity}, as ${kind}`;
+      Deno.test(`write() keeps bytes and order: ${title}`, async () => {
+        const { out, sender } = setUp({ capacity });
+        let expected = "";
+        for (let i = 0; i < 20; i++) {
+          const text = String.fromCharCode(97 + i).repeat(size);
+          expected += text;
+          await out.write(
+            kind === "string" ? text : new TextEncoder().encode(text),
+          );
+        }
+        await out.close();
+        assertEquals(sender.text, expected);
+        for (const { text } of sender.attempts) {
+          assert(text.length <= capacity, `a send of ${text.length}`);
+          // Whole writes: a send holds only complete ones, if they fit at all.
+          if (size <= capacity) assertEquals(text.length % size, 0);
+        }
+      });
+    }
+  }
+}
+
+Deno.test("write() sends what it must and when it must, and no more", async () => {
+  const { out, sender } = setUp({ capacity: 8 });
+  for (
+    const text of ["0", "123456", "7890", "abcdefghijklmnopqrstuvwxy", "z"]
+  ) {
+    await out.write(text);
+  }
+  await out.close();
+  assertEquals(
+    sender.sends,
+    ["0123456", "7890", "abcdefgh", "ijklmnop", "qrstuvwx", "yz"],
+  );
+});
+
+Deno.test("write() that just fills the store sends it, once", async () => {
+  const { out, sender } = setUp({ capacity: 2 });
+  await out.write("ab");
+  assertEquals(sender.sends, ["ab"]);
+  await out.close();
+  assertEquals(sender.sends, ["ab"]);
+});
+
+Deno.test("write() sends nothing before the store is full", async () => {
+  const { out, sender } = setUp({ capacity: 1234 });
+  for (const size of [1000, 200, 30]) await out.write(new Uint8Array(size));
+  assertEquals(sender.attempts.length, 0);
+  await out.write(new Uint8Array(9));
+  assertEquals(sender.sends.map((text) => text.length), [1230]);
+  await out.close();
+  assertEquals(sender.sends.map((text) => text.length), [1230, 9]);
+});
+
+Deno.test("write() returns the same resolved promise whenever it fits", async () => {
+  const { out } = setUp({ capacity: 8 });
+  const first = out.write("a");
+  assertStrictEquals(out.write(new Uint8Array(2)), first);
+  assertStrictEquals(out.write(""), first);
+  assertStrictEquals(out.write(new Uint8Array(5)), first);
+  await out.close();
+});
+
+Deno.test("write() of nothing makes no send and counts nothing", async () => {
+  const { out, sender } = setUp();
+  for (
+    const data of [
+      "",
+      new Uint8Array(),
+      new ArrayBuffer(0),
+      new DataView(new ArrayBuffer(8), 8),
+    ]
+  ) {
+    await out.write(data);
+    await out.flush();
+  }
+  await out.close();
+  assertEquals(sender.events, ["close"]);
+  assertEquals(out.stats.bytesAccepted, 0);
+});
+
+Deno.test("write() has copied the bytes when it returns", async () => {
+  const { out, sender } = setUp({ capacity: 4 }, [stall]);
+  // Into the store; into the spare; while both are full; and as an addition
+  // to what waits already.
+  const data = new TextEncoder().encode("abcd");
+  for (let i = 0; i < 3; i++) {
+    void out.write(data);
+    data[0]!++;
+  }
+  const small = new TextEncoder().encode("x");
+  for (let i = 0; i < 3; i++) {
+    void out.write(small);
+    small[0]!++;
+  }
+  data.fill(0);
+  small.fill(0);
+  void out.abort().catch(() => {});
+  assertEquals(sender.sends, ["abcd"]);
+  assertEquals(textOf(out.takeUnsent()), "abcdbbcd");
+  const again = setUp({ capacity: 4 }, [() => settle()]);
+  data.set(new TextEncoder().encode("abcd"));
+  for (let i = 0; i < 3; i++) {
+    void again.out.write(data);
+    data[0]!++;
+  }
+  for (const text of ["x", "y", "z"]) {
+    small.set(new TextEncoder().encode(text));
+    void again.out.write(small);
+    small.fill(0);
+  }
+  await again.out.close();
+  assertEquals(again.sender.text, "abcdbbcdcbcdxyz");
+});
+
+Deno.test("write() takes a view's own bytes, of any kind of view", async () => {
+  const { buffer } = new TextEncoder().encode("abcdefgh");
+  for (
+    const [data, expected] of [
+      [new Uint8Array(buffer).subarray(1), "bcdefgh"],
+      [new DataView(buffer, 2, 3), "cde"],
+      [new Uint16Array(buffer, 2, 2), "cdef"],
+      [new Uint8ClampedArray(buffer, 7), "h"],
+      [new Float64Array(buffer), "abcdefgh"],
+      [buffer, "abcdefgh"],
+    ] as const
+  ) {
+    const { out, sender } = setUp();
+    await out.write(data);
+    await out.close();
+    assertEquals(sender.text, expected);
+  }
+});
+
+for (const oversize of ["split", "whole"] as const) {
+  Deno.test(`write() copies a view of shared memory, oversize: "${oversize}"`, async () => {
+    const sent: Uint8Array[] = [];
+    const out = new StreamBuffer((bytes) => {
+      assertInstanceOf(bytes.buffer, ArrayBuffer as never);
+      sent.push(bytes.slice());
+    }, { capacity: 4, oversize });
+    const shared = new Uint8Array(new SharedArrayBuffer(3));
+    shared.set([1, 2, 3]);
+    await out.write(shared);
+    await out.write(new Uint8Array(new SharedArrayBuffer(9)));
+    await out.close();
+    assertEquals([...concat(sent)], [1, 2, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+  });
+}
+
+Deno.test("write() rejects a detached buffer and accepts nothing", async () => {
+  const { out, sender } = setUp();
+  const view = new Uint8Array(4);
+  const { buffer } = view;
+  buffer.transfer();
+  for (const data of [view, buffer]) {
+    await assertRejects(() => out.write(data), TypeError, "detached");
+  }
+  await out.write("x");
+  await assertRejects(() => out.write(view), TypeError, "detached");
+  assertEquals(out.stats.bytesAccepted, 1);
+  await out.close();
+  assertEquals(sender.text, "x");
+});
+
+Deno.test("write() rejects another type and names it", async () => {
+  const { out, sender } = setUp();
+  for (
+    const [data, shown] of [
+      [5, "5"],
+      [null, "null"],
+      [undefined, "undefined"],
+      [{ a: 1 }, "an object (Object)"],
+      [["a"], "an object (Array)"],
+      [new Blob(["a"]), "an object (Blob)"],
+    ]
+  ) {
+    const error = await assertRejects(
+      () => out.write(data as string),
+      TypeError,
+      "Cannot write: data must be a string, an ArrayBuffer or a view of one",
+    );
+    assertStringIncludes(error.message, `received ${shown}`);
+  }
+  await out.close();
+  assertEquals(sender.events, ["close"]);
+});
+
+for (const [text, size] of [["€", 3], ["é", 2], ["😀", 4]] as const) {
+  for (let capacity = size; capacity < 3 * size; capacity++) {
+    const title = `"${text}" at capacity ${capacity}`;
+    Deno.test(`write() never cuts a character that fits: ${title}`, async () => {
+      const { out, sender } = setUp({ capacity });
+      const pieces = ["a", text, text, "ab", text, text, text, "b"];
+      for (const piece of pieces) await out.write(piece);
+      await out.close();
+      assertEquals(sender.text, pieces.join(""));
+    });
+  }
+}
+
+Deno.test("write() encodes a lone or split surrogate as U+FFFD", async () => {
+  for (const capacity of [4, 64]) {
+    const { out, sender } = setUp({ capacity, oversize: "whole" });
+    await out.write("a\ud83d");
+    await out.write("\ude00b");
+    await out.write("\ud83d\ude00");
+    await out.close();
+    assertEquals(sender.text, "a\ufffd\ufffdb😀");
+  }
+});
+
+Deno.test("write() that nobody awaits keeps the order", async () => {
+  const { out, sender } = setUp({ capacity: 4 }, [() => settle()]);
+  for (const text of ["ab", "cdef", "gh", "ij"]) void out.write(text);
+  await out.close();
+  assertEquals(sender.text, "abcdefghij");
+  assertEquals(sender.sends, ["ab", "cdef", "ghij"]);
+});
+
+Deno.test("write() during a send goes out with the next", async () => {
+  const { promise, resolve, step } = gate();
+  const { out, sender } = setUp({ capacity: 8 }, [step]);
+  await out.write("first");
+  const flush = out.flush();
+  await out.write("second");
+  assertEquals(sender.sends, ["first"]);
+  resolve();
+  await promise;
+  await flush;
+  await out.close();
+  assertEquals(sender.sends, ["first", "second"]);
+});
+
+Deno.test("write() waits while both stores are full, and goes on with the server", async () => {
+  const first = gate();
+  const { out, sender } = setUp({ capacity: 4 }, [first.step]);
+  await out.write("abcd");
+  await out.write("efgh");
+  const waiting = out.write("i");
+  assert(await isPending(waiting));
+  assertEquals(out.stats.bytesAccepted, 8);
+  assertEquals(out.stats.bytesQueued, 1);
+  first.resolve();
+  await waiting;
+  assertEquals(out.stats.bytesQueued, 0);
+  await out.close();
+  assertEquals(sender.sends, ["abcd", "efgh", "i"]);
+});
+
+Deno.test("write() past maxQueuedBytes rejects with BufferFullError and accepts nothing", async () => {
+  const first = gate();
+  const options = { capacity: 4, maxQueuedBytes: 6 };
+  const { out, sender } = setUp(options, [first.step]);
+  const kept = ["abcd", "efgh", "ijk", "lm", "n"].map((t) => out.write(t));
+  const error = await assertRejects(() => out.write("op"), BufferFullError);
+  assertEquals(
+    error.message,
+    "Cannot write 2 bytes: 6 wait already, and maxQueuedBytes is 6; await write(), or raise it",
+  );
+  assertEquals(out.stats.bytesQueued, 6);
+  assertEquals(out.stats.bytesRejected, 2);
+  first.resolve();
+  await Promise.all(kept);
+  await out.close();
+  assertEquals(sender.text, "abcdefghijklmn");
+  assertEquals(sender.sends, ["abcd", "efgh", "ijk", "lmn"]);
+});
+
+Deno.test("write() larger than maxQueuedBytes may wait alone", async () => {
+  const first = gate();
+  const options = { capacity: 4, maxQueuedBytes: 0 };
+  const { out, sender } = setUp(options, [first.step]);
+  await out.write("abcd");
+  await out.write("efgh");
+  await assertRejects(() => out.write("i"), BufferFullError);
+  const alone = out.write("0123456789");
+  assert(await isPending(alone));
+  await assertRejects(() => out.write("0123456789"), BufferFullError);
+  first.resolve();
+  await alone;
+  await out.close();
+  assertEquals(sender.text, "abcdefgh0123456789");
+});
+
+Deno.test("maxQueuedBytes is at least capacity by default", async () => {
+  const first = gate();
+  const capacity = 20 * 1024 * 1024;
+  const { out, sender } = setUp({ capacity }, [first.step]);
+  const data = new Uint8Array(capacity);
+  const writes = [1, 2, 3].map(() => out.write(data));
+  first.resolve();
+  await Promise.all(writes);
+  await out.close();
+  assertEquals(sender.attempts.length, 3);
+});
+
+Deno.test("write() of many small pieces that wait takes memory by the byte, not by the piece", async () => {
+  const first = gate();
+  const { out, sender } = setUp({ capacity: 64 }, [first.step]);
+  await out.write(new Uint8Array(64));
+  await out.write(new Uint8Array(64));
+  const promises = new Set<Promise<void>>();
+  for (let i = 0; i < 640; i++) promises.add(out.write("x"));
+  // One promise for as many writes as fit into a store.
+  assertEquals(promises.size, 10);
+  first.resolve();
+  await Promise.all(promises);
+  await out.close();
+  assertEquals(sender.text, "\0".repeat(128) + "x".repeat(640));
+});
+
+// -- Oversize --
+
+for (const oversize of OVERSIZE) {
+  Deno.test(`oversize: "${oversize}": what was buffered before is sent before`, async () => {
+    const { out, sender } = setUp({ capacity: 8, oversize });
+    await out.write("12345");
+    const write = out.write("x".repeat(20));
+    if (oversize === "reject") {
+      const error = await assertRejects(() => write, RangeError);
+      assertEquals(
+        error.message,
+        'Cannot write 20 bytes: the capacity is 8, and oversize is "reject"',
+      );
+      assertEquals(out.stats.bytesRejected, 20);
+    } else {
+      await write;
+    }
+    await out.write("67");
+    await out.close();
+    const x8 = "x".repeat(8);
+    assertEquals(
+      sender.sends,
+      {
+        split: ["12345", x8, x8, "xxxx67"],
+        whole: ["12345", "x".repeat(20), "67"],
+        reject: ["1234567"],
+      }[oversize],
+    );
+  });
+}
+
+Deno.test('oversize: "split": pieces wait for room one by one', async () => {
+  const gates = [gate(), gate()];
+  const { out, sender } = setUp({ capacity: 2 }, gates.map((g) => g.step));
+  const write = out.write("abcdefg");
+  assertEquals(sender.sends, ["ab"]);
+  assertEquals(out.stats.bytesAccepted, 4);
+  assertEquals(out.stats.bytesQueued, 3);
+  gates[0]!.resolve();
+  await settle();
+  assertEquals(sender.sends, ["ab", "cd"]);
+  assertEquals(out.stats.bytesQueued, 1);
+  assert(await isPending(write));
+  gates[1]!.resolve();
+  await write;
+  await out.close();
+  assertEquals(sender.sends, ["ab", "cd", "ef", "g"]);
+});
+
+Deno.test('oversize: "split": a failed send rejects with acceptedBytes', async () => {
+  const { out, sender } = setUp({ capacity: 2 }, [accept, down]);
+  const error = await assertRejects(() => out.write("abcdefg"), FlushError);
+  assertEquals(error.acceptedBytes, 6);
+  assertEquals(error.unsentBytes, 4);
+  assertStrictEquals(error.cause, DOWN);
+  await out.write("g");
+  await out.close();
+  assertEquals(sender.text, "abcdefg");
+  assertEquals(out.stats.bytesRejected, 1);
+});
+
+Deno.test('oversize: "whole": settles with its delivery, and is kept if that fails', async () => {
+  const first = gate();
+  const { out, sender } = setUp(
+    { capacity: 2, oversize: "whole" },
+    [first.step, down],
+  );
+  const data = new TextEncoder().encode("abcdefg");
+  const write = out.write(data);
+  assert(await isPending(write));
+  await out.write("h");
+  first.resolve();
+  await write;
+  const error = await assertRejects(() => out.write(data), FlushError);
+  assertEquals(error.acceptedBytes, 0);
+  const held = await assertRejects(
+    async () => {
+      const { out, sender } = setUp({ capacity: 2, oversize: "whole" }, [down]);
+      try {
+        await out.write(data);
+      } finally {
+        data.fill(0);
+        await out.close();
+        assertEquals(sender.text, "abcdefg");
+      }
+    },
+    FlushError,
+  );
+  assertEquals(held.acceptedBytes, 7);
+  await out.close();
+  assertEquals(sender.text, "abcdefgh");
+});
+
+// -- flush() --
+
+Deno.test("flush() with nothing to send makes no request", async () => {
+  const { out, sender } = setUp();
+  await out.flush();
+  await out.write("x");
+  await out.flush();
+  await out.flush();
+  assertEquals(sender.sends, ["x"]);
+  await out.close();
+});
+
+Deno.test("flush() waits for its own bytes, those waiting for room included", async () => {
+  const gates = [gate(), gate(), gate(), gate()];
+  const { out, sender } = setUp({ capacity: 2 }, gates.map((g) => g.step));
+  for (const text of ["ab", "cd", "ef"]) void out.write(text);
+  const flush = out.flush();
+  void out.write("gh");
+  for (const { resolve } of gates.slice(0, 3)) {
+    assert(await isPending(flush));
+    resolve();
+  }
+  await flush;
+  // The last send is under way, and no concern of this flush.
+  assertEquals(sender.text, "abcdef");
+  assertEquals(sender.sends, ["ab", "cd", "ef", "gh"]);
+  gates[3]!.resolve();
+  await out.close();
+});
+
+Deno.test("flush() calls that overlap share the sends", async () => {
+  const first = gate();
+  const { out, sender } = setUp({}, [first.step]);
+  await out.write("a");
+  const flushes = [out.flush(), out.flush()];
+  await out.write("b");
+  flushes.push(out.flush());
+  assertEquals(sender.sends, ["a"]);
+  first.resolve();
+  await Promise.all(flushes);
+  assertEquals(sender.sends, ["a", "b"]);
+  await out.close();
+});
+
+Deno.test("flush() settles under a producer that never stops", async () => {
+  const { out, sender } = setUp({ capacity: 4 }, [], () => settle());
+  let flushed = false;
+  await out.write("abc");
+  const flush = out.flush().then(() => flushed = true);
+  let written = 3;
+  while (!flushed) {
+    await out.write("abc");
+    written += 3;
+    assert(written < 1000, "flush() was prolonged by later writes");
+  }
+  await flush;
+  await out.close();
+  assertEquals(sender.text.length, written);
+});
+
+// -- The interval --
+
+Deno.test("flushInterval counts from the first byte, however fast the writer", async () => {
+  using time = fakeTime();
+  const { out, sender } = setUp({ flushInterval: 100 });
+  await time.tickAsync(1000);
+  assertEquals(sender.sends, []);
+  for (let i = 0; i < 9; i++) {
+    await out.write("x");
+    await time.tickAsync(11);
+  }
+  assertEquals(sender.sends, []);
+  await time.tickAsync(1);
+  assertEquals(sender.sends, ["xxxxxxxxx"]);
+  await out.write("y");
+  await time.tickAsync(99);
+  assertEquals(sender.sends.length, 1);
+  await time.tickAsync(1);
+  assertEquals(sender.sends, ["xxxxxxxxx", "y"]);
+  await out.close();
+});
+
+Deno.test("flushInterval starts again with the bytes after a full store", async () => {
+  using time = fakeTime();
+  const { out, sender } = setUp({ capacity: 4, flushInterval: 100 });
+  await out.write("a");
+  await time.tickAsync(60);
+  await out.write("bcd");
+  await time.tickAsync(20);
+  await out.write("e");
+  await time.tickAsync(99);
+  assertEquals(sender.sends, ["abcd"]);
+  await time.tickAsync(1);
+  assertEquals(sender.sends, ["abcd", "e"]);
+  await out.close();
+});
+
+Deno.test("flushInterval that passes during a send is made up for after it", async () => {
+  using time = fakeTime();
+  const first = gate();
+  const { out, sender } = setUp({ flushInterval: 100 }, [first.step]);
+  await out.write("a");
+  await time.tickAsync(100);
+  await out.write("b");
+  await time.tickAsync(1000);
+  assertEquals(sender.sends, ["a"]);
+  first.resolve();
+  await time.tickAsync(0);
+  assertEquals(sender.sends, ["a", "b"]);
+  await out.close();
+});
+
+Deno.test("flush() and close() leave no clock running", async () => {
+  using time = fakeTime();
+  const { out } = setUp({ flushInterval: 100 });
+  await out.write("a");
+  assertEquals(time.countTimers(), 1);
+  await out.flush();
+  assertEquals(time.countTimers(), 0);
+  await out.write("b");
+  await out.close();
+  assertEquals(time.countTimers(), 0);
+  const other = setUp({ flushInterval: 100 });
+  await other.out.write("a");
+  await other.out.abort();
+  assertEquals(time.countTimers(), 0);
+});
+
+Deno.test("flushInterval: 0 turns the clock off", async () => {
+  using time = fakeTime();
+  const { out, sender } = setUp({ flushInterval: 0 });
+  await out.write("a");
+  assertEquals(time.countTimers(), 0);
+  await out.close();
+  assertEquals(sender.text, "a");
+});
+
+// -- Failure --
+
+Deno.test("a failed send is repeated with the same bytes, sequence and offset", async () => {
+  const { out, sender } = setUp({ capacity: 4 }, [accept, down, down]);
+  await out.write("abcd");
+  await out.flush();
+  await out.write("ef");
+  await assertRejects(() => out.flush(), FlushError);
+  await out.write("gh");
+  await assertRejects(() => out.flush(), FlushError);
+  await out.flush();
+  const failed = { sequence: 1, offset: 4, text: "ef" };
+  assertEquals(sender.attempts, [
+    { sequence: 0, offset: 0, text: "abcd" },
+    failed,
+    failed,
+    failed,
+    { sequence: 2, offset: 6, text: "gh" },
+  ]);
+  assertEquals(sender.text, "abcdefgh");
+  await out.close();
+});
+
+Deno.test("flush() rejects as long as the server is down, and loses nothing", async () => {
+  const { out, sender } = setUp({}, [down, down]);
+  await out.write("abc");
+  for (let i = 0; i < 2; i++) {
+    const error = await assertRejects(() => out.flush(), FlushError);
+    assertEquals(
+      error.message,
+      "Cannot deliver 3 bytes at offset 0 (send 0): down",
+    );
+    assertEquals(error.unsentBytes, 3);
+    assertEquals(error.acceptedBytes, 0);
+    assertStrictEquals(error.cause, DOWN);
+    assertEquals(out.stats.bytesDelivered, 0);
+  }
+  await out.flush();
+  assertEquals(sender.text, "abc");
+  await out.close();
+});
+
+for (
+  const [title, step, cause, shown] of [
+    [
+      "throws",
+      () => {
+        throw DOWN;
+      },
+      DOWN,
+      "down",
+    ],
+    ["rejects with a string", refuse("no"), "no", '"no"'],
+    ["rejects with undefined", refuse(undefined), undefined, "undefined"],
+    ["rejects with an object", refuse({ no: 1 }), { no: 1 }, "(Object)"],
+  ] as const
+) {
+  Deno.test(`a sender that ${title} is a failed send`, async () => {
+    let calls = 0;
+    const out = new StreamBuffer(
+      (_, context) => calls++ === 0 ? step(context) : undefined,
+      { flushInterval: 0 },
+    );
+    await out.write("abc");
+    const error = await assertRejects(() => out.flush(), FlushError, shown);
+    assertEquals<unknown>(error.cause, cause);
+    await out.close();
+    assertEquals(out.stats.bytesDelivered, 3);
+  });
+}
+
+Deno.test("a failure in the background ends nothing and is told once", async () => {
+  using time = fakeTime();
+  const told: FlushError[] = [];
+  const { out, sender } = setUp({
+    capacity: 4,
+    flushInterval: 100,
+    onError: (error) => told.push(error),
+  }, [down, down, down]);
+  await out.write("abcd");
+  await time.tickAsync(0);
+  assertEquals(told.length, 1);
+  assertStrictEquals(told[0], out.stats.lastError);
+  await out.write("efg");
+  await time.tickAsync(100);
+  assertEquals(told.length, 2);
+  assertEquals(out.stats.failures, 2);
+  assertEquals(told[1]!.unsentBytes, 7);
+  await assertRejects(() => out.flush(), FlushError);
+  assertEquals(told.length, 2, "flush() was told already");
+  await time.tickAsync(100);
+  assertEquals(sender.sends, ["abcd", "abcd", "abcd", "abcd", "efg"]);
+  assertEquals(out.stats.lastError, undefined);
+  await out.close();
+  assertEquals(time.countTimers(), 0);
+});
+
+Deno.test("onError that throws harms nobody but itself", async () => {
+  const { promise, resolve } = Promise.withResolvers<unknown>();
+  const listener = (event: ErrorEvent) => {
+    event.preventDefault();
+    resolve(event.error);
+  };
+  globalThis.addEventListener("error", listener);
+  const thrown = new Error("a bug");
+  const { out, sender } = setUp({
+    capacity: 2,
+    onError: () => {
+      throw thrown;
+    },
+  }, [down]);
+  await out.write("ab");
+  assertStrictEquals(await promise, thrown);
+  globalThis.removeEventListener("error", listener);
+  await out.close();
+  assertEquals(sender.text, "ab");
+});
+
+Deno.test("write() that waits for room rejects when a send fails, and was not accepted", async () => {
+  const first = gate();
+  const told: unknown[] = [];
+  const { out, sender } = setUp(
+    { capacity: 4, onError: (error) => told.push(error) },
+    [first.step],
+  );
+  await out.write("abcd");
+  await out.write("ef");
+  const waiting = [out.write("ghi"), out.write("j"), out.write("klmnopq")];
+  first.reject(DOWN);
+  for (const write of waiting) {
+    const error = await assertRejects(() => write, FlushError);
+    assertEquals(error.acceptedBytes, 0);
+    assertEquals(error.unsentBytes, 6);
+  }
+  assertEquals(told, []);
+  assertEquals(out.stats.bytesQueued, 0);
+  assertEquals(out.stats.bytesRejected, 11);
+  // There is still room in the store for one that fits.
+  await out.write("gh");
+  await out.close();
+  assertEquals(sender.text, "abcdefgh");
+});
+
+Deno.test("write() that needs the room sends the failed bytes again", async () => {
+  const { out, sender } = setUp({ capacity: 4 }, [down]);
+  await out.write("abcd");
+  await out.write("efg");
+  await settle();
+  await out.write("hi");
+  assertEquals(sender.sends, ["abcd", "abcd", "efg"]);
+  await out.close();
+  assertEquals(sender.text, "abcdefghi");
+});
+
+Deno.test("no rejection of write() or flush() is ever unhandled", async () => {
+  const unhandled: unknown[] = [];
+  const listener = (event: PromiseRejectionEvent) => {
+    event.preventDefault();
+    unhandled.push(event.reason);
+  };
+  globalThis.addEventListener("unhandledrejection", listener);
+  const { out } = setUp({ capacity: 2, oversize: "reject" }, [], down);
+  for (const text of ["ab", "cd", "ef", "too long"]) void out.write(text);
+  void out.write(5 as never);
+  void out.flush();
+  await settle();
+  await out.close().catch(() => {});
+  void out.write("late");
+  void out.flush();
+  await settle();
+  globalThis.removeEventListener("unhandledrejection", listener);
+  assertEquals(unhandled, []);
+});
+
+// -- close() --
+
+Deno.test("close() sends the rest, closes the sender, and does both once", async () => {
+  const { out, sender } = setUp();
+  await out.write("abc");
+  const close = out.close();
+  assertStrictEquals(out.close(), close);
+  await close;
+  assertStrictEquals(out.close(), close);
+  assertEquals(sender.events, ["send 0", "ack 0", "close"]);
+  assertEquals(out.takeUnsent().length, 0);
+});
+
+Deno.test("close() takes in the writes that wait", async () => {
+  const { out, sender } = setUp({ capacity: 2 }, [() => settle()]);
+  const writes = ["ab", "cd", "ef", "g", "hijklm"].map((t) => out.write(t));
+  await out.close();
+  await Promise.all(writes);
+  assertEquals(sender.text, "abcdefghijklm");
+});
+
+Deno.test("close() during a send waits for it, then sends the tail, once", async () => {
+  const first = gate();
+  const { out, sender } = setUp({ capacity: 4 }, [first.step]);
+  await out.write("abcd");
+  await out.write("ef");
+  const close = out.close();
+  assert(await isPending(close));
+  assertEquals(sender.sends, ["abcd"]);
+  first.resolve();
+  await close;
+  assertEquals(sender.sends, ["abcd", "ef"]);
+});
+
+Deno.test("close() during a send that fails sends it again", async () => {
+  const first = gate();
+  const { out, sender } = setUp({ capacity: 4 }, [first.step]);
+  await out.write("abcd");
+  await out.write("ef");
+  const close = out.close();
+  first.reject(DOWN);
+  await close;
+  assertEquals(sender.sends, ["abcd", "abcd", "ef"]);
+});
+
+Deno.test("close() that fails is closed all the same, and gives the bytes back once", async () => {
+  const { out, sender } = setUp({ capacity: 4 }, [], down);
+  await out.write("abcd");
+  await settle();
+  await out.write("ef");
+  const error = await assertRejects(() => out.close(), FlushError);
+  assertEquals(error.unsentBytes, 6);
+  assertStrictEquals(error.cause, DOWN);
+  const attempts = sender.attempts.length;
+  assertStrictEquals(
+    await assertRejects(() => out.close(), FlushError),
+    error,
+  );
+  assertEquals(sender.attempts.length, attempts);
+  await assertRejects(() => out.write("x"), TypeError, "closed");
+  assertEquals(textOf(out.takeUnsent()), "abcdef");
+  assertEquals(out.takeUnsent().length, 0);
+  assertEquals(out.stats.bytesAccepted, 6);
+  assertEquals(out.stats.bytesDelivered, 0);
+  assertEquals(out.stats.bytesRejected, 1);
+  // What came before the failure may be a part only: not the time to commit.
+  assertEquals(sender.events.slice(-2), ["fail 0", "abort"]);
+});
+
+for (const [title, step] of [["heeds", stall], ["ignores", ignore]] as const) {
+  Deno.test(`close() ends by closeTimeout on a sender that ${title} its signal`, async () => {
+    using time = fakeTime();
+    const options = { capacity: 4, closeTimeout: 500 };
+    const { out, sender } = setUp(options, [], step);
+    const writes = ["abcd", "ef", "ghi"].map((text) => out.write(text));
+    const big = out.write("0123456789");
+    const flush = out.flush();
+    const close = out.close();
+    const outcomes = Promise.allSettled([close, flush, writes[2], big]);
+    await time.tickAsync(499);
+    assertEquals(out.stats.bytesQueued, 13);
+    await time.tickAsync(1);
+    for (const outcome of await outcomes) {
+      assert(outcome.status === "rejected");
+      assertInstanceOf(outcome.reason, FlushError);
+      assertMatch(outcome.reason.message, /closeTimeout of 500 ms has passed/);
+      assertEquals(outcome.reason.unsentBytes, 6);
+      assertEquals((outcome.reason.cause as Error).name, "TimeoutError");
+    }
+    assertEquals(textOf(out.takeUnsent()), "abcdef");
+    assertEquals(out.stats.bytesRejected, 13);
+    assert(sender.signal!.aborted);
+    assertEquals(sender.attempts.length, 1);
+    assertEquals(time.countTimers(), 0);
+  });
+}
+
+Deno.test("close() ends by closeTimeout when the sender's own close hangs", async () => {
+  using time = fakeTime();
+  const out = new StreamBuffer({
+    send: () => {},
+    close: () => new Promise(() => {}),
+  }, { closeTimeout: 500 });
+  await out.write("abc");
+  const close = assertRejects(() => out.close(), FlushError, "closeTimeout");
+  await time.tickAsync(500);
+  assertEquals((await close).unsentBytes, 0);
+});
+
+Deno.test("close() rejects when the sender's own close does", async () => {
+  const out = new StreamBuffer({
+    send: () => {},
+    close: () => Promise.reject(DOWN),
+  });
+  await out.write("abc");
+  const error = await assertRejects(() => out.close(), FlushError);
+  assertEquals(error.message, "Cannot close the sender: down");
+  assertStrictEquals(error.cause, DOWN);
+  assertEquals(error.unsentBytes, 0);
+});
+
+Deno.test("an acknowledgement after closeTimeout still counts, until the bytes are taken", async () => {
+  for (const taken of [false, true]) {
+    using time = fakeTime();
+    const late = gate();
+    const options = { capacity: 4, closeTimeout: 500 };
+    const { out } = setUp(options, [late.step]);
+    await out.write("abcd");
+    await out.write("ef");
+    const close = assertRejects(() => out.close(), FlushError);
+    await time.tickAsync(500);
+    await close;
+    if (taken) assertEquals(textOf(out.takeUnsent()), "abcdef");
+    late.resolve();
+    await time.tickAsync(0);
+    assertEquals(textOf(out.takeUnsent()), taken ? "" : "ef");
+    assertEquals(out.stats.bytesDelivered, taken ? 0 : 4);
+  }
+});
+
+Deno.test("a closed buffer rejects write() and flush(), and buffers nothing", async () => {
+  const { out, sender } = setUp();
+  await out.close();
+  for (const data of ["x", "", new Uint8Array(3)]) {
+    await assertRejects(() => out.write(data), TypeError, "closed");
+  }
+  await assertRejects(() => out.flush(), TypeError, "the buffer is closed");
+  assertEquals(sender.events, ["close"]);
+  assertEquals(out.stats.bytesAccepted, 0);
+  assertEquals(out.stats.bytesRejected, 4);
+});
+
+Deno.test("a closing buffer rejects write() and flush()", async () => {
+  const first = gate();
+  const { out, sender } = setUp({}, [first.step]);
+  await out.write("abc");
+  const close = out.close();
+  await assertRejects(() => out.write("x"), TypeError, "closing");
+  await assertRejects(() => out.flush(), TypeError, "closing");
+  assertThrows(() => out.takeUnsent(), TypeError, "closing");
+  first.resolve();
+  await close;
+  assertEquals(sender.text, "abc");
+});
+
+Deno.test("takeUnsent() throws on an open buffer", async () => {
+  const { out } = setUp();
+  assertThrows(() => out.takeUnsent(), TypeError, "the buffer is open");
+  await out.close();
+});
+
+Deno.test("await using closes, and reports both errors if the block throws too", async () => {
+  const { out, sender } = setUp();
+  {
+    await using scoped = out;
+    await scoped.write("abc");
+  }
+  assertEquals(sender.events, ["send 0", "ack 0", "close"]);
+
+  const bug = new Error("a bug");
+  const error = await assertRejects(async () => {
+    await using scoped = setUp({}, [], down).out;
+    await scoped.write("abc");
+    throw bug;
+  }, SuppressedError);
+  assertStrictEquals(error.suppressed, bug);
+  assertInstanceOf(error.error, FlushError);
+});
+
+// -- abort() --
+
+Deno.test("abort() aborts the send, rejects what waits with the reason, sends no more", async () => {
+  const { out, sender } = setUp({ capacity: 4 }, [stall]);
+  await out.write("abcd");
+  await out.write("ef");
+  const waiting = [out.write("ghi"), out.write("0123456789"), out.flush()];
+  const reason = { why: "enough" };
+  await out.abort(reason);
+  for (const promise of waiting) {
+    assertStrictEquals(await promise.catch((error) => error), reason);
+  }
+  assertStrictEquals(sender.signal!.reason, reason);
+  await settle();
+  assertEquals(sender.events, ["send 0", "abort", "fail 0"]);
+  assertEquals(textOf(out.takeUnsent()), "abcdef");
+  await assertRejects(() => out.write("x"), TypeError, "closed");
+});
+
+Deno.test("abort() without a reason gives an AbortError", async () => {
+  const { out } = setUp({}, [stall]);
+  await out.write("a");
+  const flush = out.flush();
+  await out.abort();
+  const error = await assertRejects(() => flush, DOMException);
+  assertEquals(error.name, "AbortError");
+});
+
+Deno.test("abort() settles on a sender that ignores its signal", async () => {
+  const { out } = setUp({}, [ignore]);
+  await out.write("a");
+  const flush = out.flush();
+  await out.abort(DOWN);
+  assertStrictEquals(await assertRejects(() => flush), DOWN);
+  assertEquals(textOf(out.takeUnsent()), "a");
+});
+
+Deno.test("abort() during close() rejects it with the reason", async () => {
+  const { out, sender } = setUp({}, [stall]);
+  await out.write("a");
+  const close = out.close();
+  await settle();
+  await out.abort(DOWN);
+  assertStrictEquals(await assertRejects(() => close), DOWN);
+  assertStrictEquals(out.close(), close);
+  assertEquals(sender.attempts.length, 1);
+  assertEquals(sender.events.includes("close"), false);
+});
+
+Deno.test("abort() gives back a write sent whole, even if its array changes", async () => {
+  const { out } = setUp({ capacity: 2, oversize: "whole" }, [stall]);
+  const data = new TextEncoder().encode("abcdef");
+  const write = out.write(data);
+  await out.abort(DOWN);
+  assertStrictEquals(await assertRejects(() => write), DOWN);
+  data.fill(0);
+  assertEquals(textOf(out.takeUnsent()), "abcdef");
+});
+
+Deno.test("abort() on a closed buffer, and close() on an aborted one, do nothing", async () => {
+  const { out, sender } = setUp();
+  await out.close();
+  await out.abort();
+  assertEquals(sender.events, ["close"]);
+  const other = setUp();
+  await other.out.abort();
+  await other.out.abort();
+  await other.out.close();
+  assertEquals(other.sender.events, ["abort"]);
+});
+
+// -- The stream --
+
+Deno.test("writable takes strings and bytes, and its close sends the tail and closes", async () => {
+  const { out, sender } = setUp();
+  assertStrictEquals(out.writable, out.writable);
+  const writer = out.writable.getWriter();
+  await writer.write("abc");
+  await writer.write(new TextEncoder().encode("def"));
+  assertEquals(sender.sends, []);
+  await writer.close();
+  assertEquals(sender.events, ["send 0", "ack 0", "close"]);
+  assertEquals(sender.text, "abcdef");
+});
+
+Deno.test("writable rejects another type of chunk", async () => {
+  const { out } = setUp();
+  const writer = out.writable.getWriter();
+  await assertRejects(() => writer.write(5 as never), TypeError, "received 5");
+  await assertRejects(() => writer.closed, TypeError);
+  await out.close();
+});
+
+Deno.test("writable: pipeTo of a source that fails aborts, with the source's reason", async () => {
+  const { out, sender } = setUp();
+  let pulls = 0;
+  const source = new ReadableStream<string>({
+    pull(controller) {
+      if (pulls++ < 2) controller.enqueue("abc");
+      else controller.error(DOWN);
+    },
+  });
+  assertStrictEquals(
+    await assertRejects(() => source.pipeTo(out.writable)),
+    DOWN,
+  );
+  assertEquals(sender.events, ["abort"]);
+  await assertRejects(() => out.write("x"), TypeError, "closed");
+  assertEquals(textOf(out.takeUnsent()), "abcabc");
+});
+
+Deno.test("writable: pipeTo with preventAbort leaves the buffer alive", async () => {
+  const { out, sender } = setUp();
+  const source = new ReadableStream<string>({
+    start(controller) {
+      controller.enqueue("abc");
+    },
+    pull(controller) {
+      controller.error(DOWN);
+    },
+  }, { highWaterMark: 0 });
+  await assertRejects(() =>
+    source.pipeTo(out.writable, { preventAbort: true })
+  );
+  await out.write("def");
+  await out.close();
+  assertMatch(sender.text, /^(abc)?def$/);
+});
+
+Deno.test("writable: a send that fails rejects the write with our error and cancels the source", async () => {
+  const { out, sender } = setUp({ capacity: 4 }, [], down);
+  let cancelled: unknown;
+  const source = new ReadableStream<string>({
+    pull(controller) {
+      controller.enqueue("abc");
+    },
+    cancel(reason) {
+      cancelled = reason;
+    },
+  });
+  const error = await assertRejects(
+    () => source.pipeTo(out.writable),
+    FlushError,
+  );
+  assertStrictEquals(error.cause, DOWN);
+  assertStrictEquals(cancelled, error);
+  assertEquals(new Set(sender.sends), new Set(["abc"]));
+  await assertRejects(() => out.close(), FlushError);
+  assertEquals(textOf(out.takeUnsent()), "abcabc");
+});
+
+Deno.test("writable: writes queued behind one that fails reject as well", async () => {
+  const { out } = setUp({ capacity: 2 }, [], down);
+  const writer = out.writable.getWriter();
+  const writes = ["ab", "cd", "ef", "gh"].map((text) => writer.write(text));
+  const outcomes = await Promise.allSettled([...writes, writer.closed]);
+  assertEquals(
+    outcomes.map(({ status }) => status),
+    ["fulfilled", "fulfilled", "rejected", "rejected", "rejected"],
+  );
+  for (const outcome of outcomes.slice(2)) {
+    assert(outcome.status === "rejected");
+    assertInstanceOf(outcome.reason, FlushError);
+  }
+  await assertRejects(() => out.close(), FlushError);
+  assertEquals(textOf(out.takeUnsent()), "abcd");
+});
+
+for (const [title, step] of [["heeds", stall], ["ignores", ignore]] as const) {
+  Deno.test(`writable: abort during a write settles, the sender ${title} its signal`, async () => {
+    const { out, sender } = setUp({ capacity: 2 }, [step]);
+    const writer = out.writable.getWriter();
+    const writes = ["ab", "cd", "ef"].map((text) => writer.write(text));
+    await settle();
+    writer.closed.catch(() => {});
+    await writer.abort(DOWN);
+    assertStrictEquals(sender.signal!.reason, DOWN);
+    await assertRejects(() => writes[2]!);
+    assertEquals(textOf(out.takeUnsent()), "abcd");
+    assertEquals(sender.attempts.length, 1);
+  });
+}
+
+// -- Stats --
+
+Deno.test("stats count what was accepted, delivered, queued, rejected, sent and failed", async () => {
+  const gates = [gate(), gate()];
+  const options = { capacity: 4, maxQueuedBytes: 3 };
+  const { out } = setUp(options, gates.map((g) => g.step));
+  assertEquals(out.stats, {
+    bytesAccepted: 0,
+    bytesDelivered: 0,
+    bytesQueued: 0,
+    bytesRejected: 0,
+    sends: 0,
+    failures: 0,
+    lastError: undefined,
+  });
+  for (const text of ["abcd", "efg", "hij", "too many"]) void out.write(text);
+  const before = out.stats;
+  gates[0]!.resolve();
+  await settle();
+  gates[1]!.reject(DOWN);
+  await settle();
+  const { lastError, ...after } = out.stats;
+  assertInstanceOf(lastError, FlushError);
+  assertEquals(after, {
+    bytesAccepted: 10,
+    bytesDelivered: 4,
+    bytesQueued: 0,
+    bytesRejected: 8,
+    sends: 1,
+    failures: 1,
+  });
+  assertEquals(before.bytesQueued, 3);
+  assertEquals(before.bytesAccepted, 7);
+  await out.close();
+  assertEquals(out.stats.bytesDelivered, 10);
+  assertEquals(out.stats.lastError, undefined);
+});
+
+// -- Any schedule --
+
+type Command =
+  | { do: "write"; size: number; text: boolean; wait: boolean }
+  | { do: "flush"; wait: boolean }
+  | { do: "pause" };
+
+const COMMAND: fc.Arbitrary<Command> = fc.oneof(
+  {
+    weight: 6,
+    arbitrary: fc.record({
+      do: fc.constant("write" as const),
+      size: fc.nat(40),
+      text: fc.boolean(),
+      wait: fc.boolean(),
+    }),
+  },
+  {
+    weight: 2,
+    arbitrary: fc.record({
+      do: fc.constant("flush" as const),
+      wait: fc.boolean(),
+    }),
+  },
+  { weight: 1, arbitrary: fc.constant({ do: "pause" as const }) },
+);
+
+const OUTCOMES: Record<string, Step> = {
+  accept,
+  acceptLater: () => settle(),
+  fail: down,
+  failLater: () => settle().then(() => Promise.reject(DOWN)),
+  throw: () => {
+    throw DOWN;
+  },
+};
+
+Deno.test("any schedule: what is delivered and what is left is what was accepted, in order", async () => {
+  await fc.assert(
+    fc.asyncProperty(
+      fc.record({
+        capacity: fc.integer({ min: 1, max: 24 }),
+        maxQueuedBytes: fc.nat(100),
+        flushInterval: fc.nat(2),
+        oversize: fc.constantFrom(...OVERSIZE),
+      }),
+      fc.array(COMMAND, { maxLength: 40 }),
+      fc.array(fc.constantFrom(...Object.keys(OUTCOMES))),
+      fc.constantFrom("close", "close twice", "abort", "close and abort"),
+      checkSchedule,
+    ),
+    { numRuns: 500 },
+  );
+});
+
+async function checkSchedule(
+  options: StreamBufferOptions & { capacity: number },
+  commands: Command[],
+  outcomes: string[],
+  ending: string,
+): Promise<void> {
+  const { capacity } = options;
+  const sender = new BadSender(outcomes.map((name) => OUTCOMES[name]!));
+  const out = new StreamBuffer(sender, options);
+  // An abort does not say what of a write was accepted: `undefined`.
+  const writes: { text: string; accepted: Promise<string | undefined> }[] = [];
+  const flushes: Promise<unknown>[] = [];
+  let next = 0;
+
+  for (const command of commands) {
+    if (command.do === "pause") await settle();
+    if (command.do === "flush") {
+      const before = writes.map(({ accepted }) => accepted);
+      const flush = out.flush().then(async () => {
+        // All accepted writes made before it, and no less, are delivered.
+        const expected = (await Promise.all(before)).join("");
+        assert(sender.text.startsWith(expected), "flush() resolved too early");
+      }, (error) => assertInstanceOf(error, FlushError));
+      flushes.push(flush);
+      if (command.wait) await flush;
+    }
+    if (command.do === "write") {
+      let text = "";
+      while (text.length < command.size) text += `${next++},`;
+      text = text.slice(0, command.size);
+      const bytes = new TextEncoder().encode(text);
+      const write = out.write(command.text ? text : bytes);
+      const accepted = write.then(() => text, (error) => {
+        if (error === DOWN) return undefined;
+        const size = error instanceof FlushError ? error.acceptedBytes : 0;
+        return text.slice(0, size);
+      });
+      writes.push({ text, accepted });
+      if (command.wait) await accepted;
+    }
+  }
+
+  const ends: Promise<unknown>[] = [];
+  if (ending.startsWith("close")) ends.push(out.close());
+  if (ending === "close twice") ends.push(out.close());
+  if (ending.endsWith("abort")) ends.push(out.abort(DOWN));
+  await Promise.allSettled(ends);
+  await Promise.all(flushes.map((flush) =>
+    flush.catch((error) => {
+      // After an abort, flush() rejects with its reason.
+      if (!ending.endsWith("abort")) throw error;
+    })
+  ));
+  const outcomesOf = await Promise.all(writes.map(({ accepted }) => accepted));
+  await settle();
+
+  const left = textOf(out.takeUnsent());
+  const got = sender.text + left;
+  const stats = out.stats;
+  assertEquals(got.length, stats.bytesAccepted);
+  assertEquals(sender.text.length, stats.bytesDelivered);
+  assertEquals(stats.bytesQueued, 0);
+  const written = writes.reduce((sum, { text }) => sum + text.length, 0);
+  assertEquals(stats.bytesAccepted + stats.bytesRejected, written);
+  assertEquals(stats.sends, sender.deliveries.length);
+
+  const attempts = new Map<number, { offset: number; text: string }>();
+  let end = 0;
+  for (const { sequence, offset, text } of sender.attempts) {
+    const known = attempts.get(sequence);
+    if (known === undefined) {
+      assertEquals({ sequence, offset }, {
+        sequence: attempts.size,
+        offset: end,
+      });
+      attempts.set(sequence, { offset, text });
+      end += text.length;
+    } else {
+      assertEquals({ offset, text }, known);
+    }
+  }
+
+  let position = 0;
+  for (const [i, { text }] of writes.entries()) {
+    const accepted = outcomesOf[i];
+    if (accepted === undefined) {
+      // Cut off by the abort. If it was being sent whole it is held, and others
+      // may follow; else its first pieces may be, and nothing does.
+      const rest = got.slice(position);
+      const whole = options.oversize === "whole" && rest.startsWith(text);
+      assert(whole || text.startsWith(rest), `${text} is not ${rest}`);
+      position += whole ? text.length : rest.length;
+      continue;
+    }
+    assertEquals(got.slice(position, position + accepted.length), accepted);
+    if (accepted.length > 0 && text.length <= capacity) {
+      const last = position + accepted.length - 1;
+      for (const { offset, text } of attempts.values()) {
+        const inside = (at: number) =>
+          at >= offset && at < offset + text.length;
+        assertEquals(inside(position), inside(last), "a write was split");
+      }
+    }
+    position += accepted.length;
+  }
+  assertEquals(position, got.length);
+}
