@@ -1,0 +1,744 @@
+/**
+ * {@linkcode FetchSender}: one HTTP request per flush, with retry, timeout,
+ * compression and an idempotency key; and {@linkcode streamTo}, which puts it
+ * behind a {@linkcode StreamBuffer}.
+ *
+ * @example Usage
+ * ```ts
+ * import { streamTo } from "@stream-buffer/stream-buffer/sender";
+ * import { assertEquals } from "@std/assert";
+ *
+ * let received = "";
+ * await using server = Deno.serve({ port: 0, onListen() {} }, async (request) => {
+ *   received += await request.text();
+ *   return new Response();
+ * });
+ * {
+ *   await using out = streamTo(`http://localhost:${server.addr.port}/ingest`);
+ *   for (let line = 1; line <= 3; line++) await out.write(`line ${line}\n`);
+ * }
+ * assertEquals(received, "line 1\nline 2\nline 3\n");
+ * ```
+ *
+ * @module
+ */
+import {
+  checkFunctions,
+  checkInteger,
+  checkObject,
+  messageOf,
+  type SendContext,
+  type Sender,
+  show,
+  StreamBuffer,
+  type StreamBufferOptions,
+} from "./buffer.ts";
+
+/**
+ * How much of a reply is read, in bytes, so that its connection can be used
+ * again; a longer one is cancelled, which costs a new connection.
+ */
+const MAX_REPLY = 64 * 1024;
+/** How long a reply may take, in ms, once its status is known. */
+const MAX_REPLY_TIME = 5_000;
+/** How much of a reply is shown in an error, in characters. */
+const MAX_EXCERPT = 200;
+/** A shorter piece of a value is no secret, and too common to be hidden. */
+const MIN_SECRET = 6;
+/** Headers whose values no error needs to hide. */
+const PUBLIC_HEADERS = new Set([
+  "content-encoding",
+  "content-type",
+  "idempotency-key",
+]);
+const ACTION = "Cannot create FetchSender";
+
+/** `Content-Encoding` of each format (RFC 9110, section 8.4.1; RFC 7932). */
+const CONTENT_CODINGS = new Map([
+  ["gzip", "gzip"],
+  ["deflate", "deflate"],
+  ["brotli", "br"],
+]);
+
+/** What a header function is told about the request that it is called for. */
+export interface SendAttempt {
+  /** The sequence number of the flush. */
+  readonly sequence: number;
+  /** Position of the flush's first byte in the whole stream, in bytes. */
+  readonly offset: number;
+  /** 1 for the first attempt to deliver this flush. */
+  readonly attempt: number;
+  /** Why the attempt before this one failed; `undefined` at the first. */
+  readonly failure: SendError | undefined;
+  /** Aborted when the attempt's `timeout` has passed, or the buffer ends. */
+  readonly signal: AbortSignal;
+}
+
+/** When a {@linkcode FetchSender} tries again. */
+export interface RetryOptions {
+  /**
+   * Upper bound of the delay before the second attempt, in milliseconds. It
+   * doubles at each further one, and the delay is random below it ("full
+   * jitter").
+   *
+   * @default {500}
+   */
+  initialDelay?: number;
+  /**
+   * Where that bound stops growing, in milliseconds.
+   *
+   * @default {30_000}
+   */
+  maxDelay?: number;
+  /**
+   * The longest time for all attempts of one flush together, in milliseconds.
+   * `0`: one attempt, for as long as `timeout` allows.
+   *
+   * @default {120_000}
+   */
+  maxElapsed?: number;
+  /**
+   * Decides in place of the default, which is: network errors, timeouts, 408,
+   * 425, 429, and 5xx but 501 and 505; and, once a flush, 401 and 403 when
+   * `headers` is a function.
+   */
+  shouldRetry?: (failure: SendError) => boolean;
+}
+
+type HeaderFunction = (
+  attempt: SendAttempt,
+) => HeadersInit | Promise<HeadersInit>;
+
+/** Options of a {@linkcode FetchSender}. */
+export interface FetchSenderOptions {
+  /**
+   * The request method; any that may carry a body.
+   *
+   * @default {"POST"}
+   */
+  method?: string;
+  /**
+   * Headers of each request, or a function that is called for each attempt, and
+   * once more with `failure` set after a 401 or 403, to get a fresh token.
+   * If the function fails, so does the flush. `Content-Type` is
+   * `application/octet-stream` unless given here.
+   */
+  headers?:
+    | HeadersInit
+    | ((attempt: SendAttempt) => HeadersInit | Promise<HeadersInit>);
+  /**
+   * The longest time for one attempt in milliseconds, header function and reply
+   * included.
+   *
+   * @default {30_000}
+   */
+  timeout?: number;
+  /** When to try again. */
+  retry?: RetryOptions;
+  /**
+   * Compresses each flush by itself, and says so in `Content-Encoding`:
+   * `"gzip"`, `"deflate"` or, where the platform has it, `"brotli"`.
+   *
+   * @default {undefined}
+   */
+  compression?: CompressionFormat;
+  /**
+   * The stream's part of the `Idempotency-Key` header, which is this and the
+   * flush's sequence number, as a structured field string: `"<this>-0"`,
+   * `"<this>-1"`, …. Printable ASCII without `"` and `\`. Two streams must
+   * never have the same. `false` sends no key.
+   *
+   * See {@link https://datatracker.ietf.org/doc/draft-ietf-httpapi-idempotency-key-header/ | the IETF draft}.
+   *
+   * @default {a random UUID}
+   */
+  idempotencyKey?: string | false;
+  /**
+   * Called in place of the global `fetch`.
+   *
+   * @default {fetch}
+   */
+  fetch?: typeof fetch;
+  /**
+   * Deno only: certificates, proxy and connection pool. It stays the caller's,
+   * who closes it.
+   */
+  client?: Deno.HttpClient;
+  /** Told of each failure that is followed by another attempt, `delay` ms later. */
+  onRetry?: (failure: SendError, delay: number) => void;
+}
+
+/** What a {@linkcode SendError} is made from. */
+export interface SendErrorOptions extends ErrorOptions {
+  /** How many attempts were made. */
+  attempts: number;
+  /** The HTTP status, if the server answered. */
+  status?: number | undefined;
+  /** What `Retry-After` asked for, in milliseconds from then. */
+  retryAfter?: number | undefined;
+  /** The beginning of the server's reply. */
+  excerpt?: string;
+}
+
+/**
+ * An attempt to deliver a flush failed. It never shows header values, or the
+ * URL's query.
+ */
+export class SendError extends Error {
+  /** The name of the error. */
+  override readonly name = "SendError";
+  /** How many attempts were made to deliver this flush. */
+  readonly attempts: number;
+  /** The HTTP status, or `undefined` if there was no answer. */
+  readonly status: number | undefined;
+  /** What `Retry-After` asked for, in milliseconds from then. */
+  readonly retryAfter: number | undefined;
+  /** The beginning of the server's reply, at most 200 characters of it. */
+  readonly excerpt: string;
+
+  /**
+   * Constructs a new instance.
+   *
+   * @param message What failed, and what to do about it.
+   * @param options The details.
+   */
+  constructor(message: string, options: SendErrorOptions) {
+    const { attempts, status, retryAfter, excerpt = "", ...rest } = options;
+    super(message, rest);
+    this.attempts = attempts;
+    this.status = status;
+    this.retryAfter = retryAfter;
+    this.excerpt = excerpt;
+  }
+}
+
+/**
+ * Delivers each flush of one {@linkcode StreamBuffer} in one HTTP request.
+ *
+ * - **A 2xx is a delivery. Nothing else is.** Redirects are not followed:
+ *   `fetch` would turn a POST that meets a 302 into an empty GET and report 200.
+ * - **At least once.** What may have been lost is sent again, and a server
+ *   that stored it without saying so gets it twice, with the same
+ *   `Idempotency-Key` and the same bytes. A server that drops keys it has seen
+ *   makes that exactly once.
+ * - **Retry** with exponential backoff and full jitter. `Retry-After` is
+ *   honoured, unless it reaches past `maxElapsed`: then the flush fails at once.
+ *
+ * @example Usage
+ * ```ts
+ * import { FetchSender, StreamBuffer } from "@stream-buffer/stream-buffer";
+ *
+ * const sender = new FetchSender("https://example.com/ingest", {
+ *   headers: { "Content-Type": "application/x-ndjson" },
+ *   retry: { maxElapsed: 10_000 },
+ * });
+ * await using out = new StreamBuffer(sender, { capacity: 64 * 1024 });
+ * ```
+ */
+export class FetchSender implements Sender, AsyncDisposable {
+  readonly #url: URL;
+  readonly #method: string;
+  readonly #headers: Headers | HeaderFunction;
+  readonly #timeout: number;
+  readonly #initialDelay: number;
+  readonly #maxDelay: number;
+  readonly #maxElapsed: number;
+  readonly #shouldRetry: ((failure: SendError) => boolean) | undefined;
+  readonly #compression: CompressionFormat | undefined;
+  readonly #idempotencyKey: string | false;
+  readonly #fetch: typeof fetch;
+  readonly #client: Deno.HttpClient | undefined;
+  readonly #onRetry: FetchSenderOptions["onRetry"];
+  /** The sequence number that comes next, of the stream that has this signal. */
+  #claimed: { next: number; signal?: AbortSignal } = { next: 0 };
+  #closed = false;
+
+  /**
+   * Constructs a new instance.
+   *
+   * @param url Where to send to: http or https, without credentials.
+   * @param options Times in milliseconds.
+   * @throws {TypeError} If the URL is none, is not http(s) or carries
+   *   credentials, or an option has the wrong type.
+   * @throws {RangeError} If an option is out of range.
+   */
+  constructor(url: string | URL, options: FetchSenderOptions = {}) {
+    checkObject(ACTION, { options });
+    const {
+      method = "POST",
+      headers = {},
+      timeout = 30_000,
+      retry = {},
+      compression,
+      idempotencyKey = crypto.randomUUID(),
+      fetch = globalThis.fetch,
+      client,
+      onRetry,
+    } = options;
+    checkObject(ACTION, { retry });
+    const {
+      initialDelay = 500,
+      maxDelay = 30_000,
+      maxElapsed = 120_000,
+      shouldRetry,
+    } = retry;
+    this.#url = checkUrl(url);
+    checkMethod(method);
+    if (client !== undefined) checkObject(ACTION, { client });
+    checkInteger(ACTION, { timeout }, 1);
+    checkInteger(ACTION, { initialDelay, maxDelay, maxElapsed }, 0);
+    checkFunctions(ACTION, { shouldRetry, fetch, onRetry });
+    if (compression !== undefined && !CONTENT_CODINGS.has(compression)) {
+      throw new (typeof compression === "string" ? RangeError : TypeError)(
+        `${ACTION}: compression must be "gzip", "deflate" or "brotli", received ${
+          show(compression)
+        }`,
+      );
+    }
+    checkKey(idempotencyKey);
+    this.#method = method;
+    this.#headers = typeof headers === "function"
+      ? headers
+      : toHeaders(headers);
+    this.#timeout = timeout;
+    this.#initialDelay = initialDelay;
+    this.#maxDelay = maxDelay;
+    this.#maxElapsed = maxElapsed;
+    this.#shouldRetry = shouldRetry;
+    this.#compression = compression;
+    this.#idempotencyKey = idempotencyKey;
+    this.#fetch = fetch;
+    this.#client = client;
+    this.#onRetry = onRetry;
+  }
+
+  /**
+   * Delivers one flush, in as many attempts as it takes.
+   *
+   * @param bytes The body of the request; copied before the call returns.
+   * @param context Which flush of which stream it is.
+   * @returns A promise that resolves when the server has answered with a 2xx.
+   * @throws {SendError} If it was not delivered.
+   * @throws {TypeError} If the sender is closed, or serves another stream.
+   * @throws The reason of `context.signal`, if that is aborted first.
+   */
+  async send(
+    bytes: Uint8Array<ArrayBuffer>,
+    context: SendContext,
+  ): Promise<void> {
+    this.#claim(context);
+    try {
+      await this.#deliver(bytes, context);
+    } catch (error) {
+      this.#claimed.next = context.sequence;
+      context.signal.throwIfAborted();
+      throw error;
+    }
+  }
+
+  /** Refuses further sends. There is nothing to free: sockets are `fetch`'s. */
+  close(): void {
+    this.#closed = true;
+  }
+
+  /**
+   * Calls {@linkcode FetchSender.close}.
+   *
+   * @returns A promise that is resolved already.
+   */
+  [Symbol.asyncDispose](): Promise<void> {
+    this.close();
+    return Promise.resolve();
+  }
+
+  /**
+   * Two streams through one sender would give different bytes the same key, and
+   * a server that honours the key would drop half of them.
+   */
+  #claim({ sequence, signal }: SendContext): void {
+    if (this.#closed) {
+      throw new TypeError("Cannot send: the FetchSender is closed");
+    }
+    if (sequence < this.#claimed.next && signal !== this.#claimed.signal) {
+      throw new TypeError(
+        "Cannot send: the FetchSender serves another StreamBuffer; make one for each",
+      );
+    }
+    this.#claimed = { next: sequence + 1, signal };
+  }
+
+  async #deliver(
+    bytes: Uint8Array<ArrayBuffer>,
+    { sequence, offset, signal }: SendContext,
+  ): Promise<void> {
+    const start = Date.now();
+    const secrets = new Set<string>();
+    addSecrets(secrets, this.#url.search.slice(1));
+    this.#url.searchParams.forEach((value) => addSecrets(secrets, value));
+    const body = await this.#encode(bytes);
+    let failure: SendError | undefined;
+    let refreshed = false;
+    for (let attempt = 1;; attempt++) {
+      signal.throwIfAborted();
+      const left = Math.max(this.#maxElapsed - (Date.now() - start), 1);
+      const timeout = this.#maxElapsed === 0
+        ? this.#timeout
+        : Math.min(this.#timeout, left);
+      failure = await within(timeout, signal, (signal) => {
+        const details = { sequence, offset, attempt, failure, signal };
+        return this.#attempt(body, details, secrets);
+      });
+      if (failure === undefined) return;
+      signal.throwIfAborted();
+      const refresh: boolean = !refreshed &&
+        typeof this.#headers === "function" &&
+        (failure.status === 401 || failure.status === 403);
+      refreshed ||= refresh;
+      const delay = Math.max(
+        failure.retryAfter ?? 0,
+        refresh ? 0 : this.#backoff(attempt),
+      );
+      const retry = this.#shouldRetry?.(failure) ??
+        (refresh || isTransient(failure));
+      if (!retry || Date.now() - start + delay >= this.#maxElapsed) {
+        throw failure;
+      }
+      this.#onRetry?.(failure, delay);
+      await sleep(delay, signal);
+    }
+  }
+
+  /**
+   * The body of every attempt. A Blob, because Deno sends an array or a string
+   * again by itself when a pooled connection dies after the request was read.
+   */
+  #encode(bytes: Uint8Array<ArrayBuffer>): Blob | Promise<Blob> {
+    const plain = new Blob([bytes]);
+    if (this.#compression === undefined) return plain;
+    return new Response(
+      plain.stream().pipeThrough(new CompressionStream(this.#compression)),
+    ).blob();
+  }
+
+  /** One request; resolves to what went wrong, or `undefined` on delivery. */
+  async #attempt(
+    body: Blob,
+    details: SendAttempt,
+    secrets: Set<string>,
+  ): Promise<SendError | undefined> {
+    const { attempt: attempts, signal } = details;
+    const { href, origin, pathname } = this.#url;
+    const fail = (
+      problem: string,
+      options: Omit<SendErrorOptions, "attempts">,
+    ) =>
+      new SendError(
+        `Cannot ${this.#method} ${body.size} bytes to ${origin}${pathname} (attempt ${attempts}): ${problem}`,
+        { attempts, ...options },
+      );
+
+    let headers: Headers;
+    try {
+      headers = await until(signal, this.#headersFor(details));
+    } catch (cause) {
+      throw fail(`there are no headers to send: ${messageOf(cause)}`, {
+        cause,
+      });
+    }
+    for (const [name, value] of headers) {
+      if (!PUBLIC_HEADERS.has(name)) addSecrets(secrets, value);
+    }
+    const init: RequestInit & { client?: Deno.HttpClient } = {
+      method: this.#method,
+      headers,
+      body,
+      redirect: "manual",
+      signal,
+    };
+    if (this.#client !== undefined) init.client = this.#client;
+    const fetch = this.#fetch; // as a method call, that of browsers refuses
+    let response: Response;
+    let reply: string;
+    try {
+      response = await until(signal, fetch(href, init));
+      reply = await settle(response);
+    } catch (error) {
+      const cause = signal.aborted ? signal.reason : scrub(error, secrets);
+      return fail(messageOf(cause), { cause });
+    }
+    if (response.ok) return undefined;
+    const { status } = response;
+    const excerpt = hide(reply, secrets).slice(0, MAX_EXCERPT);
+    return fail(
+      `the server answered ${status}${adviceOn(status)}${
+        excerpt && `: ${JSON.stringify(excerpt)}`
+      }`,
+      { status, excerpt, retryAfter: retryAfter(response.headers) },
+    );
+  }
+
+  async #headersFor(details: SendAttempt): Promise<Headers> {
+    const given = this.#headers;
+    const headers = toHeaders(
+      typeof given === "function" ? await given(details) : given,
+    );
+    if (!headers.has("Content-Type")) {
+      headers.set("Content-Type", "application/octet-stream");
+    }
+    if (this.#compression !== undefined) {
+      headers.set("Content-Encoding", CONTENT_CODINGS.get(this.#compression)!);
+    }
+    if (this.#idempotencyKey !== false) {
+      headers.set(
+        "Idempotency-Key",
+        `"${this.#idempotencyKey}-${details.sequence}"`,
+      );
+    }
+    return headers;
+  }
+
+  /** A delay in ms, random below a bound that doubles at each attempt. */
+  #backoff(attempt: number): number {
+    const doublings = Math.min(attempt - 1, 31); // 2 ** 1024 is infinite
+    const bound = this.#initialDelay * 2 ** doublings;
+    return Math.random() * Math.min(bound, this.#maxDelay);
+  }
+}
+
+/**
+ * Makes a {@linkcode StreamBuffer} over a {@linkcode FetchSender}.
+ *
+ * @example Usage
+ * ```ts no-assert
+ * import { streamTo } from "@stream-buffer/stream-buffer";
+ *
+ * await using out = streamTo("https://example.com/ingest", {
+ *   capacity: 64 * 1024,
+ *   headers: { "Content-Type": "application/x-ndjson" },
+ * });
+ * ```
+ *
+ * @param url Where to send to: http or https, without credentials.
+ * @param options The options of both.
+ * @returns The buffer.
+ * @throws {TypeError} If the URL or an option is of the wrong type.
+ * @throws {RangeError} If an option is out of range.
+ */
+export function streamTo(
+  url: string | URL,
+  options: StreamBufferOptions & FetchSenderOptions = {},
+): StreamBuffer {
+  return new StreamBuffer(new FetchSender(url, options), options);
+}
+
+/**
+ * Runs `work` with a signal that is aborted by `outer`, and after `ms`
+ * milliseconds with a `TimeoutError`.
+ */
+async function within<T>(
+  ms: number,
+  outer: AbortSignal,
+  work: (signal: AbortSignal) => Promise<T>,
+): Promise<T> {
+  const controller = new AbortController();
+  const abort = () => controller.abort(outer.reason);
+  const timer = setTimeout(() => {
+    const message = `it took longer than ${ms} ms`;
+    controller.abort(new DOMException(message, "TimeoutError"));
+  }, ms);
+  outer.addEventListener("abort", abort);
+  try {
+    return await work(controller.signal);
+  } finally {
+    clearTimeout(timer);
+    outer.removeEventListener("abort", abort);
+  }
+}
+
+/** Settles as `promise` does, or as soon as `signal` is aborted. */
+function until<T>(signal: AbortSignal, promise: Promise<T>): Promise<T> {
+  return new Promise((resolve, reject) => {
+    promise.then(resolve, reject);
+    if (signal.aborted) reject(signal.reason);
+    else signal.addEventListener("abort", () => reject(signal.reason));
+  });
+}
+
+function sleep(ms: number, signal: AbortSignal): Promise<void> {
+  signal.throwIfAborted();
+  return new Promise((resolve, reject) => {
+    const abort = () => {
+      clearTimeout(timer);
+      reject(signal.reason);
+    };
+    const timer = setTimeout(() => {
+      signal.removeEventListener("abort", abort);
+      resolve();
+    }, ms);
+    signal.addEventListener("abort", abort, { once: true });
+  });
+}
+
+/**
+ * Reads a reply to its end or to a bound, which frees its connection. Whatever
+ * becomes of it, the status stands: a 2xx with a broken reply is a delivery.
+ */
+async function settle({ body }: Response): Promise<string> {
+  // A `fetch` of the caller's may have read it already.
+  if (body === null || body.locked) return "";
+  const reader = body.getReader();
+  const cancel = () => reader.cancel().catch(() => {});
+  const timer = setTimeout(cancel, MAX_REPLY_TIME);
+  const decoder = new TextDecoder();
+  let text = "";
+  try {
+    for (let size = 0; size < MAX_REPLY;) {
+      const { done, value } = await reader.read();
+      if (done) break;
+      size += value.length;
+      text += decoder.decode(value, { stream: true });
+    }
+  } catch {
+    // Reset, cut short, or out of time.
+  } finally {
+    clearTimeout(timer);
+    await cancel();
+  }
+  return text;
+}
+
+/** Adds a value that no error may show, and the pieces that it is made of. */
+function addSecrets(secrets: Set<string>, value: string): void {
+  for (const piece of [value, ...value.split(/[\s,;:=&]+/)]) {
+    if (piece.length >= MIN_SECRET) secrets.add(piece);
+  }
+}
+
+/** `text` on one line and without the secrets, as far as it repeats them as they are. */
+function hide(text: string, secrets: Set<string>): string {
+  // The longest first, lest a short one cuts a longer one in two.
+  const pattern = [...secrets]
+    .sort((a, b) => b.length - a.length)
+    .map((secret) => secret.replace(/[\\^$.*+?()[\]{}|]/g, "\\$&"))
+    .join("|");
+  return (pattern ? text.replace(new RegExp(pattern, "gi"), "***") : text)
+    .replace(/[\p{Cc}\s]+/gu, " ").trim();
+}
+
+/** What `fetch` threw, without the query that its messages repeat. */
+function scrub(error: unknown, secrets: Set<string>): Error {
+  if (isPermissionError(error)) return error;
+  const messages = [messageOf(error)];
+  for (
+    let link = error;
+    link instanceof Error && link.cause !== undefined && messages.length < 5;
+    link = link.cause
+  ) messages.push(messageOf(link.cause));
+  const text = messages.join(": ")
+    .replace(/(\w+:\/\/[^\s?#]*)[?#][^\s)]*/g, "$1");
+  const cause = new Error(hide(text, secrets));
+  if (error instanceof Error) cause.name = error.name;
+  return cause;
+}
+
+/** Whether the same request may succeed later. */
+function isTransient({ status, cause }: SendError): boolean {
+  if (status === undefined) return !isPermissionError(cause);
+  return status === 408 || status === 425 || status === 429 ||
+    (status >= 500 && status !== 501 && status !== 505);
+}
+
+/** Deno's error for a permission that was not granted. */
+function isPermissionError(error: unknown): error is Error {
+  return error instanceof Error && error.name === "NotCapable";
+}
+
+function adviceOn(status: number): string {
+  if (status === 413) return "; make `capacity` smaller";
+  if (status === 401 || status === 403) {
+    return "; check the credentials in `headers`";
+  }
+  // Browsers hide a redirect behind status 0.
+  return [0, 301, 302, 303, 307, 308].includes(status)
+    ? "; redirects are not followed, so give the final URL"
+    : "";
+}
+
+/** `Retry-After` in ms from now (RFC 9110, section 10.2.3). */
+function retryAfter(headers: Headers): number | undefined {
+  const value = headers.get("Retry-After");
+  if (value === null) return undefined;
+  // Sent twice, it arrives as a list.
+  if (/^\d+(, *\d+)*$/.test(value)) {
+    return 1_000 * Math.max(...value.split(",").map(Number));
+  }
+  // `Date.parse` takes "-5" for a date too; and asctime's has no time zone.
+  if (!/^[A-Z][a-z]+,? .*\d\d:\d\d:\d\d/.test(value)) return undefined;
+  const date = Date.parse(value.replace(/( GMT)?$/, " GMT"));
+  return Number.isNaN(date) ? undefined : Math.max(0, date - Date.now());
+}
+
+function toHeaders(init: HeadersInit): Headers {
+  if (typeof init !== "object" || init === null) {
+    throw new TypeError(
+      `Cannot use headers: they must be an object, received ${
+        init === null ? "null" : `a ${typeof init}`
+      }`,
+    );
+  }
+  try {
+    return new Headers(init);
+  } catch {
+    // The platform's own error repeats the value, which may be a secret.
+    throw new TypeError(
+      "Cannot use headers: they must be names and values that HTTP allows (is there a line break in one?)",
+    );
+  }
+}
+
+function checkUrl(url: string | URL): URL {
+  const text = String(url);
+  const shown = JSON.stringify(
+    text.replace(/^.*@/s, "***@").replace(/[?#].*/s, ""),
+  );
+  if (!URL.canParse(text)) {
+    throw new TypeError(
+      `${ACTION}: url must be an absolute URL, received ${shown}`,
+    );
+  }
+  const parsed = new URL(text);
+  if (parsed.protocol !== "http:" && parsed.protocol !== "https:") {
+    throw new TypeError(
+      `${ACTION}: url must begin with http:// or https://, received ${shown}`,
+    );
+  }
+  if (parsed.username !== "" || parsed.password !== "") {
+    throw new TypeError(
+      `${ACTION}: url must not carry credentials, send them in headers; received ${shown}`,
+    );
+  }
+  return parsed;
+}
+
+function checkMethod(method: string): void {
+  const message =
+    `${ACTION}: method must be an HTTP method that may carry a body, received ${
+      show(method)
+    }`;
+  if (typeof method !== "string") throw new TypeError(message);
+  try {
+    new Request("http://localhost", { method, body: "" });
+  } catch (cause) {
+    throw new RangeError(message, { cause });
+  }
+}
+
+function checkKey(key: string | false): void {
+  if (key === false) return;
+  const message =
+    `${ACTION}: idempotencyKey must be printable ASCII without " and \\, or false, received ${
+      show(key)
+    }`;
+  if (typeof key !== "string") throw new TypeError(message);
+  if (!/^[ !#-[\]-~]+$/.test(key)) throw new RangeError(message);
+}

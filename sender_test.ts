@@ -1,0 +1,1101 @@
+import {
+  assert,
+  assertEquals,
+  assertInstanceOf,
+  assertMatch,
+  assertRejects,
+  assertStrictEquals,
+  assertStringIncludes,
+  assertThrows,
+} from "@std/assert";
+import { toText } from "@std/streams";
+import { FlushError, type SendContext } from "./buffer.ts";
+import {
+  FetchSender,
+  type FetchSenderOptions,
+  type SendAttempt,
+  SendError,
+  streamTo,
+} from "./sender.ts";
+import { fakeTime } from "./testing/fake_time.ts";
+import {
+  answer,
+  answerAndClose,
+  type Behaviour,
+  close,
+  FaultyServer,
+  head,
+  never,
+} from "./testing/faulty_server.ts";
+
+const URL_OF_NOBODY = "http://127.0.0.1:9/ingest";
+const BYTES = new TextEncoder().encode("0123456789");
+const FAST = { initialDelay: 1, maxDelay: 1 };
+
+function context(sequence = 0, signal = new AbortController().signal) {
+  return { sequence, offset: 10 * sequence, signal } satisfies SendContext;
+}
+
+function deliver(url: string, options: FetchSenderOptions): Promise<void> {
+  return new FetchSender(url, options).send(BYTES, context());
+}
+
+/** Lets the delays between attempts pass at once, and lists them. */
+function skipDelays(time: ReturnType<typeof fakeTime>) {
+  const delays: number[] = [];
+  const onRetry = (_: SendError, delay: number) => {
+    delays.push(delay);
+    setImmediate(() => time.tick(delay));
+  };
+  return { delays, onRetry };
+}
+
+/** Everything that an error shows to someone who prints it. */
+function printed(error: unknown): string {
+  const parts = [Deno.inspect(error, { depth: 10, showHidden: true })];
+  for (let link = error; link instanceof Error; link = link.cause) {
+    parts.push(String(link), String(link.stack), JSON.stringify(link));
+  }
+  return parts.join("\n");
+}
+
+// -- Options --
+
+for (
+  const [url, message] of [
+    ["nonsense", 'url must be an absolute URL, received "nonsense"'],
+    ["", 'url must be an absolute URL, received ""'],
+    ["/ingest", "url must be an absolute URL"],
+    ["ftp://example.com/x?secret", 'received "ftp://example.com/x"'],
+    ["file:///etc/passwd", "url must begin with http:// or https://"],
+    ["http://me:secret@example.com/", 'received "***@example.com/"'],
+    ["http://secret@example.com/", "url must not carry credentials"],
+    ["me:secret@example.com", 'received "***@example.com"'],
+    ["http://me:sec/ret@example.com", 'received "***@example.com"'],
+    ["http://me:secret#1@example.com", 'received "***@example.com"'],
+    ["http://me:secret?1@example.com/", 'received "***@example.com/"'],
+  ] as const
+) {
+  Deno.test(`FetchSender() refuses the URL "${url}"`, () => {
+    for (const make of [FetchSender, streamTo] as const) {
+      const error = assertThrows(
+        () => make === FetchSender ? new FetchSender(url) : streamTo(url),
+        TypeError,
+        message,
+      );
+      assert(!printed(error).includes("secret"), error.message);
+    }
+  });
+}
+
+for (
+  const [options, errorClass, message] of [
+    [{ timeout: 0 }, RangeError, "timeout must be an integer from 1"],
+    [{ timeout: "8" }, TypeError, 'received "8"'],
+    [{ retry: { initialDelay: -1 } }, RangeError, "initialDelay"],
+    [{ retry: { maxDelay: 1.5 } }, RangeError, "maxDelay"],
+    [{ retry: { maxElapsed: NaN } }, RangeError, "received NaN"],
+    [{ retry: { maxElapsed: 2 ** 53 } }, RangeError, "9007199254740992"],
+    [{ retry: { shouldRetry: true } }, TypeError, "shouldRetry"],
+    [{ onRetry: "log" }, TypeError, "onRetry must be a function"],
+    [{ fetch: null }, TypeError, "fetch must be a function, received null"],
+    [{ method: "GET" }, RangeError, 'received "GET"'],
+    [{ method: "a b" }, RangeError, 'received "a b"'],
+    [{ method: "TRACE" }, RangeError, 'received "TRACE"'],
+    [{ method: 5 }, TypeError, "received 5"],
+    [{ compression: "zip" }, RangeError, 'received "zip"'],
+    [{ compression: "deflate-raw" }, RangeError, '"deflate-raw"'],
+    [{ compression: true }, TypeError, "received true"],
+    [{ idempotencyKey: "" }, RangeError, 'received ""'],
+    [{ idempotencyKey: 'a"b' }, RangeError, "idempotencyKey"],
+    [{ idempotencyKey: "é" }, RangeError, "printable ASCII"],
+    [{ idempotencyKey: true }, TypeError, "received true"],
+    [{ compression: "toString" }, RangeError, 'received "toString"'],
+    [{ compression: ["gzip"] }, TypeError, "an object (Array)"],
+    [{ retry: 5 }, TypeError, "retry must be an object, received 5"],
+    [{ retry: null }, TypeError, "retry must be an object, received null"],
+    [{ client: 5 }, TypeError, "client must be an object, received 5"],
+    [5, TypeError, "options must be an object, received 5"],
+    [{ headers: 5 }, TypeError, "must be an object, received a number"],
+    [{ headers: null }, TypeError, "must be an object, received null"],
+    [{ headers: "secret" }, TypeError, "must be an object, received a string"],
+    [{ headers: { "a b": "c" } }, TypeError, "Cannot use headers"],
+    [{ headers: { a: "sec\nret" } }, TypeError, "Cannot use headers"],
+  ] as const
+) {
+  Deno.test(`FetchSender() refuses ${Deno.inspect(options)}`, () => {
+    const error = assertThrows(
+      () => new FetchSender(URL_OF_NOBODY, options as FetchSenderOptions),
+      errorClass as typeof Error,
+      message,
+    );
+    assert(!printed(error).includes("sec\nret"), error.message);
+  });
+}
+
+Deno.test("streamTo() checks the options of both", () => {
+  assertThrows(() => streamTo(URL_OF_NOBODY, { capacity: 0 }), RangeError);
+  assertThrows(() => streamTo(URL_OF_NOBODY, { timeout: 0 }), RangeError);
+});
+
+// -- A delivery --
+
+Deno.test("streamTo() delivers everything, in order, a flush a request", async () => {
+  await using server = new FaultyServer();
+  await using out = streamTo(server.url, { capacity: 8 });
+  for (const text of ["0123", "4567", "89", "ab"]) await out.write(text);
+  await out.close();
+  assertEquals(server.bodies, ["01234567", "89ab"]);
+  assertEquals(server.connections, 1);
+  const [{ method, path, headers }] = server.requests as [
+    (typeof server.requests)[0],
+  ];
+  assertEquals([method, path], ["POST", "/ingest"]);
+  assertEquals(headers.get("content-length"), "8");
+  assertEquals(headers.get("content-type"), "application/octet-stream");
+});
+
+Deno.test("send() uses the method, the headers, the query and the client given", async () => {
+  await using server = new FaultyServer();
+  using client = Deno.createHttpClient({});
+  await deliver(`${server.url}?a=b`, {
+    method: "PUT",
+    headers: { "X-A": "b", "Content-Type": "text/plain" },
+    client,
+  });
+  const [request] = server.requests;
+  assertEquals(request!.method, "PUT");
+  assertEquals(request!.path, "/ingest?a=b");
+  assertEquals(request!.headers.get("x-a"), "b");
+  assertEquals(request!.headers.get("content-type"), "text/plain");
+});
+
+Deno.test("send() calls the fetch given", async () => {
+  const seen: RequestInit[] = [];
+  const fetch = (_: unknown, init?: RequestInit) => {
+    seen.push(init!);
+    return Promise.resolve(new Response(null, { status: 204 }));
+  };
+  await deliver(URL_OF_NOBODY, { fetch: fetch as typeof globalThis.fetch });
+  assertEquals(await new Response(seen[0]!.body!).text(), "0123456789");
+  assertEquals(seen[0]!.redirect, "manual");
+});
+
+Deno.test("send() gives fetch a URL that it cannot change for the next attempt", async () => {
+  await using server = new FaultyServer([answer(503)]);
+  await deliver(`${server.url}?a=b`, {
+    retry: FAST,
+    fetch: (input, init) => {
+      const url = input instanceof URL ? input : new URL(String(input));
+      url.searchParams.append("signature", "1");
+      return fetch(url, init);
+    },
+  });
+  assertEquals(
+    server.requests.map(({ path }) => path),
+    ["/ingest?a=b&signature=1", "/ingest?a=b&signature=1"],
+  );
+});
+
+Deno.test("send() keeps to the status when fetch has read the reply", async () => {
+  await using server = new FaultyServer([answer(200, {}, "read")]);
+  await deliver(server.url, {
+    fetch: async (input, init) => {
+      const response = await fetch(input, init);
+      assertEquals(await response.text(), "read");
+      return response;
+    },
+  });
+  assertEquals(server.requests.length, 1);
+});
+
+Deno.test("send() tries again whatever fetch throws", async () => {
+  await using server = new FaultyServer();
+  const odd = [
+    () => Promise.reject(undefined),
+    () => Promise.reject("no"),
+    () => Promise.resolve(undefined),
+    () => undefined,
+    () => {
+      throw new Error("at once");
+    },
+  ] as unknown as (typeof fetch)[];
+  let failures = 0;
+  await deliver(server.url, {
+    retry: FAST,
+    fetch: (...args) => (odd.shift() ?? fetch)(...args),
+    onRetry: ({ cause }) => {
+      failures++;
+      assertInstanceOf(cause, Error);
+    },
+  });
+  assertEquals(failures, 5);
+});
+
+Deno.test("send() has its own copy of the headers, of every kind", async () => {
+  await using server = new FaultyServer([answer(503)]);
+  const once = new Map([["X-A", "kept"]]).entries();
+  await deliver(server.url, { headers: once as never, retry: FAST });
+  const changing = new Headers({ "X-A": "kept" });
+  const sender = new FetchSender(server.url, { headers: changing });
+  changing.delete("X-A");
+  await sender.send(BYTES, context());
+  assertEquals(
+    server.requests.map(({ headers }) => headers.get("x-a")),
+    ["kept", "kept", "kept"],
+  );
+});
+
+Deno.test("send() has copied the bytes when it returns", async () => {
+  for (const compression of [undefined, "gzip"] as const) {
+    await using server = new FaultyServer([answer(503)]);
+    const bytes = BYTES.slice();
+    const sender = new FetchSender(server.url, {
+      retry: FAST,
+      ...compression && { compression },
+    });
+    const sent = sender.send(bytes, context());
+    bytes.fill(0);
+    await sent;
+    for (const { body } of server.requests) {
+      const stream = new Blob([body]).stream();
+      const plain = compression
+        ? stream.pipeThrough(new DecompressionStream(compression))
+        : stream;
+      assertEquals(await toText(plain), "0123456789");
+    }
+  }
+});
+
+// -- The key --
+
+Deno.test("Idempotency-Key is the stream's and the flush's, the same at each attempt", async () => {
+  await using server = new FaultyServer([answer(503), answer(200), close]);
+  await using out = streamTo(server.url, { capacity: 4, retry: FAST });
+  for (const text of ["abcd", "efgh"]) await out.write(text);
+  await out.flush();
+  const [first, again, second, last] = server.keys;
+  assertMatch(first!, /^"[0-9a-f-]{36}-0"$/);
+  assertEquals(again, first);
+  assertEquals(second, first!.replace(/0"$/, '1"'));
+  assertEquals(last, second);
+  assertEquals(server.bodies, ["abcd", "abcd", "efgh", "efgh"]);
+});
+
+Deno.test("Idempotency-Key is the same when a flush fails and is sent again", async () => {
+  await using server = new FaultyServer([answer(400)]);
+  await using out = streamTo(server.url, { idempotencyKey: "mine" });
+  await out.write("abcd");
+  await assertRejects(() => out.flush(), FlushError);
+  await out.flush();
+  assertEquals(server.keys, ['"mine-0"', '"mine-0"']);
+});
+
+Deno.test("idempotencyKey: false sends none, or the caller's own", async () => {
+  await using server = new FaultyServer();
+  await deliver(server.url, { idempotencyKey: false });
+  await deliver(server.url, {
+    idempotencyKey: false,
+    headers: ({ sequence }) => ({ "Idempotency-Key": `own ${sequence}` }),
+  });
+  assertEquals(server.keys, [null, "own 0"]);
+});
+
+Deno.test("send() refuses a second stream, which would repeat the first one's keys", async () => {
+  await using server = new FaultyServer();
+  const sender = new FetchSender(server.url);
+  await sender.send(BYTES, context(0));
+  await sender.send(BYTES, context(1));
+  await assertRejects(
+    () => sender.send(BYTES, context(0)),
+    TypeError,
+    "serves another StreamBuffer",
+  );
+  assertEquals(server.requests.length, 2);
+});
+
+Deno.test("send() takes a flush that failed again, whatever its signal", async () => {
+  await using server = new FaultyServer([answer(400)]);
+  const sender = new FetchSender(server.url);
+  await assertRejects(() => sender.send(BYTES, context(0)), SendError);
+  await sender.send(BYTES, context(0));
+  await sender.send(BYTES, context(1));
+  assertEquals(server.keys[0], server.keys[1]);
+});
+
+Deno.test("send() refuses once the sender is closed", async () => {
+  const sender = new FetchSender(URL_OF_NOBODY);
+  {
+    await using _ = sender;
+  }
+  await assertRejects(() => sender.send(BYTES, context()), TypeError, "closed");
+});
+
+// -- Retry --
+
+for (const status of [408, 425, 429, 500, 502, 503, 504, 507, 599]) {
+  Deno.test(`send() tries again after ${status}`, async () => {
+    await using server = new FaultyServer([answer(status), answer(status)]);
+    const told: [number | undefined, number][] = [];
+    await deliver(server.url, {
+      retry: FAST,
+      onRetry: ({ status, attempts }) => told.push([status, attempts]),
+    });
+    assertEquals(server.bodies, ["0123456789", "0123456789", "0123456789"]);
+    assertEquals(new Set(server.keys).size, 1);
+    assertEquals(told, [[status, 1], [status, 2]]);
+  });
+}
+
+for (
+  const [status, advice] of [
+    [304, "304"],
+    [400, "the server answered 400"],
+    [401, "check the credentials in `headers`"],
+    [403, "check the credentials in `headers`"],
+    [404, "404"],
+    [409, "409"],
+    [413, "make `capacity` smaller"],
+    [501, "501"],
+    [505, "505"],
+  ] as const
+) {
+  Deno.test(`send() fails at once after ${status}, and the bytes are kept`, async () => {
+    await using server = new FaultyServer([answer(status, {}, "no, thanks")]);
+    await using out = streamTo(server.url, { retry: FAST });
+    await out.write("0123456789");
+    const { cause } = await assertRejects(() => out.flush(), FlushError);
+    assertInstanceOf(cause, SendError);
+    assertStringIncludes(cause.message, advice);
+    assertStringIncludes(
+      cause.message,
+      `Cannot POST 10 bytes to ${server.url} (attempt 1): the server answered`,
+    );
+    assertEquals(cause.status, status);
+    assertEquals(cause.attempts, 1);
+    if (status !== 304) assertEquals(cause.excerpt, "no, thanks");
+    assertEquals(server.requests.length, 1);
+    await out.flush();
+    assertEquals(server.bodies[1], "0123456789");
+  });
+}
+
+Deno.test("send() finds a server that appears later", async () => {
+  const port = await freePort();
+  await using stack = new AsyncDisposableStack();
+  let server: FaultyServer | undefined;
+  await using out = streamTo(`http://127.0.0.1:${port}/ingest`, {
+    retry: FAST,
+    onRetry: ({ attempts, status, cause }) => {
+      assertEquals(status, undefined);
+      assertInstanceOf(cause, Error);
+      if (attempts === 3) {
+        server = stack.use(new FaultyServer([], answer(200), port));
+      }
+    },
+  });
+  await out.write("hello");
+  await out.close();
+  assertEquals(server!.bodies, ["hello"]);
+});
+
+async function freePort(): Promise<number> {
+  await using server = new FaultyServer();
+  return server.port;
+}
+
+Deno.test("send() waits longer and longer, at random, and no longer than maxDelay", async () => {
+  using time = fakeTime();
+  const { delays, onRetry } = skipDelays(time);
+  const { random } = Math;
+  Math.random = () => 0.5;
+  try {
+    await using server = new FaultyServer(Array(9).fill(answer(503)));
+    await deliver(server.url, { onRetry });
+    assertEquals(server.requests.length, 10);
+    // Half of 500 ms, doubled each time, at most 30 s.
+    assertEquals(
+      delays,
+      [250, 500, 1000, 2000, 4000, 8000, 15000, 15000, 15000],
+    );
+    assertEquals(Date.now(), 60_750);
+  } finally {
+    Math.random = random;
+  }
+});
+
+Deno.test("send() gives up when maxElapsed would pass, and says how often it tried", async () => {
+  using time = fakeTime();
+  const { delays, onRetry } = skipDelays(time);
+  await using server = new FaultyServer([], answer(503));
+  const error = await assertRejects(
+    () => deliver(server.url, { onRetry, retry: { maxElapsed: 20_000 } }),
+    SendError,
+  );
+  assertEquals(error.attempts, server.requests.length);
+  assertEquals(error.attempts, delays.length + 1);
+  assert(Date.now() < 20_000, `${Date.now()} ms have passed`);
+  assertEquals(time.countTimers(), 0);
+});
+
+Deno.test("maxElapsed ends the attempts even without a delay between them", async () => {
+  using time = fakeTime();
+  let attempts = 0;
+  const failing = () => {
+    attempts++;
+    time.setSystemTime(attempts);
+    return Promise.resolve(new Response(null, { status: 503 }));
+  };
+  const sent = assertRejects(() =>
+    deliver(URL_OF_NOBODY, {
+      fetch: failing,
+      retry: { initialDelay: 0, maxElapsed: 1_500 },
+      onRetry: () => setImmediate(() => time.tick(0)),
+    }), SendError);
+  await sent;
+  assertEquals(attempts, 1_500);
+});
+
+Deno.test("maxElapsed: 0 is one attempt", async () => {
+  await using server = new FaultyServer([], answer(503));
+  const error = await assertRejects(
+    () => deliver(server.url, { retry: { maxElapsed: 0 } }),
+    SendError,
+  );
+  assertEquals(error.attempts, 1);
+  assertEquals(server.requests.length, 1);
+});
+
+Deno.test("shouldRetry overrides, both ways", async () => {
+  await using server = new FaultyServer([answer(404), answer(503)]);
+  const asked: (number | undefined)[] = [];
+  const shouldRetry = ({ status }: SendError) => {
+    asked.push(status);
+    return status === 404;
+  };
+  const error = await assertRejects(
+    () => deliver(server.url, { retry: { ...FAST, shouldRetry } }),
+    SendError,
+  );
+  assertEquals(error.status, 503);
+  assertEquals(asked, [404, 503]);
+});
+
+// -- Retry-After --
+
+for (
+  const [value, delay] of [
+    ["2", 2000],
+    ["0", 0],
+    ["Thu, 01 Jan 1970 00:00:03 GMT", 3000],
+    ["Thursday, 01-Jan-70 00:00:03 GMT", 3000],
+    ["Thu Jan  1 00:00:03 1970", 3000],
+    ["Wed, 31 Dec 1969 23:59:59 GMT", 0],
+    ["2, 1", 2000],
+    ["Someday", 0],
+    ["Sunday", 0],
+    ["soon", 0],
+    ["-5", 0],
+    ["1.5", 0],
+    ["", 0],
+  ] as const
+) {
+  Deno.test(`Retry-After: "${value}" is a minimum of ${delay} ms`, async () => {
+    using time = fakeTime();
+    const { delays, onRetry } = skipDelays(time);
+    await using server = new FaultyServer([
+      answer(503, { "retry-after": value }),
+    ]);
+    await deliver(server.url, { retry: FAST, onRetry });
+    assertEquals(delays.length, 1);
+    assert(delays[0]! >= delay && delays[0]! <= delay + 1, `${delays}`);
+    assertEquals(server.requests.length, 2);
+  });
+}
+
+for (
+  const value of [
+    "31536000",
+    "99999999999999999999",
+    "Thu, 31 Dec 2099 23:59:59 GMT",
+  ]
+) {
+  Deno.test(`Retry-After: "${value}" is past the budget and fails at once`, async () => {
+    await using server = new FaultyServer([
+      answer(429, { "retry-after": value }),
+    ]);
+    await using out = streamTo(server.url);
+    await out.write("kept");
+    const { cause } = await assertRejects(() => out.flush(), FlushError);
+    assertInstanceOf(cause, SendError);
+    assert(cause.retryAfter! > 120_000);
+    assertEquals(server.requests.length, 1);
+    await out.close();
+    assertEquals(server.bodies, ["kept", "kept"]);
+  });
+}
+
+// -- Once each --
+
+Deno.test("a warm connection that dies after the request was read: one request an attempt", async () => {
+  await using server = new FaultyServer([answer(200), close, close]);
+  await using out = streamTo(server.url, { capacity: 4, retry: FAST });
+  await out.write("warm");
+  await out.flush();
+  let retries = 0;
+  await using other = streamTo(server.url, {
+    capacity: 4,
+    retry: FAST,
+    onRetry: () => retries++,
+  });
+  await other.write("once");
+  await other.flush();
+  assertEquals(retries, 2);
+  // Deno itself would repeat a body that is an array or a string.
+  assertEquals(server.bodies, ["warm", "once", "once", "once"]);
+});
+
+Deno.test("idle connections that the server closes cost nothing", async () => {
+  await using server = new FaultyServer([], answerAndClose(200));
+  await using out = streamTo(server.url, { capacity: 4, retry: FAST });
+  for (let i = 0; i < 5; i++) {
+    await out.write(`no ${i}`);
+    await out.flush();
+  }
+  assertEquals(new Set(server.bodies).size, 5);
+  assertEquals(out.stats.failures, 0);
+});
+
+// -- Redirects --
+
+for (const status of [301, 302, 303, 307, 308]) {
+  Deno.test(`send() does not follow a ${status}`, async () => {
+    await using target = new FaultyServer();
+    await using server = new FaultyServer([
+      answer(status, { location: target.url }),
+    ]);
+    await using out = streamTo(server.url, {
+      headers: { Authorization: "Bearer abc" },
+    });
+    await out.write("kept");
+    const { cause } = await assertRejects(() => out.flush(), FlushError);
+    assertInstanceOf(cause, SendError);
+    assertEquals(cause.status, status);
+    assertStringIncludes(cause.message, "redirects are not followed");
+    assertEquals(target.connections, 0);
+    await out.close();
+    assertEquals(server.bodies, ["kept", "kept"]);
+  });
+}
+
+// -- Replies --
+
+const REPLIES: Record<string, Behaviour> = {
+  "that stalls": async ({ write, closed }) => {
+    await write(head(200, { "content-length": "100" }) + "some");
+    await closed();
+  },
+  "that never ends": async ({ write }) => {
+    await write(head(200, { "transfer-encoding": "chunked" }));
+    const chunk = `1000\r\n${"x".repeat(0x1000)}\r\n`;
+    for (;;) await write(chunk);
+  },
+  "of 10 MB": answer(200, {}, "x".repeat(10_000_000)),
+  "that is cut short": async ({ write, close }) => {
+    await write(head(200, { "content-length": "100" }) + "some");
+    close();
+  },
+  "that is empty": answer(204),
+  "after a 103": async (exchange) => {
+    await exchange.write(head(103, { link: "</a>" }));
+    await answer(200)(exchange);
+  },
+};
+
+for (const [title, behaviour] of Object.entries(REPLIES)) {
+  Deno.test(`a 2xx with a reply ${title} is one delivery`, async () => {
+    await using server = new FaultyServer([behaviour]);
+    await using out = streamTo(server.url, { timeout: 300, retry: FAST });
+    await out.write("once");
+    await out.flush();
+    assertEquals(server.bodies, ["once"]);
+    await out.write("more");
+    await out.close();
+    assertEquals(server.bodies, ["once", "more"]);
+  });
+}
+
+Deno.test("a 2xx with a reply that stalls is given up after 5 seconds", async () => {
+  using time = fakeTime();
+  await using server = new FaultyServer([REPLIES["that stalls"]!]);
+  const settled = Promise.withResolvers<void>();
+  const sent = deliver(server.url, {
+    fetch: async (input, init) => {
+      const response = await fetch(input, init);
+      setImmediate(settled.resolve);
+      return response;
+    },
+  });
+  await settled.promise;
+  await time.tickAsync(5_000);
+  await sent;
+  assertEquals(time.countTimers(), 0);
+});
+
+Deno.test("short replies are read, so that one connection serves all flushes", async () => {
+  await using server = new FaultyServer([], answer(200, {}, "x".repeat(9999)));
+  await using out = streamTo(server.url, { capacity: 4 });
+  for (let i = 0; i < 20; i++) await out.write("abcd");
+  await out.close();
+  assertEquals(server.requests.length, 20);
+  assertEquals(server.connections, 1);
+});
+
+for (
+  const [title, behaviour] of Object.entries<Behaviour>({
+    "no answer": never,
+    "a closed connection": close,
+    "garbage": async ({ write, close }) => {
+      await write("I am not HTTP\r\n\r\n");
+      close();
+    },
+    "half a status line": async ({ write, close }) => {
+      await write("HTTP/1.1 20");
+      close();
+    },
+    "headers without end": async ({ write, close }) => {
+      await write("HTTP/1.1 200 OK\r\n");
+      for (let i = 0; i < 5_000; i++) {
+        await write(`x-${i}: ${"y".repeat(99)}\r\n`);
+      }
+      close();
+    },
+  })
+) {
+  Deno.test(`${title} is a failed attempt, and is followed by another`, async () => {
+    await using server = new FaultyServer([behaviour]);
+    const failures: SendError[] = [];
+    await deliver(server.url, {
+      timeout: 500,
+      retry: FAST,
+      onRetry: (failure) => failures.push(failure),
+    });
+    assertEquals(failures.length, 1);
+    assertEquals(failures[0]!.status, undefined);
+    assertInstanceOf(failures[0]!.cause, Error);
+    assertEquals(server.bodies, ["0123456789", "0123456789"]);
+  });
+}
+
+Deno.test("timeout is told as a TimeoutError", async () => {
+  using time = fakeTime();
+  await using server = new FaultyServer([], async (exchange) => {
+    setImmediate(() => time.tick(30_000));
+    await never(exchange);
+  });
+  const error = await assertRejects(
+    () => deliver(server.url, { retry: { maxElapsed: 0 } }),
+    SendError,
+    "it took longer than 30000 ms",
+  );
+  assertEquals((error.cause as Error).name, "TimeoutError");
+  assertEquals(time.countTimers(), 0);
+});
+
+Deno.test("an attempt may not take longer than what is left of maxElapsed", async () => {
+  using time = fakeTime();
+  await using server = new FaultyServer([], async (exchange) => {
+    setImmediate(() => time.tick(10_000));
+    await never(exchange);
+  });
+  await assertRejects(
+    () => deliver(server.url, { retry: { maxElapsed: 10_000 } }),
+    SendError,
+    "it took longer than 10000 ms",
+  );
+  assertEquals(server.requests.length, 1);
+});
+
+Deno.test("an error shows the beginning of the reply, on one line", async () => {
+  const reply = `\x1b[31mtoo\r\n\tbad\x9b ${"x".repeat(1000)}`;
+  await using server = new FaultyServer([async ({ write }) => {
+    const body = new TextEncoder().encode(reply);
+    await write(head(400, { "content-length": `${body.length}` }));
+    await write(body);
+  }]);
+  const error = await assertRejects(() => deliver(server.url, {}), SendError);
+  assertEquals(error.excerpt.length, 200);
+  assertMatch(error.excerpt, /^\[31mtoo bad x+$/);
+  assertStringIncludes(error.message, `answered 400: "[31mtoo bad xxx`);
+});
+
+// -- Headers --
+
+Deno.test("a header function is called for each attempt and told why", async () => {
+  await using server = new FaultyServer([answer(503), close]);
+  const attempts: Omit<SendAttempt, "signal">[] = [];
+  await deliver(server.url, {
+    retry: FAST,
+    headers: ({ signal, ...attempt }) => {
+      assert(!signal.aborted);
+      attempts.push(attempt);
+      return { "X-Attempt": `${attempt.attempt}` };
+    },
+  });
+  assertEquals(
+    server.requests.map(({ headers }) => headers.get("x-attempt")),
+    ["1", "2", "3"],
+  );
+  assertEquals(
+    attempts.map(({ failure, ...rest }) => [rest, failure?.status]),
+    [1, 2, 3].map((attempt) => [
+      { sequence: 0, offset: 0, attempt },
+      attempt === 2 ? 503 : undefined,
+    ]),
+  );
+  assertEquals(attempts.map(({ failure }) => failure?.attempts), [
+    undefined,
+    1,
+    2,
+  ]);
+});
+
+for (const status of [401, 403]) {
+  Deno.test(`a ${status} is tried once more, at once, with fresh headers`, async () => {
+    using time = fakeTime();
+    const { delays, onRetry } = skipDelays(time);
+    await using server = new FaultyServer([], async (exchange) => {
+      const token = exchange.request.headers.get("authorization");
+      await answer(token === "Bearer fresh" ? 200 : status)(exchange);
+    });
+    let refreshes = 0;
+    await using out = streamTo(server.url, {
+      onRetry,
+      flushInterval: 0,
+      headers: async ({ failure }) => {
+        await Promise.resolve();
+        if (failure?.status === status) refreshes++;
+        return { Authorization: refreshes > 0 ? "Bearer fresh" : "Bearer old" };
+      },
+    });
+    await out.write("abcd");
+    await out.flush();
+    assertEquals(server.bodies, ["abcd", "abcd"]);
+    assertEquals(delays, [0]);
+    assertEquals(refreshes, 1);
+
+    refreshes = -10;
+    await out.write("efgh");
+    const { cause } = await assertRejects(() => out.flush(), FlushError);
+    assertEquals((cause as SendError).attempts, 2);
+    assertEquals(server.requests.length, 4);
+    await out.abort();
+  });
+}
+
+Deno.test("a 403 that asks to wait is not repeated before", async () => {
+  using time = fakeTime();
+  const { delays, onRetry } = skipDelays(time);
+  await using server = new FaultyServer([answer(403, { "retry-after": "1" })]);
+  await deliver(server.url, { onRetry, headers: () => ({}) });
+  assertEquals(delays, [1_000]);
+});
+
+Deno.test("a header function that fails, hangs or returns nonsense is a failed send", async () => {
+  await using server = new FaultyServer();
+  const bug = new Error("no token");
+  const error = await assertRejects(
+    () => deliver(server.url, { headers: () => Promise.reject(bug) }),
+    SendError,
+    "no token",
+  );
+  assertStrictEquals(error.cause, bug);
+  const hung = await assertRejects(
+    () =>
+      deliver(server.url, { headers: () => new Promise(() => {}), timeout: 1 }),
+    SendError,
+  );
+  assertEquals((hung.cause as Error).name, "TimeoutError");
+  const nonsense = await assertRejects(
+    () => deliver(server.url, { headers: () => ({ a: "sec\nret" }) }),
+    SendError,
+    "names and values that HTTP allows",
+  );
+  assert(!printed(nonsense).includes("sec\nret"));
+  assertEquals(server.requests.length, 0);
+});
+
+// -- Compression --
+
+for (
+  const [compression, coding] of [
+    ["gzip", "gzip"],
+    ["deflate", "deflate"],
+    ["brotli", "br"],
+  ] as const
+) {
+  Deno.test(`compression: "${compression}" is undone to the same bytes, and done once`, async () => {
+    await using server = new FaultyServer([answer(503), close]);
+    const { CompressionStream } = globalThis;
+    let made = 0;
+    globalThis.CompressionStream = class extends CompressionStream {
+      constructor(format: CompressionFormat) {
+        super(format);
+        made++;
+      }
+    };
+    const text = "the same line again\n".repeat(1000);
+    try {
+      await using out = streamTo(server.url, { compression, retry: FAST });
+      await out.write(text);
+    } finally {
+      globalThis.CompressionStream = CompressionStream;
+    }
+    assertEquals(made, 1);
+    assertEquals(server.requests.length, 3);
+    for (const { headers, body } of server.requests) {
+      assertEquals(headers.get("content-encoding"), coding);
+      assert(body.length < 1000);
+      const stream = new Blob([body]).stream()
+        .pipeThrough(new DecompressionStream(compression));
+      assertEquals(await toText(stream), text);
+    }
+  });
+}
+
+// -- Permission --
+
+Deno.test({
+  name:
+    "a missing --allow-net fails at once, with the permission error as cause",
+  permissions: { net: false },
+  // Deno 2.9.6 leaks the stream that it makes of a Blob when `fetch` throws.
+  sanitizeResources: false,
+  sanitizeOps: false,
+  fn: async () => {
+    const out = streamTo(URL_OF_NOBODY.replace(":9", ":8099"));
+    await out.write("kept");
+    const { cause, message } = await assertRejects(
+      () => out.close(),
+      FlushError,
+    );
+    assertInstanceOf(cause, SendError);
+    assertEquals(cause.attempts, 1);
+    assertInstanceOf(cause.cause, Deno.errors.NotCapable);
+    assertStringIncludes(message, "--allow-net");
+    assertEquals(out.takeUnsent().length, 4);
+  },
+});
+
+// -- Abort --
+
+for (
+  const [title, behaviour] of [
+    ["the answer", never],
+    ["the reply", REPLIES["that stalls"]!],
+  ] as const
+) {
+  Deno.test(`abort() while waiting for ${title} ends the request`, async () => {
+    const gone = Promise.withResolvers<void>();
+    const read = Promise.withResolvers<void>();
+    await using server = new FaultyServer([async (exchange) => {
+      read.resolve();
+      await behaviour(exchange);
+      gone.resolve();
+    }]);
+    const out = streamTo(server.url);
+    await out.write("abcd");
+    const flush = out.flush();
+    await read.promise;
+    const reason = new Error("enough");
+    await out.abort(reason);
+    assertStrictEquals(await assertRejects(() => flush), reason);
+    await gone.promise;
+    assertEquals(server.requests.length, 1);
+  });
+}
+
+Deno.test("abort() during the delay before a retry leaves no timer and sends no more", async () => {
+  using time = fakeTime();
+  await using server = new FaultyServer([], answer(503));
+  const retried = Promise.withResolvers<void>();
+  const out = streamTo(server.url, { onRetry: () => retried.resolve() });
+  await out.write("abcd");
+  const flush = out.flush();
+  await retried.promise;
+  await out.abort("enough");
+  assertStrictEquals(await flush.catch((error) => error), "enough");
+  await time.tickAsync(60_000);
+  assertEquals(time.countTimers(), 0);
+  assertEquals(server.requests.length, 1);
+  assertEquals(new TextDecoder().decode(out.takeUnsent()), "abcd");
+});
+
+for (const how of ["onRetry", "shouldRetry", "headers", "fetch"] as const) {
+  Deno.test(`abort() from within ${how} ends the flush with the reason`, async () => {
+    using time = fakeTime();
+    await using server = new FaultyServer([], answer(503));
+    for (const reason of [new Error("enough"), null]) {
+      const hang = () => {
+        void out.abort(reason);
+        return new Promise<never>(() => {});
+      };
+      const out = streamTo(server.url, {
+        ...how === "onRetry" && { onRetry: () => void out.abort(reason) },
+        ...how === "headers" && { headers: hang },
+        ...how === "fetch" && { fetch: hang },
+        ...how === "shouldRetry" && {
+          retry: { shouldRetry: () => (void out.abort(reason), true) },
+        },
+      });
+      await out.write("abcd");
+      const flush = out.flush();
+      assertStrictEquals(await flush.catch((error) => error), reason);
+      await time.tickAsync(0);
+      assertEquals(out.stats.failures, 1, "send() has not ended");
+      assertStrictEquals(out.stats.lastError!.cause, reason);
+      assertEquals(time.countTimers(), 0);
+    }
+  });
+}
+
+Deno.test("close() during a long backoff ends by closeTimeout and accounts for every byte", async () => {
+  using time = fakeTime();
+  await using server = new FaultyServer([answer(200)], answer(503));
+  const retried = Promise.withResolvers<void>();
+  const out = streamTo(server.url, {
+    capacity: 4,
+    closeTimeout: 2_000,
+    retry: { initialDelay: 100_000, maxDelay: 100_000, maxElapsed: 1_000_000 },
+    onRetry: () => retried.resolve(),
+  });
+  const { random } = Math;
+  Math.random = () => 0.5;
+  try {
+    await out.write("abcd");
+    await out.flush();
+    await out.write("efgh");
+    await out.write("ij");
+    await retried.promise;
+    const close = assertRejects(() => out.close(), FlushError);
+    await time.tickAsync(2_000);
+    const error = await close;
+    assertEquals(error.unsentBytes, 6);
+    assertEquals(new TextDecoder().decode(out.takeUnsent()), "efghij");
+    assertEquals(server.requests.length, 2);
+    assertEquals(time.countTimers(), 0);
+  } finally {
+    Math.random = random;
+  }
+});
+
+Deno.test("send() leaves no listener on the stream's signal", async () => {
+  await using server = new FaultyServer([answer(503), answer(503)]);
+  const { signal } = new AbortController();
+  let listeners = 0;
+  const { addEventListener, removeEventListener } = signal;
+  signal.addEventListener = (...args: unknown[]) => {
+    listeners++;
+    Reflect.apply(addEventListener, signal, args);
+  };
+  signal.removeEventListener = (...args: unknown[]) => {
+    listeners--;
+    Reflect.apply(removeEventListener, signal, args);
+  };
+  const sender = new FetchSender(server.url, { retry: FAST });
+  await sender.send(BYTES, context(0, signal));
+  assertEquals(server.requests.length, 3);
+  assertEquals(listeners, 0);
+});
+
+// -- Secrets --
+
+Deno.test("no header value and no query shows in any error", async () => {
+  const port = await freePort();
+  await using server = new FaultyServer([], async (exchange) => {
+    // A server that repeats what it was sent.
+    const { path, headers } = exchange.request;
+    const echo = `${path}\n${headers.get("authorization")} ${
+      headers.get("x-api-key")
+    }`;
+    if (path.includes("close")) return exchange.close();
+    await answer(400, { "x-echo": "hunter2" }, echo)(exchange);
+  });
+  for (
+    const url of [
+      `${server.url}?token=hunter2&x=1`,
+      `${server.url}/close?token=hunter2`,
+      `http://127.0.0.1:${port}/?token=hunter2`,
+      "http://nobody.invalid/?a=hunter2",
+    ]
+  ) {
+    for (const asFunction of [false, true]) {
+      const headers = {
+        Authorization: "Bearer hunter2",
+        "X-Api-Key": "hunter2-key",
+      };
+      const failures: unknown[] = [];
+      const out = streamTo(url, {
+        headers: asFunction ? () => headers : headers,
+        retry: { ...FAST, maxElapsed: 20 },
+        onRetry: (failure) => failures.push(failure),
+      });
+      await out.write("kept");
+      failures.push(await assertRejects(() => out.close(), FlushError));
+      for (const failure of failures) {
+        const text = printed(failure);
+        assert(!text.includes("hunter2"), text);
+        assertStringIncludes(text, new URL(url).host);
+      }
+    }
+  }
+});
+
+for (
+  const [title, query, headers, echo] of [
+    [
+      "a part of another",
+      "v=2024",
+      { "x-a": "prod2024SECRET" },
+      "prod2024SECRET",
+    ],
+    ["a query value as it was sent", "t=ab%2FSECRET&b=1", {}, "ab%2FSECRET"],
+    ["a query value decoded", "t=ab%2FSECRET&b=1", {}, "ab/SECRET"],
+    ["a query without a name", "SECRET&b=1", {}, "SECRET"],
+    [
+      "a token without its scheme",
+      "",
+      { authorization: "Bearer SECRET" },
+      "token SECRET",
+    ],
+    ["one of several cookies", "", { cookie: "a=1; id=SECRET; b=2" }, "SECRET"],
+    ["a piece in other case", "", { "x-keys": "k1,mySecret" }, "MYSECRET"],
+  ] as const
+) {
+  Deno.test(`no error repeats a server's echo of ${title}`, async () => {
+    await using server = new FaultyServer([answer(400, {}, `bad: ${echo}!`)]);
+    const error = await assertRejects(
+      () => deliver(`${server.url}?${query}`, { headers: { ...headers } }),
+      SendError,
+    );
+    assert(!printed(error).toUpperCase().includes("SECRET"), error.message);
+    assertMatch(error.excerpt, /^bad: .*!$/);
+  });
+}
+
+Deno.test("no error repeats the token of an attempt before", async () => {
+  await using server = new FaultyServer(
+    [answer(401)],
+    answer(400, {}, "old-token"),
+  );
+  const error = await assertRejects(
+    () =>
+      deliver(server.url, {
+        headers: ({ failure }) => ({
+          Authorization: failure ? "new-token" : "old-token",
+        }),
+      }),
+    SendError,
+  );
+  assertEquals(error.excerpt, "***");
+});
