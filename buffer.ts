@@ -60,8 +60,8 @@ export interface Sender {
   /** Called once, when every byte has been acknowledged and the buffer closes. */
   close?(): Promise<void> | void;
   /**
-   * Called once instead of `close`, when the buffer ends any other way: what
-   * has been sent so far may be only a part of the stream.
+   * Called once, when the buffer ends in any other way than by a `close` that
+   * succeeded: what has been sent may be only a part of the stream.
    */
   abort?(reason: unknown): Promise<void> | void;
 }
@@ -288,6 +288,7 @@ export class StreamBuffer implements AsyncDisposable {
   /** Rejects when `abort`, or the deadline of `close`, ends the buffer. */
   readonly #ended: PromiseWithResolvers<never> = Promise.withResolvers();
   #ending: Promise<void> | undefined;
+  #aborted: Promise<void> = RESOLVED;
 
   // The stream, from its first byte on: #delivered bytes are acknowledged;
   // those up to #base are in #head; the next #length are in #store; the next
@@ -491,10 +492,14 @@ export class StreamBuffer implements AsyncDisposable {
       "AbortError",
     ),
   ): Promise<void> {
-    if (this.#state === "closed") return RESOLVED;
-    const ended = this.#end(reason, () => reason);
-    this.#ending ??= ended;
-    return ended;
+    if (this.#state !== "closed") {
+      // A sender that is told may well call back, and must find it ended.
+      const { promise, resolve } = Promise.withResolvers<void>();
+      this.#aborted = promise;
+      this.#ending ??= RESOLVED;
+      resolve(this.#end(reason, () => reason));
+    }
+    return this.#aborted;
   }
 
   /**
@@ -695,6 +700,9 @@ export class StreamBuffer implements AsyncDisposable {
     }
     let last = this.#last;
     if (last === undefined || last.length + length > this.#capacity) {
+      if (last !== undefined && last.length < last.bytes.length) {
+        last.bytes = last.bytes.slice(0, last.length);
+      }
       const waiting: Waiting = {
         bytes: oversize ? bytes : new Uint8Array(bytes),
         length,
@@ -709,7 +717,10 @@ export class StreamBuffer implements AsyncDisposable {
     } else {
       const end = last.length + length;
       if (end > last.bytes.length) {
-        const grown = new Uint8Array(Math.min(2 * end, this.#capacity));
+        const mayFollow = this.#maxQueuedBytes - this.#queued - length;
+        const grown = new Uint8Array(
+          Math.min(2 * end, this.#capacity, end + mayFollow),
+        );
         grown.set(last.bytes);
         last.bytes = grown;
       }
@@ -729,6 +740,13 @@ export class StreamBuffer implements AsyncDisposable {
   /** Moves bytes that wait into the store, as far as there is room. */
   #takeIn(): void {
     for (let next = this.#first; next !== undefined; next = this.#first) {
+      if (next.bytes.length < next.length) {
+        const message = "Cannot write: its array was detached while it waited";
+        const error = this.#error(message, new TypeError(message));
+        this.#rejectAll((accepted) => forWrite(error, accepted));
+        this.#demand = Math.min(this.#demand, this.#accepted);
+        return;
+      }
       const rest = next.length - next.taken;
       const whole = rest > this.#capacity && this.#oversize === "whole";
       const piece = whole ? rest : Math.min(rest, this.#capacity);
@@ -788,14 +806,14 @@ export class StreamBuffer implements AsyncDisposable {
   #advance(): void {
     if (this.#state === "closed") return;
     this.#takeIn();
-    while (
+    if (
       this.#head === undefined && this.#length > 0 &&
       this.#demand > this.#delivered
     ) {
       const store = this.#store;
-      this.#head = this.#batch(store.subarray(0, this.#length), store);
       this.#store = this.#spare ?? new Uint8Array(this.#capacity);
       this.#spare = undefined;
+      this.#head = this.#batch(store.subarray(0, this.#length), store);
       this.#length = 0;
       this.#takeIn();
     }
@@ -804,6 +822,7 @@ export class StreamBuffer implements AsyncDisposable {
         ? this.#capacity
         : 0;
     this.#setClock();
+    // Last of all, because the sender may call back.
     if (
       this.#head !== undefined && !this.#head.sending &&
       this.#demand > this.#delivered
@@ -844,11 +863,15 @@ export class StreamBuffer implements AsyncDisposable {
 
   #launch(batch: Batch): void {
     batch.sending = true;
-    this.#flight = new Promise<void>((resolve) => {
-      resolve(this.#sender.send(batch.bytes, batch.context));
-    }).then(
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.#flight = promise.then(
       () => this.#acknowledge(batch),
       (cause) => this.#keep(batch, cause),
+    );
+    resolve(
+      new Promise((settle) => {
+        settle(this.#sender.send(batch.bytes, batch.context));
+      }),
     );
   }
 
@@ -933,7 +956,6 @@ export class StreamBuffer implements AsyncDisposable {
     }, this.#closeTimeout);
     try {
       await Promise.race([this.#drain(), this.#ended.promise]);
-      this.#state = "closed";
     } catch (error) {
       this.#fail(error as FlushError);
       throw error;
@@ -951,6 +973,7 @@ export class StreamBuffer implements AsyncDisposable {
     if (this.#state !== "closing") return;
     try {
       await this.#sender.close?.();
+      this.#state = "closed";
     } catch (cause) {
       throw this.#error(`Cannot close the sender: ${messageOf(cause)}`, cause);
     }

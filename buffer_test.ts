@@ -261,7 +261,7 @@ Deno.test("write() takes a view's own bytes, of any kind of view", async () => {
 for (const oversize of ["split", "whole"] as const) {
   Deno.test(`write() copies a view of shared memory, oversize: "${oversize}"`, async () => {
     const sent: Uint8Array[] = [];
-    const out = new StreamBuffer((bytes) => {
+    const out: StreamBuffer = new StreamBuffer((bytes) => {
       assertInstanceOf(bytes.buffer, ArrayBuffer as never);
       sent.push(bytes.slice());
     }, { capacity: 4, oversize });
@@ -529,6 +529,25 @@ Deno.test('oversize: "whole": settles with its delivery, and is kept if that fai
   assertEquals(sender.text, "abcdefgh");
 });
 
+Deno.test("an array that is detached while it waits rejects, and harms no more", async () => {
+  const first = gate();
+  const { out, sender } = setUp({ capacity: 4 }, [first.step]);
+  await out.write("abcd");
+  await out.write("ef");
+  const data = new Uint8Array(10);
+  const write = out.write(data);
+  const flush = out.flush();
+  data.buffer.transfer();
+  first.resolve();
+  const error = await assertRejects(() => write, FlushError, "detached");
+  assertEquals(error.acceptedBytes, 0);
+  await assertRejects(() => flush, FlushError);
+  assertEquals(out.stats.bytesRejected, 10);
+  await out.write("gh");
+  await out.close();
+  assertEquals(sender.sends, ["abcd", "ef", "gh"]);
+});
+
 // -- flush() --
 
 Deno.test("flush() with nothing to send makes no request", async () => {
@@ -558,6 +577,16 @@ Deno.test("flush() waits for its own bytes, those waiting for room included", as
   gates[3]!.resolve();
   await out.close();
 });
+
+for (const how of ["flush", "close"] as const) {
+  Deno.test(`${how}() sends a tail that waited for room behind others`, async () => {
+    const { out, sender } = setUp({ capacity: 4 }, [], () => settle());
+    for (const text of ["abcd", "efgh", "ijkl", "mn"]) void out.write(text);
+    await out[how]();
+    assertEquals(sender.sends, ["abcd", "efgh", "ijkl", "mn"]);
+    await out.close();
+  });
+}
 
 Deno.test("flush() calls that overlap share the sends", async () => {
   const first = gate();
@@ -1100,6 +1129,64 @@ Deno.test("abort() on a closed buffer, and close() on an aborted one, do nothing
   assertEquals(other.sender.events, ["abort"]);
 });
 
+Deno.test("close() settles after an abort() whose sender hangs", async () => {
+  const out = new StreamBuffer({
+    send: () => {},
+    abort: () => new Promise(() => {}),
+  });
+  void out.abort();
+  await out.close();
+});
+
+Deno.test("a sender that calls back finds the buffer as it should be", async () => {
+  // From abort(): it has ended, and sends no more.
+  const sends: string[] = [];
+  let aborts = 0;
+  const ended: StreamBuffer = new StreamBuffer({
+    send: (bytes) => void sends.push(textOf(bytes)),
+    abort: () => {
+      aborts++;
+      return ended.close();
+    },
+  });
+  await ended.write("secret");
+  await ended.abort();
+  await settle();
+  assertEquals([sends, aborts], [[], 1]);
+  assertEquals(textOf(ended.takeUnsent()), "secret");
+
+  // From send(): its writes come after those made before.
+  let calls = 0;
+  const out: StreamBuffer = new StreamBuffer((bytes) => {
+    sends.push(textOf(bytes));
+    if (calls++ > 0) return;
+    void out.write("from within");
+    void out.flush();
+    void out.close();
+    throw DOWN;
+  }, { flushInterval: 0 });
+  await out.write("before ");
+  await assertRejects(() => out.flush(), FlushError);
+  await out.close();
+  assertEquals(sends, ["before ", "before ", "from within"]);
+});
+
+Deno.test("abort() after the sender was closed leaves it closed", async () => {
+  const events: string[] = [];
+  const out = new StreamBuffer({
+    send: () => {},
+    close: () => {
+      events.push("close");
+      void Promise.resolve().then(() => Promise.resolve())
+        .then(() => out.abort());
+    },
+    abort: () => void events.push("abort"),
+  });
+  await out.close();
+  await settle();
+  assertEquals(events, ["close"]);
+});
+
 // -- The stream --
 
 Deno.test("writable takes strings and bytes, and its close sends the tail and closes", async () => {
@@ -1138,6 +1225,15 @@ Deno.test("writable: pipeTo of a source that fails aborts, with the source's rea
   assertEquals(sender.events, ["abort"]);
   await assertRejects(() => out.write("x"), TypeError, "closed");
   assertEquals(textOf(out.takeUnsent()), "abcabc");
+});
+
+Deno.test("writable: abort waits for the sender's own, and passes its failure on", async () => {
+  const told = gate();
+  const out = new StreamBuffer({ send: () => {}, abort: () => told.promise });
+  const abort = out.writable.abort("enough");
+  assert(await isPending(abort));
+  told.reject(DOWN);
+  assertStrictEquals(await assertRejects(() => abort), DOWN);
 });
 
 Deno.test("writable: pipeTo with preventAbort leaves the buffer alive", async () => {
