@@ -71,6 +71,7 @@ export class FaultyServer implements AsyncDisposable {
   readonly #otherwise: Behaviour;
   readonly #connections = new Set<Deno.Conn>();
   readonly #serving: Promise<void>;
+  readonly #arrived = new EventTarget();
   /** Every request that was read to its end, in order. */
   readonly requests: RawRequest[] = [];
   /** How many connections were accepted. */
@@ -105,6 +106,15 @@ export class FaultyServer implements AsyncDisposable {
     return this.requests.map(({ headers }) => headers.get("idempotency-key"));
   }
 
+  /** Resolves when so many requests have been read. */
+  async received(count: number): Promise<void> {
+    while (this.requests.length < count) {
+      await new Promise((resolve) => {
+        this.#arrived.addEventListener("request", resolve, { once: true });
+      });
+    }
+  }
+
   async #serve(): Promise<void> {
     const handlers: Promise<void>[] = [];
     for await (const connection of this.#listener) {
@@ -131,9 +141,10 @@ export class FaultyServer implements AsyncDisposable {
       if (headText === undefined) return;
       const [first, ...lines] = headText.split(CRLF);
       const [method, path] = first!.split(" ");
-      const headers = new Headers(
-        lines.map((line) => line.split(/:\s*/, 2) as [string, string]),
-      );
+      const headers = new Headers(lines.map((line): [string, string] => {
+        const colon = line.indexOf(":");
+        return [line.slice(0, colon), line.slice(colon + 1).trim()];
+      }));
       const length = Number(headers.get("content-length") ?? 0);
       const body = await reader.take(length);
       if (body === undefined) return;
@@ -145,6 +156,7 @@ export class FaultyServer implements AsyncDisposable {
         body,
       };
       this.requests.push(request);
+      this.#arrived.dispatchEvent(new Event("request"));
       await (this.#script.shift() ?? this.#otherwise)({
         request,
         write: (data) => writeAll(connection, data),

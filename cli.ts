@@ -1,0 +1,540 @@
+/**
+ * The command: sends standard input, or files, to a URL.
+ *
+ * ```sh
+ * tail -F app.log | deno run -N jsr:@stream-buffer/stream-buffer/cli --lines https://example.com/ingest
+ * deno run -N -R jsr:@stream-buffer/stream-buffer/cli https://example.com/upload dump.sql
+ * ```
+ *
+ * It exits with 0 when every byte of the input has been acknowledged, with 1
+ * when some were not, or it was interrupted, and with 2 when it was called
+ * wrongly; then nothing was sent.
+ *
+ * @module
+ */
+import { Buffer } from "node:buffer";
+import { parseArgs } from "node:util";
+import config from "./deno.json" with { type: "json" };
+import {
+  type FetchSenderOptions,
+  type StreamBuffer,
+  type StreamBufferOptions,
+  streamTo,
+} from "./mod.ts";
+
+const NAME = "stream-buffer";
+
+const HELP =
+  `Sends standard input, or files, to a URL: few requests, no byte lost.
+
+Usage: deno run -N -R cli.ts [options] URL [FILE...]
+
+Without a FILE, or where it is -, it reads standard input.
+
+Options:
+  -H, --header HEADER    "Name: value", or @FILE with one header a line.
+                         \${NAME} in a value stands for an environment variable.
+                         May be given several times.
+  -X, --method METHOD    Request method (default: POST).
+      --capacity SIZE    Bytes a request; 64K, 1M (default: 256K).
+      --interval TIME    Longest wait before a byte is sent (default: 1s; 0: none).
+      --lines            Never cut a line: each request holds whole lines.
+      --compress [FORMAT]
+                         Compress with gzip (default), deflate or brotli.
+      --timeout TIME     For one attempt, reply included (default: 30s).
+      --retry-for TIME   For all attempts of one request (default: 2m; 0: one).
+      --unsent FILE      Append to FILE what could not be delivered.
+  -q, --quiet            No progress line.
+      --help             Show this.
+      --version          Show the version.
+
+A TIME is in milliseconds, or has a unit: 500ms, 30s, 2m.
+
+Exit codes: 0 all acknowledged, 1 not delivered or interrupted, 2 wrong usage.
+`;
+
+const SIZE = /^(\d+)([KMG]?)$/;
+const TIME = /^(\d+)(ms|s|m|)$/;
+const UNITS: Record<string, number> = {
+  "": 1,
+  ms: 1,
+  s: 1_000,
+  m: 60_000,
+  K: 2 ** 10,
+  M: 2 ** 20,
+  G: 2 ** 30,
+};
+/** How long a first interrupt lets what was read be sent, in ms. */
+const LAST_CHANCE = 5_000;
+/** How long an interrupted read may take to end, in ms. */
+const GRACE = 100;
+const SIGNALS: Deno.Signal[] = Deno.build.os === "windows"
+  ? ["SIGINT", "SIGBREAK"]
+  : ["SIGINT", "SIGTERM"];
+const NEWLINE = 10;
+
+/** Wrong usage: exit code 2. */
+class UsageError extends Error {}
+
+/** What the command line asks for, ready to begin. */
+interface Job {
+  readonly out: StreamBuffer;
+  readonly files: string[];
+  readonly capacity: number;
+  readonly lines: boolean;
+  readonly quiet: boolean;
+  readonly unsent: Unsent | undefined;
+  /** Fulfils with a failure that no write was waiting for. */
+  readonly failed: Promise<Error>;
+}
+
+/** The file for what could not be delivered. */
+interface Unsent {
+  readonly path: string;
+  readonly file: Deno.FsFile;
+  readonly created: boolean;
+}
+
+/**
+ * Runs the command.
+ *
+ * @example Usage
+ * ```ts
+ * import { main } from "@stream-buffer/stream-buffer/cli";
+ * import { assertEquals } from "@std/assert";
+ *
+ * assertEquals(await main(["--version"]), 0);
+ * ```
+ *
+ * @param args The arguments, without the program's name.
+ * @returns The exit code: 0, 1 or 2.
+ */
+export async function main(args: string[]): Promise<number> {
+  try {
+    const { values, positionals } = parse(args);
+    if (values.help || values.version) {
+      console.log(values.help ? HELP.trimEnd() : config.version);
+      return 0;
+    }
+    return await run(await prepare(values, positionals));
+  } catch (error) {
+    if (!(error instanceof UsageError)) throw error;
+    say(`${error.message}\nTry --help.`);
+    return 2;
+  }
+}
+
+function say(text: string): void {
+  console.error(`${NAME}: ${text}`);
+}
+
+// -- The command line --
+
+function parse(args: string[]) {
+  // The format of --compress may be left out, which parseArgs does not know.
+  const given = args.flatMap((arg, i) => {
+    const format = /^(gzip|deflate|brotli)$/;
+    if (args[i - 1] === "--compress" && format.test(arg)) return [];
+    if (arg !== "--compress") return [arg];
+    return [`--compress=${args[i + 1]?.match(format)?.[0] ?? "gzip"}`];
+  });
+  try {
+    return parseArgs({
+      args: given,
+      allowPositionals: true,
+      options: {
+        header: { type: "string", short: "H", multiple: true },
+        method: { type: "string", short: "X" },
+        capacity: { type: "string" },
+        interval: { type: "string" },
+        lines: { type: "boolean" },
+        compress: { type: "string" },
+        timeout: { type: "string" },
+        "retry-for": { type: "string" },
+        unsent: { type: "string" },
+        quiet: { type: "boolean", short: "q" },
+        help: { type: "boolean" },
+        version: { type: "boolean" },
+      },
+    });
+  } catch (error) {
+    throw new UsageError((error as Error).message);
+  }
+}
+
+type Values = ReturnType<typeof parse>["values"];
+
+/** Checks everything that can be checked before the first byte is read. */
+async function prepare(
+  values: Values,
+  [url, ...files]: string[],
+): Promise<Job> {
+  if (url === undefined) throw new UsageError("there is no URL");
+  if (files.length === 0) files.push("-");
+  for (const file of files) if (file !== "-") await checkFile(file);
+  const headers = await readHeaders(values.header ?? []);
+  const { capacity = 256 * 1024 } = quantity(values, "capacity", SIZE);
+  const lines = values.lines ?? false;
+  const { promise: failed, resolve: onError } = Promise.withResolvers<Error>();
+  const options: StreamBufferOptions & FetchSenderOptions = {
+    headers,
+    capacity,
+    oversize: lines ? "whole" : "split",
+    onError,
+    retry: quantity(values, "retry-for", TIME, "maxElapsed"),
+    ...quantity(values, "interval", TIME, "flushInterval"),
+    ...quantity(values, "timeout", TIME),
+  };
+  if (values.method !== undefined) options.method = values.method;
+  if (values.compress !== undefined) {
+    options.compression = values.compress as CompressionFormat;
+  }
+  let out: StreamBuffer;
+  try {
+    out = streamTo(url, options);
+  } catch (error) {
+    throw new UsageError(
+      (error as Error).message.replace(/^Cannot create \w+: /, ""),
+    );
+  }
+  await checkNet(new URL(url));
+  const unsent = values.unsent === undefined
+    ? undefined
+    : await openUnsent(values.unsent);
+  const quiet = values.quiet ?? false;
+  return { out, files, capacity, lines, quiet, unsent, failed };
+}
+
+/** An option with a unit, under the name that the library has for it. */
+function quantity(
+  values: Values,
+  option: keyof Values & string,
+  pattern: RegExp,
+  name: string = option,
+): Record<string, number> {
+  const value = values[option];
+  if (value === undefined) return {};
+  const [, digits, unit] = String(value).match(pattern) ?? [];
+  if (digits === undefined || unit === undefined) {
+    const kind = pattern === SIZE
+      ? "a size like 64K or 1M"
+      : "a time like 500ms, 30s or 2m";
+    throw new UsageError(
+      `--${option} must be ${kind}, received ${JSON.stringify(value)}`,
+    );
+  }
+  return { [name]: Number(digits) * UNITS[unit]! };
+}
+
+async function readHeaders(given: string[]): Promise<Headers> {
+  const headers = new Headers();
+  for (const header of given) {
+    if (!header.startsWith("@")) {
+      addHeader(headers, header);
+      continue;
+    }
+    const text = await attempt(
+      `read the headers in ${header.slice(1)}`,
+      () => Deno.readTextFile(header.slice(1)),
+    );
+    for (const line of text.split(/\r?\n/)) {
+      if (line.trim() !== "") addHeader(headers, line);
+    }
+  }
+  return headers;
+}
+
+function addHeader(headers: Headers, text: string): void {
+  const colon = text.indexOf(":");
+  const name = text.slice(0, Math.max(colon, 0)).trim();
+  const value = text.slice(colon + 1).trim().replace(
+    /\$\{(\w+)\}/g,
+    (_, variable: string) => {
+      const value = getEnv(variable);
+      if (value !== undefined) return value;
+      throw new UsageError(
+        `the header ${name} needs the environment variable ${variable}`,
+      );
+    },
+  );
+  try {
+    headers.append(name, value);
+  } catch {
+    // The text may hold a secret, and so is not repeated.
+    throw new UsageError(
+      `--header must be "Name: value"${
+        name && `, and that of ${JSON.stringify(name)} is not`
+      }`,
+    );
+  }
+}
+
+function getEnv(variable: string): string | undefined {
+  try {
+    return Deno.env.get(variable);
+  } catch {
+    throw new UsageError(
+      `cannot read the environment variable ${variable}: add --allow-env=${variable}`,
+    );
+  }
+}
+
+async function checkFile(file: string): Promise<void> {
+  const { isDirectory } = await attempt(`read ${file}`, () => Deno.stat(file));
+  if (isDirectory) {
+    throw new UsageError(`cannot read ${file}: it is a directory`);
+  }
+}
+
+async function checkNet(url: URL): Promise<void> {
+  const port = url.port || (url.protocol === "https:" ? "443" : "80");
+  const host = `${url.hostname}:${port}`;
+  const { state } = await Deno.permissions.request({ name: "net", host });
+  if (state !== "granted") {
+    throw new UsageError(`cannot connect to ${host}: add --allow-net=${host}`);
+  }
+}
+
+/** Opened at the start, so that it cannot fail when it is needed most. */
+function openUnsent(path: string): Promise<Unsent> {
+  return attempt(`write ${path}`, async () => {
+    try {
+      const file = await Deno.open(path, { append: true, createNew: true });
+      return { path, file, created: true };
+    } catch (error) {
+      if (!(error instanceof Deno.errors.AlreadyExists)) throw error;
+      const file = await Deno.open(path, { append: true });
+      return { path, file, created: false };
+    }
+  });
+}
+
+/** Does something with a file, and says what to do if that fails. */
+async function attempt<T>(what: string, fn: () => Promise<T>): Promise<T> {
+  try {
+    return await fn();
+  } catch (error) {
+    const { name, message } = error as Error;
+    const flag = what.startsWith("write") ? "-W" : "-R";
+    throw new UsageError(
+      `cannot ${what}: ${
+        name === "NotCapable"
+          ? `add ${flag}`
+          : name === "NotFound"
+          ? "no such file or directory"
+          : message
+      }`,
+    );
+  }
+}
+
+// -- The work --
+
+async function run(job: Job): Promise<number> {
+  const { out, unsent } = job;
+  const interrupted = new AbortController();
+  let patience: ReturnType<typeof setTimeout> | undefined;
+  const interrupt = () => {
+    const giveUp = () => void out.abort(new Error("interrupted"));
+    if (interrupted.signal.aborted) return giveUp();
+    patience = setTimeout(giveUp, LAST_CHANCE);
+    interrupted.abort();
+    say("interrupted: sending what was read (interrupt again to stop)");
+  };
+  for (const signal of SIGNALS) Deno.addSignalListener(signal, interrupt);
+  const input = new Input(job);
+  const progress = await showProgress(job);
+
+  let failure: unknown;
+  try {
+    await input.sendAll(interrupted.signal);
+    await out.flush();
+    await out.close();
+  } catch (error) {
+    failure = error;
+    await out.abort(error);
+  }
+  clearTimeout(patience);
+  progress.stop();
+  for (const signal of SIGNALS) Deno.removeSignalListener(signal, interrupt);
+
+  if (failure !== undefined) say((failure as Error).message);
+  if (input.error !== undefined) say(`cannot read on: ${input.error.message}`);
+  const { bytesDelivered, sends } = out.stats;
+  const failed = failure !== undefined || input.error !== undefined ||
+    interrupted.signal.aborted;
+  if (failed || progress.shown) {
+    say(`${bytesDelivered} bytes acknowledged in ${sends} requests`);
+  }
+  let saved = 0;
+  if (failure !== undefined) {
+    const left = [out.takeUnsent(), ...input.held];
+    if (unsent === undefined) {
+      const lost = left.reduce((sum, { length }) => sum + length, 0);
+      say(`${lost} bytes were read and not acknowledged (--unsent keeps them)`);
+    } else {
+      // Nothing of the input is lost, even what has not been read yet.
+      const rest = interrupted.signal.aborted ? [] : input.rest();
+      saved = await save(unsent, left, rest);
+      say(`${saved} bytes saved in ${unsent.path}`);
+    }
+  }
+  if (unsent !== undefined) {
+    unsent.file.close();
+    if (unsent.created && saved === 0) await Deno.remove(unsent.path);
+  }
+  return failed ? 1 : 0;
+}
+
+async function save(
+  { file }: Unsent,
+  ...sources: (Iterable<Uint8Array> | AsyncIterable<Uint8Array>)[]
+): Promise<number> {
+  let saved = 0;
+  for (const source of sources) {
+    for await (const bytes of source) {
+      for (let at = 0; at < bytes.length;) {
+        at += await file.write(bytes.subarray(at));
+      }
+      saved += bytes.length;
+    }
+  }
+  await file.sync();
+  return saved;
+}
+
+/** The input, on its way into the buffer. */
+class Input {
+  readonly #job: Job;
+  readonly #chunks: AsyncGenerator<Uint8Array>;
+  /** The chunk being read, until someone has taken it. */
+  #reading: Promise<Uint8Array | undefined> | undefined;
+  /** What was read and has not been accepted yet. */
+  held: Uint8Array[] = [];
+  /** Why reading ended, if it failed. */
+  error: Error | undefined;
+
+  constructor(job: Job) {
+    this.#job = job;
+    this.#chunks = readFiles(job.files);
+  }
+
+  /** Writes everything to the buffer, or what has been read when interrupted. */
+  async sendAll(interrupted: AbortSignal): Promise<void> {
+    const stop = new Promise<undefined>((resolve, reject) => {
+      this.#job.failed.then(reject);
+      // What is on its way from the kernel counts as read.
+      const settle = () => setTimeout(() => resolve(undefined), GRACE);
+      interrupted.addEventListener("abort", settle);
+    });
+    for (;;) {
+      const chunk = await Promise.race([this.#read(), stop]);
+      if (chunk === undefined) break;
+      this.#reading = undefined;
+      this.held.push(chunk);
+      await this.#write(false);
+    }
+    await this.#write(true);
+  }
+
+  /** What has not been read yet. */
+  async *rest(): AsyncGenerator<Uint8Array> {
+    for (let chunk; (chunk = await this.#read()) !== undefined;) {
+      this.#reading = undefined;
+      yield chunk;
+    }
+  }
+
+  /** The next chunk, or `undefined` at the end and when reading fails. */
+  #read(): Promise<Uint8Array | undefined> {
+    return this.#reading ??= this.#chunks.next().then(
+      ({ value }) => value,
+      (error) => {
+        this.error = error;
+      },
+    );
+  }
+
+  /** Writes what is held, but for a line that may go on. */
+  async #write(end: boolean): Promise<void> {
+    const { out, lines, capacity } = this.#job;
+    if (lines && !end && !this.held.at(-1)!.includes(NEWLINE)) return;
+    let bytes = this.held.length === 1
+      ? this.held[0]!
+      : Buffer.concat(this.held);
+    for (;;) {
+      const size = lines ? sizeOfLines(bytes, capacity, end) : bytes.length;
+      if (size === 0) break;
+      const before = out.stats.bytesAccepted;
+      try {
+        await out.write(bytes.subarray(0, size));
+      } finally {
+        bytes = bytes.subarray(out.stats.bytesAccepted - before);
+        this.held = [bytes];
+      }
+    }
+  }
+}
+
+/** The size of the next piece of whole lines, at most `capacity` if one fits. */
+function sizeOfLines(
+  bytes: Uint8Array,
+  capacity: number,
+  end: boolean,
+): number {
+  if (end && bytes.length <= capacity) return bytes.length;
+  const last = bytes.lastIndexOf(NEWLINE, capacity - 1);
+  if (last >= 0) return last + 1;
+  const first = bytes.indexOf(NEWLINE);
+  if (first >= 0) return first + 1;
+  return end ? bytes.length : 0;
+}
+
+async function* readFiles(files: string[]): AsyncGenerator<Uint8Array> {
+  for (const file of files) {
+    yield* file === "-"
+      ? Deno.stdin.readable
+      : (await Deno.open(file)).readable;
+  }
+}
+
+/** A line on a terminal's standard error. */
+async function showProgress(
+  { out, files, quiet }: Job,
+): Promise<{ shown: boolean; stop: () => void }> {
+  if (quiet || !Deno.stderr.isTerminal()) {
+    return { shown: false, stop: () => {} };
+  }
+  const { default: { SingleBar } } = await import("cli-progress");
+  let total = 0;
+  for (const file of files) {
+    total += file === "-" ? NaN : (await Deno.stat(file)).size;
+  }
+  const start = Date.now();
+  const bar = new SingleBar({
+    format: (total > 0 ? "{bar} {percentage}% | " : "") +
+      "{delivered} MB acknowledged | {rate} MB/s",
+    gracefulExit: false,
+    clearOnComplete: true,
+  });
+  const megabytes = (bytes: number) => (bytes / 1e6).toFixed(1);
+  const update = () => {
+    const { bytesDelivered } = out.stats;
+    bar.update(bytesDelivered, {
+      delivered: megabytes(bytesDelivered),
+      rate: megabytes(1_000 * bytesDelivered / (Date.now() - start || 1)),
+    });
+  };
+  bar.start(total || 1, 0, { delivered: "0.0", rate: "0.0" });
+  const timer = setInterval(update, 100);
+  return {
+    shown: true,
+    stop: () => {
+      clearInterval(timer);
+      update();
+      bar.stop();
+    },
+  };
+}
+
+if (import.meta.main) Deno.exit(await main(Deno.args));

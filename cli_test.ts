@@ -1,0 +1,488 @@
+import {
+  assert,
+  assertEquals,
+  assertMatch,
+  assertStringIncludes,
+} from "@std/assert";
+import { concat } from "@std/bytes";
+import { toText } from "@std/streams";
+import config from "./deno.json" with { type: "json" };
+import {
+  answer,
+  type Behaviour,
+  close,
+  FaultyServer,
+  never,
+} from "./testing/faulty_server.ts";
+
+const CLI = new URL("./cli.ts", import.meta.url).pathname;
+const PERMISSIONS = ["-N=127.0.0.1", "-R", "-W"];
+
+interface Outcome {
+  code: number;
+  stdout: string;
+  stderr: string;
+}
+
+interface Running extends AsyncDisposable {
+  readonly process: Deno.ChildProcess;
+  readonly outcome: Promise<Outcome>;
+  /** Waits until the process has said something on standard error. */
+  said(text: string): Promise<void>;
+}
+
+function start(args: string[], permissions = PERMISSIONS): Running {
+  const process = new Deno.Command(Deno.execPath(), {
+    args: ["run", "-q", "--no-prompt", ...permissions, CLI, ...args],
+    stdin: "piped",
+    stdout: "piped",
+    stderr: "piped",
+    env: { NO_COLOR: "1", TEST_TOKEN: "hunter2" },
+  }).spawn();
+  const [watched, whole] = process.stderr.tee();
+  let heard = "";
+  const ears: { text: string; resolve: () => void }[] = [];
+  const listening = watched.pipeThrough(new TextDecoderStream()).pipeTo(
+    new WritableStream({
+      write(text) {
+        heard += text;
+        for (const ear of ears) if (heard.includes(ear.text)) ear.resolve();
+      },
+    }),
+  );
+  const outcome = Promise.all([
+    process.status,
+    toText(process.stdout),
+    toText(whole),
+    listening,
+  ]).then(([{ code }, stdout, stderr]) => ({ code, stdout, stderr }));
+  return {
+    process,
+    outcome,
+    said: (text) =>
+      new Promise((resolve) => {
+        ears.push({ text, resolve });
+        if (heard.includes(text)) resolve();
+      }),
+    async [Symbol.asyncDispose]() {
+      try {
+        process.kill("SIGKILL");
+      } catch {
+        // It has ended by itself.
+      }
+      await process.stdin.close().catch(() => {});
+      await outcome;
+    },
+  };
+}
+
+async function run(
+  args: string[],
+  input: string | Uint8Array = "",
+  permissions?: string[],
+): Promise<Outcome> {
+  await using running = start(args, permissions);
+  const bytes = typeof input === "string"
+    ? new TextEncoder().encode(input)
+    : input;
+  const writer = running.process.stdin.getWriter();
+  // It may end without reading all of it.
+  await writer.write(bytes).then(() => writer.close()).catch(() => {});
+  writer.releaseLock();
+  return await running.outcome;
+}
+
+async function temporary(): Promise<
+  AsyncDisposable & { file(name: string, content?: string): string }
+> {
+  const folder = await Deno.makeTempDir();
+  return {
+    file(name, content) {
+      const path = `${folder}/${name}`;
+      if (content !== undefined) Deno.writeTextFileSync(path, content);
+      return path;
+    },
+    [Symbol.asyncDispose]: () => Deno.remove(folder, { recursive: true }),
+  };
+}
+
+/** Numbered lines, so that any two parts of them differ. */
+function linesOf(size: number): string {
+  let text = "";
+  for (let i = 0; text.length < size; i++) text += `line ${i}\n`;
+  return text;
+}
+
+function received(server: FaultyServer): string {
+  return server.bodies.join("");
+}
+
+// -- Input --
+
+Deno.test("cli sends standard input, and says nothing when all is well", async () => {
+  await using server = new FaultyServer();
+  const outcome = await run([server.url], "a\nb\nc");
+  assertEquals(outcome, { code: 0, stdout: "", stderr: "" });
+  assertEquals(server.bodies, ["a\nb\nc"]);
+});
+
+Deno.test("cli sends several files and standard input, in order", async () => {
+  await using server = new FaultyServer();
+  await using folder = await temporary();
+  const one = folder.file("one", "1".repeat(300_000));
+  const two = folder.file("two", "2");
+  const outcome = await run([server.url, one, "-", two], "stdin");
+  assertEquals(outcome, { code: 0, stdout: "", stderr: "" });
+  assertEquals(received(server), "1".repeat(300_000) + "stdin2");
+  assert(server.requests.length < 4, "it has sent small pieces");
+});
+
+Deno.test("cli with nothing to send makes no request", async () => {
+  await using server = new FaultyServer();
+  const outcome = await run([server.url], "");
+  assertEquals(outcome, { code: 0, stdout: "", stderr: "" });
+  assertEquals(server.connections, 0);
+});
+
+for (const capacity of [1, 7, 8, 9, 20, 1000]) {
+  Deno.test(`cli --lines never cuts a line, at capacity ${capacity}`, async () => {
+    await using server = new FaultyServer();
+    const text = linesOf(300) + "x".repeat(30) + "\n\n\nlast one";
+    const { code } = await run(
+      [server.url, "--lines", "--capacity", `${capacity}`],
+      text,
+    );
+    assertEquals(code, 0);
+    assertEquals(received(server), text);
+    for (const body of server.bodies) {
+      assert(body.endsWith("\n") || body.endsWith("last one"), body);
+      const lines = body.split("\n").length - 1;
+      assert(body.length <= capacity || lines <= 1, "more than it must");
+    }
+  });
+}
+
+Deno.test("cli --lines never cuts a line that spans reads", async () => {
+  await using server = new FaultyServer();
+  await using running = start([server.url, "--lines", "--interval", "20ms"]);
+  const writer = running.process.stdin.getWriter();
+  const write = (text: string) => writer.write(new TextEncoder().encode(text));
+  await write("one\ntw");
+  await server.received(1);
+  await write("o and");
+  await write(" a half\nthree");
+  await writer.close();
+  writer.releaseLock();
+  assertEquals((await running.outcome).code, 0);
+  assertEquals(server.bodies[0], "one\n");
+  assertEquals(received(server), "one\ntwo and a half\nthree");
+});
+
+// -- Options --
+
+Deno.test("cli passes its options on", async () => {
+  await using server = new FaultyServer([answer(503)]);
+  await using folder = await temporary();
+  const headers = folder.file("headers", "X-One: 1\n\nX-Two: ${TEST_TOKEN}\n");
+  const { code, stderr } = await run(
+    [
+      ...["-X", "PUT", "-H", "X-Zero: a: b", "--header", `@${headers}`],
+      ...["--capacity", "1K", "--interval", "0", "--timeout", "5s", "-q"],
+      ...["--retry-for", "1m", "--compress", server.url],
+    ],
+    "x".repeat(5000),
+    [...PERMISSIONS, "--allow-env=TEST_TOKEN"],
+  );
+  assertEquals([code, stderr], [0, ""]);
+  assertEquals(server.requests.length, 6);
+  const [{ method, headers: sent, body }] = server.requests as [
+    (typeof server.requests)[0],
+  ];
+  assertEquals(method, "PUT");
+  assertEquals(sent.get("x-zero"), "a: b");
+  assertEquals(sent.get("x-one"), "1");
+  assertEquals(sent.get("x-two"), "hunter2");
+  assertEquals(sent.get("content-encoding"), "gzip");
+  const plain = new Blob([body]).stream()
+    .pipeThrough(new DecompressionStream("gzip"));
+  assertEquals(await toText(plain), "x".repeat(1024));
+});
+
+for (const format of ["deflate", "brotli"]) {
+  Deno.test(`cli --compress takes ${format}, and leaves a URL alone`, async () => {
+    await using server = new FaultyServer();
+    for (const args of [["--compress", format], [`--compress=${format}`]]) {
+      const { code } = await run([...args, server.url], "x");
+      assertEquals(code, 0);
+    }
+    const codings = server.requests.map(({ headers }) =>
+      headers.get("content-encoding")
+    );
+    const coding = format === "brotli" ? "br" : format;
+    assertEquals(codings, [coding, coding]);
+  });
+}
+
+Deno.test("cli --help and --version answer on standard output", async () => {
+  const help = await run(["--help"], "", []);
+  assertEquals([help.code, help.stderr], [0, ""]);
+  assertMatch(help.stdout, /^Sends standard input.*\n\nUsage: /);
+  const version = await run(["--version"], "", []);
+  assertEquals(version, { code: 0, stdout: `${config.version}\n`, stderr: "" });
+});
+
+for (
+  const [args, message] of [
+    [[], "there is no URL"],
+    [["nonsense"], 'url must be an absolute URL, received "nonsense"'],
+    [["http://me:hunter2@127.0.0.1/"], "must not carry credentials"],
+    [["ftp://127.0.0.1/"], "url must begin with http"],
+    [["URL", "--bogus"], "--bogus"],
+    [["URL", "/no/such/file"], "cannot read /no/such/file: no such file"],
+    [["URL", "/"], "cannot read /: it is a directory"],
+    [["URL", "--capacity", "0"], "capacity must be an integer from 1"],
+    [["URL", "--capacity", "1X"], 'like 64K or 1M, received "1X"'],
+    [["URL", "--interval=-1"], "--interval must be a time"],
+    [["URL", "--timeout", "1h"], 'like 500ms, 30s or 2m, received "1h"'],
+    [["URL", "--timeout", "0"], "timeout must be an integer from 1"],
+    [["URL", "--retry-for", "x"], "--retry-for must be a time like 500ms"],
+    [["URL", "--compress=zip"], 'compression must be "gzip"'],
+    [["URL", "-X", "GET"], 'may carry a body, received "GET"'],
+    [["URL", "-H", "hunter2"], '--header must be "Name: value"'],
+    [["URL", "-H", "a b: hunter2"], 'and that of "a b" is not'],
+    [["URL", "-H", "@/no/such"], "cannot read the headers in /no/such: no"],
+    [["URL", "--unsent", "/no/such/file"], "cannot write /no/such/file: no"],
+    [["URL", "-H", "A: ${TEST_TOKEN}"], "add --allow-env=TEST_TOKEN"],
+  ] as const
+) {
+  Deno.test(`cli refuses ${args.join(" ") || "no arguments"}`, async () => {
+    await using server = new FaultyServer();
+    const { code, stdout, stderr } = await run(
+      args.map((arg) => arg === "URL" ? server.url : arg),
+      "data",
+    );
+    assertEquals([code, stdout], [2, ""]);
+    assertStringIncludes(stderr, message);
+    assertMatch(stderr, /^stream-buffer: .*\nTry --help.\n$/);
+    assert(!stderr.includes("hunter2"), stderr);
+    assertEquals(server.connections, 0);
+  });
+}
+
+for (
+  const [missing, message] of [
+    ["-N", /cannot connect to (127.0.0.1:\d+): add --allow-net=\1/],
+    ["-R", /cannot read .*: add -R/],
+    ["-W", /cannot write .*: add -W/],
+  ] as const
+) {
+  Deno.test(`cli names the missing permission ${missing}`, async () => {
+    await using server = new FaultyServer();
+    await using folder = await temporary();
+    const { code, stderr } = await run(
+      [
+        ...["--unsent", folder.file("unsent")],
+        ...[server.url, folder.file("input", "data")],
+      ],
+      "",
+      PERMISSIONS.filter((flag) => !flag.startsWith(missing)),
+    );
+    assertEquals(code, 2);
+    assertMatch(stderr, message);
+    assertEquals(server.connections, 0);
+  });
+}
+
+Deno.test("cli needs no permission but -N for standard input", async () => {
+  await using server = new FaultyServer();
+  const host = `127.0.0.1:${server.port}`;
+  const { code } = await run([server.url], "data", [`--allow-net=${host}`]);
+  assertEquals([code, server.bodies], [0, ["data"]]);
+});
+
+// -- Failure --
+
+for (const source of ["a file", "standard input"]) {
+  Deno.test(`cli saves what a server that dies half-way has not acknowledged, from ${source}`, async () => {
+    await using folder = await temporary();
+    const text = linesOf(500_000);
+    const input = folder.file("input", text);
+    const unsent = folder.file("unsent");
+    await using server = new FaultyServer(Array(7).fill(answer(200)), close);
+    const { code, stderr } = await run(
+      [
+        ...["--capacity", "16K", "--retry-for", "50ms", "--unsent", unsent],
+        ...[server.url, source === "a file" ? input : "-"],
+      ],
+      source === "a file" ? "" : text,
+    );
+    assertEquals(code, 1);
+    const acknowledged = server.bodies.slice(0, 7).join("");
+    const saved = Deno.readTextFileSync(unsent);
+    assert(acknowledged + saved === text, "bytes are missing");
+    assertStringIncludes(
+      stderr,
+      `${acknowledged.length} bytes acknowledged in 7 requests`,
+    );
+    assertStringIncludes(stderr, `${saved.length} bytes saved in ${unsent}`);
+  });
+}
+
+Deno.test("cli saves whole lines, and the beginning of one, in order", async () => {
+  await using folder = await temporary();
+  const unsent = folder.file("unsent", "from before\n");
+  const text = linesOf(200_000) + "the last";
+  await using server = new FaultyServer([answer(200)], answer(400));
+  const { code } = await run(
+    [
+      ...["--lines", "--capacity", "1000", "--unsent", unsent],
+      server.url,
+    ],
+    text,
+  );
+  assertEquals(code, 1);
+  const saved = Deno.readTextFileSync(unsent);
+  assert(saved === "from before\n" + text.slice(server.bodies[0]!.length));
+});
+
+Deno.test("cli ends at once when a send fails while it waits for input", async () => {
+  await using folder = await temporary();
+  const unsent = folder.file("unsent");
+  await using server = new FaultyServer([], answer(400, {}, "no"));
+  await using running = start([server.url, "--interval", "10ms"]);
+  const writer = running.process.stdin.getWriter();
+  await writer.write(new TextEncoder().encode("data"));
+  const { code, stderr } = await running.outcome;
+  writer.releaseLock();
+  assertEquals(code, 1);
+  assertStringIncludes(stderr, 'the server answered 400: "no"');
+  assertStringIncludes(stderr, "4 bytes were read and not acknowledged");
+
+  // What comes later is saved all the same, until the input ends.
+  await using saving = start([
+    ...["--interval", "10ms", "--unsent", unsent],
+    server.url,
+  ]);
+  const second = saving.process.stdin.getWriter();
+  await second.write(new TextEncoder().encode("data"));
+  await saving.said("0 bytes acknowledged");
+  await second.write(new TextEncoder().encode(" and more"));
+  await second.close();
+  second.releaseLock();
+  assertEquals((await saving.outcome).code, 1);
+  assertEquals(Deno.readTextFileSync(unsent), "data and more");
+});
+
+Deno.test("cli leaves no empty --unsent behind", async () => {
+  await using folder = await temporary();
+  const unsent = folder.file("unsent");
+  await using server = new FaultyServer();
+  const { code } = await run(["--unsent", unsent, server.url], "data");
+  assertEquals(code, 0);
+  assertEquals([...Deno.readDirSync(unsent.replace("/unsent", ""))], []);
+});
+
+Deno.test("cli shows no secret when it fails", async () => {
+  const echo: Behaviour = async (exchange) => {
+    const { headers, path } = exchange.request;
+    await answer(400, {}, `${path} ${headers.get("authorization")}`)(exchange);
+  };
+  await using server = new FaultyServer([], echo);
+  const { code, stderr } = await run(
+    ["-H", "Authorization: Bearer ${TEST_TOKEN}", `${server.url}?k=hunter2`],
+    "data",
+    [...PERMISSIONS, "--allow-env=TEST_TOKEN"],
+  );
+  assertEquals(code, 1);
+  assertStringIncludes(stderr, "the server answered 400");
+  assert(!stderr.includes("hunter2"), stderr);
+});
+
+// -- Signals --
+
+for (const signal of ["SIGINT", "SIGTERM"] as const) {
+  const ignore = Deno.build.os === "windows";
+  Deno.test(`cli sends what it has read on ${signal}, and counts it`, {
+    ignore,
+  }, async () => {
+    await using server = new FaultyServer();
+    await using running = start([server.url, "--lines", "--interval", "10ms"]);
+    const writer = running.process.stdin.getWriter();
+    await writer.write(new TextEncoder().encode("one\ntwo"));
+    await server.received(1);
+    running.process.kill(signal);
+    const { code, stdout, stderr } = await running.outcome;
+    writer.releaseLock();
+    assertEquals([code, stdout], [1, ""]);
+    assertEquals(received(server), "one\ntwo");
+    assertStringIncludes(stderr, "interrupted: sending what was read");
+    assertStringIncludes(stderr, "7 bytes acknowledged in 2 requests");
+  });
+
+  Deno.test(
+    `cli saves what it has read on a second ${signal}`,
+    { ignore },
+    async () => {
+      await using folder = await temporary();
+      const unsent = folder.file("unsent");
+      await using server = new FaultyServer([answer(200)], never);
+      await using running = start([
+        ...["--lines", "--interval", "10ms", "--unsent", unsent],
+        server.url,
+      ]);
+      const writer = running.process.stdin.getWriter();
+      await writer.write(new TextEncoder().encode("one\n"));
+      await server.received(1);
+      await writer.write(new TextEncoder().encode("two\nthree"));
+      await server.received(2);
+      running.process.kill(signal);
+      await running.said("interrupted");
+      running.process.kill(signal);
+      const { code, stderr } = await running.outcome;
+      writer.releaseLock();
+      assertEquals(code, 1);
+      assertStringIncludes(stderr, "4 bytes acknowledged in 1 requests");
+      assertEquals(Deno.readTextFileSync(unsent), "two\nthree");
+    },
+  );
+}
+
+// -- The terminal --
+
+async function onTerminal(command: string[]): Promise<string> {
+  const { stdout } = await new Deno.Command("script", {
+    args: ["-qec", command.join(" "), "/dev/null"],
+    stdin: "null",
+  }).output();
+  return new TextDecoder().decode(stdout);
+}
+
+const hasScript = Deno.build.os === "linux" &&
+  new Deno.Command("sh", { args: ["-c", "command -v script"] })
+    .outputSync().success;
+
+Deno.test("cli shows its progress on a terminal, unless --quiet", {
+  ignore: !hasScript,
+}, async () => {
+  await using server = new FaultyServer();
+  await using folder = await temporary();
+  const input = folder.file("input", linesOf(100_000));
+  const command = [
+    ...[Deno.execPath(), "run", "-q", "-N", "-R", CLI],
+    ...[server.url, input],
+  ];
+  const shown = await onTerminal(command);
+  assertStringIncludes(shown, "100% | 0.1 MB acknowledged");
+  assertMatch(shown, /\d+ bytes acknowledged in 1 requests/);
+  assertEquals(await onTerminal([...command, "-q"]), "");
+  assertEquals(server.requests.length, 2);
+});
+
+Deno.test("cli takes bytes as they are", async () => {
+  await using server = new FaultyServer();
+  const bytes = crypto.getRandomValues(new Uint8Array(60_000));
+  const { code } = await run([server.url, "--capacity", "7000"], bytes);
+  assertEquals(code, 0);
+  const bodies = server.requests.map(({ body }) => body);
+  assertEquals(concat(bodies), bytes);
+});
