@@ -1,0 +1,131 @@
+/**
+ * Streams a real file to a receiver on loopback, and the same bytes cut into
+ * records, beside the plain ways of doing so. Both sides hash what they see.
+ *
+ *     deno task demo [FILE]
+ */
+import { createHash } from "node:crypto";
+import { streamTo } from "@stream-buffer/stream-buffer";
+import { receiver } from "./receiver.ts";
+
+const RECORD = 64;
+/** One request a record is so slow that a sample has to do. */
+const SAMPLE = 5_000;
+
+interface Receipt {
+  bytes: number;
+  requests: number;
+  sha256: string;
+}
+
+if (self.name === "receiver") serve();
+else await demo();
+
+/** The receiver, in a worker: a thread of its own, as a server would have. */
+function serve(): void {
+  let hash = createHash("sha256");
+  let bytes = 0;
+  let requests = 0;
+  const receive = receiver((part) => {
+    hash.update(part);
+    bytes += part.length;
+  });
+  const server = Deno.serve(
+    { hostname: "127.0.0.1", port: 0, onListen: () => {} },
+    (request) => {
+      requests++;
+      return receive(request);
+    },
+  );
+  const scope = self as unknown as Worker;
+  scope.onmessage = () => {
+    scope.postMessage({ bytes, requests, sha256: hash.digest("hex") });
+    hash = createHash("sha256");
+    bytes = requests = 0;
+  };
+  scope.postMessage(server.addr.port);
+}
+
+async function demo(): Promise<void> {
+  const [path = Deno.execPath()] = Deno.args;
+  const data = await Deno.readFile(path);
+  const worker = new Worker(import.meta.url, {
+    type: "module",
+    name: "receiver",
+  });
+  const url = `http://127.0.0.1:${await answerOf<number>(worker)}/`;
+  console.log(`${path} (${data.length} bytes) to a receiver at ${url}\n`);
+
+  const ways: Record<string, [Uint8Array, () => Promise<void>]> = {
+    "file through a StreamBuffer": [data, async () => {
+      const out = streamTo(url, { capacity: 2 ** 20 });
+      await (await Deno.open(path)).readable.pipeTo(out.writable);
+    }],
+    "file as one streaming fetch": [data, async () => {
+      await post(url, (await Deno.open(path)).readable);
+    }],
+    [`${RECORD} B records through a StreamBuffer`]: [data, async () => {
+      await using out = streamTo(url);
+      for (let at = 0; at < data.length; at += RECORD) {
+        await out.write(data.subarray(at, at + RECORD));
+      }
+    }],
+    [`${RECORD} B records, a fetch each (a sample)`]: [
+      data.subarray(0, SAMPLE * RECORD),
+      async () => {
+        for (let at = 0; at < Math.min(SAMPLE * RECORD, data.length);) {
+          await post(url, data.slice(at, at += RECORD));
+        }
+      },
+    ],
+  };
+
+  const table = [
+    ["", "bytes", "requests", "seconds", "MB/s", "SHA-256", "", "match"],
+    ["", "", "", "", "", "here", "there", ""],
+  ];
+  for (const [name, [sent, send]] of Object.entries(ways)) {
+    await Deno.stdout.write(new TextEncoder().encode(`${name} ... `));
+    const start = performance.now();
+    await send();
+    const seconds = (performance.now() - start) / 1_000;
+    console.log(`${seconds.toFixed(2)} s`);
+    worker.postMessage("report");
+    const { bytes, requests, sha256 } = await answerOf<Receipt>(worker);
+    const here = createHash("sha256").update(sent).digest("hex");
+    table.push([
+      name,
+      `${bytes}`,
+      `${requests}`,
+      seconds.toFixed(2),
+      (bytes / seconds / 1e6).toPrecision(3),
+      here.slice(0, 12),
+      sha256.slice(0, 12),
+      here === sha256 && bytes === sent.length ? "yes" : "NO",
+    ]);
+  }
+  worker.terminate();
+
+  const widths = table[0]!.map((_, column) =>
+    Math.max(...table.map((row) => row[column]!.length))
+  );
+  console.log();
+  for (const [name, ...cells] of table) {
+    const rest = cells.map((cell, i) => cell.padStart(widths[i + 1]!));
+    console.log([name!.padEnd(widths[0]!), ...rest].join("  ").trimEnd());
+  }
+  if (table.some((row) => row.includes("NO"))) Deno.exit(1);
+}
+
+async function post(url: string, body: BodyInit): Promise<void> {
+  const response = await fetch(url, { method: "POST", body });
+  await response.body?.cancel();
+  if (!response.ok) throw new Error(`The receiver answered ${response.status}`);
+}
+
+function answerOf<T>(worker: Worker): Promise<T> {
+  return new Promise((resolve, reject) => {
+    worker.onmessage = ({ data }) => resolve(data);
+    worker.onerror = reject;
+  });
+}
