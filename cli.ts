@@ -498,41 +498,40 @@ async function* readFiles(files: string[]): AsyncGenerator<Uint8Array> {
   }
 }
 
-/** A line on a terminal's standard error. */
+/**
+ * A line on a terminal's standard error. Drawn by hand, because the libraries
+ * for it make Deno ask for access to the environment.
+ */
 async function showProgress(
   { out, files, quiet }: Job,
 ): Promise<{ shown: boolean; stop: () => void }> {
   if (quiet || !Deno.stderr.isTerminal()) {
     return { shown: false, stop: () => {} };
   }
-  const { default: { SingleBar } } = await import("cli-progress");
   let total = 0;
   for (const file of files) {
     total += file === "-" ? NaN : (await Deno.stat(file)).size;
   }
   const start = Date.now();
-  const bar = new SingleBar({
-    format: (total > 0 ? "{bar} {percentage}% | " : "") +
-      "{delivered} MB acknowledged | {rate} MB/s",
-    gracefulExit: false,
-    clearOnComplete: true,
-  });
   const megabytes = (bytes: number) => (bytes / 1e6).toFixed(1);
+  const draw = (text: string) =>
+    Deno.stderr.writeSync(new TextEncoder().encode(`\r\x1b[K${text}`));
   const update = () => {
     const { bytesDelivered } = out.stats;
-    bar.update(bytesDelivered, {
-      delivered: megabytes(bytesDelivered),
-      rate: megabytes(1_000 * bytesDelivered / (Date.now() - start || 1)),
-    });
+    const rate = 1_000 * bytesDelivered / (Date.now() - start || 1);
+    draw(
+      `${megabytes(bytesDelivered)} MB${
+        total > 0 ? ` of ${megabytes(total)} MB` : ""
+      } acknowledged, ${megabytes(rate)} MB/s`,
+    );
   };
-  bar.start(total || 1, 0, { delivered: "0.0", rate: "0.0" });
-  const timer = setInterval(update, 100);
+  const timer = setInterval(update, 200);
   return {
     shown: true,
     stop: () => {
       clearInterval(timer);
       update();
-      bar.stop();
+      draw("");
     },
   };
 }

@@ -472,7 +472,7 @@ Deno.test("cli shows its progress on a terminal, unless --quiet", {
     ...[server.url, input],
   ];
   const shown = await onTerminal(command);
-  assertStringIncludes(shown, "100% | 0.1 MB acknowledged");
+  assertStringIncludes(shown, "0.1 MB of 0.1 MB acknowledged, ");
   assertMatch(shown, /\d+ bytes acknowledged in 1 requests/);
   assertEquals(await onTerminal([...command, "-q"]), "");
   assertEquals(server.requests.length, 2);
