@@ -27,6 +27,7 @@ const ENCODER = new TextEncoder();
 /** The longest delay a timer takes; a longer one fires at once (HTML, "timers"). */
 const MAX_INTEGER = 2 ** 31 - 1;
 const DEFAULT_MAX_QUEUED_BYTES = 16 * 1024 * 1024;
+const ACTION = "Cannot create StreamBuffer";
 
 /** What a {@linkcode Sender} is told about the bytes that it is given. */
 export interface SendContext {
@@ -336,8 +337,7 @@ export class StreamBuffer implements AsyncDisposable {
     sender: Sender | Sender["send"],
     options: StreamBufferOptions = {},
   ) {
-    const action = "Cannot create StreamBuffer";
-    checkObject(action, { options });
+    check(ACTION, { options }, "an object", "object");
     const {
       capacity = 262_144,
       flushInterval = 1_000,
@@ -345,27 +345,26 @@ export class StreamBuffer implements AsyncDisposable {
       oversize = "split",
       onError,
     } = options;
-    const send = typeof sender === "function" ? { send: sender } : sender;
-    if (typeof send?.send !== "function") {
+    checkInteger(ACTION, { capacity }, 1);
+    const { maxQueuedBytes = Math.max(DEFAULT_MAX_QUEUED_BYTES, capacity) } =
+      options;
+    checkInteger(ACTION, { flushInterval, closeTimeout, maxQueuedBytes }, 0);
+    check(
+      ACTION,
+      { oversize },
+      '"split", "whole" or "reject"',
+      "string",
+      (value) => ["split", "whole", "reject"].includes(value),
+    );
+    check(ACTION, { onError }, "a function", "function");
+    this.#sender = typeof sender === "function" ? { send: sender } : sender;
+    if (typeof this.#sender?.send !== "function") {
       throw new TypeError(
-        `${action}: sender must be a function or have a method "send", received ${
+        `${ACTION}: sender must be a function or have a method "send", received ${
           show(sender)
         }`,
       );
     }
-    checkInteger(action, { capacity }, 1);
-    const { maxQueuedBytes = Math.max(DEFAULT_MAX_QUEUED_BYTES, capacity) } =
-      options;
-    checkInteger(action, { flushInterval, closeTimeout, maxQueuedBytes }, 0);
-    if (!["split", "whole", "reject"].includes(oversize)) {
-      throw new (typeof oversize === "string" ? RangeError : TypeError)(
-        `${action}: oversize must be "split", "whole" or "reject", received ${
-          show(oversize)
-        }`,
-      );
-    }
-    checkFunctions(action, { onError });
-    this.#sender = send;
     this.#capacity = capacity;
     this.#flushInterval = flushInterval;
     this.#closeTimeout = closeTimeout;
@@ -1047,7 +1046,30 @@ function ownBytes(bytes: Uint8Array): Uint8Array<ArrayBuffer> {
 }
 
 /**
- * Checks options that are whole numbers.
+ * Checks options: one of another type is a `TypeError`, another value that is
+ * not allowed a `RangeError`. One that was left out is right.
+ *
+ * @internal
+ */
+export function check<T>(
+  action: string,
+  options: Record<string, T>,
+  expected: string,
+  type: string,
+  allows: (value: NonNullable<T>) => boolean = () => true,
+): void {
+  for (const [name, value] of Object.entries(options)) {
+    if (value === undefined) continue;
+    const message = `${action}: ${name} must be ${expected}, received ${
+      show(value)
+    }`;
+    if (typeof value !== type || value === null) throw new TypeError(message);
+    if (!allows(value)) throw new RangeError(message);
+  }
+}
+
+/**
+ * Checks options that are whole numbers of bytes or milliseconds.
  *
  * @internal
  */
@@ -1056,50 +1078,14 @@ export function checkInteger(
   options: Record<string, number>,
   min: number,
 ): void {
-  for (const [name, value] of Object.entries(options)) {
-    const message =
-      `${action}: ${name} must be an integer from ${min} to ${MAX_INTEGER}, received ${
-        show(value)
-      }`;
-    if (typeof value !== "number") throw new TypeError(message);
-    if (!Number.isInteger(value) || value < min || value > MAX_INTEGER) {
-      throw new RangeError(message);
-    }
-  }
-}
-
-/**
- * Checks options that are functions, or left out.
- *
- * @internal
- */
-export function checkFunctions(
-  action: string,
-  options: Record<string, unknown>,
-): void {
-  for (const [name, value] of Object.entries(options)) {
-    if (value === undefined || typeof value === "function") continue;
-    throw new TypeError(
-      `${action}: ${name} must be a function, received ${show(value)}`,
-    );
-  }
-}
-
-/**
- * Checks that options are objects.
- *
- * @internal
- */
-export function checkObject(
-  action: string,
-  options: Record<string, unknown>,
-): void {
-  for (const [name, value] of Object.entries(options)) {
-    if (typeof value === "object" && value !== null) continue;
-    throw new TypeError(
-      `${action}: ${name} must be an object, received ${show(value)}`,
-    );
-  }
+  const expected = `an integer from ${min} to ${MAX_INTEGER}`;
+  check(
+    action,
+    options,
+    expected,
+    "number",
+    (value) => Number.isInteger(value) && value >= min && value <= MAX_INTEGER,
+  );
 }
 
 /**

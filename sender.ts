@@ -23,13 +23,11 @@
  * @module
  */
 import {
-  checkFunctions,
+  check,
   checkInteger,
-  checkObject,
   messageOf,
   type SendContext,
   type Sender,
-  show,
   StreamBuffer,
   type StreamBufferOptions,
 } from "./buffer.ts";
@@ -263,7 +261,7 @@ export class FetchSender implements Sender, AsyncDisposable {
    * @throws {RangeError} If an option is out of range.
    */
   constructor(url: string | URL, options: FetchSenderOptions = {}) {
-    checkObject(ACTION, { options });
+    check(ACTION, { options }, "an object", "object");
     const {
       method = "POST",
       headers = {},
@@ -275,27 +273,40 @@ export class FetchSender implements Sender, AsyncDisposable {
       client,
       onRetry,
     } = options;
-    checkObject(ACTION, { retry });
+    check(ACTION, { retry, client }, "an object", "object");
     const {
       initialDelay = 500,
       maxDelay = 30_000,
       maxElapsed = 120_000,
       shouldRetry,
     } = retry;
-    this.#url = checkUrl(url);
-    checkMethod(method);
-    if (client !== undefined) checkObject(ACTION, { client });
     checkInteger(ACTION, { timeout }, 1);
     checkInteger(ACTION, { initialDelay, maxDelay, maxElapsed }, 0);
-    checkFunctions(ACTION, { shouldRetry, fetch, onRetry });
-    if (compression !== undefined && !CONTENT_CODINGS.has(compression)) {
-      throw new (typeof compression === "string" ? RangeError : TypeError)(
-        `${ACTION}: compression must be "gzip", "deflate" or "brotli", received ${
-          show(compression)
-        }`,
+    check(ACTION, { shouldRetry, fetch, onRetry }, "a function", "function");
+    check(
+      ACTION,
+      { method },
+      "an HTTP method that may carry a body",
+      "string",
+      mayCarryBody,
+    );
+    check(
+      ACTION,
+      { compression },
+      '"gzip", "deflate" or "brotli"',
+      "string",
+      (format) => CONTENT_CODINGS.has(format),
+    );
+    if (idempotencyKey !== false) {
+      check(
+        ACTION,
+        { idempotencyKey },
+        'printable ASCII without " and \\, or false',
+        "string",
+        (key) => /^[ !#-[\]-~]+$/.test(key),
       );
     }
-    checkKey(idempotencyKey);
+    this.#url = checkUrl(url);
     this.#method = method;
     this.#headers = typeof headers === "function"
       ? headers
@@ -720,25 +731,11 @@ function checkUrl(url: string | URL): URL {
   return parsed;
 }
 
-function checkMethod(method: string): void {
-  const message =
-    `${ACTION}: method must be an HTTP method that may carry a body, received ${
-      show(method)
-    }`;
-  if (typeof method !== "string") throw new TypeError(message);
+function mayCarryBody(method: string): boolean {
   try {
     new Request("http://localhost", { method, body: "" });
-  } catch (cause) {
-    throw new RangeError(message, { cause });
+    return true;
+  } catch {
+    return false;
   }
-}
-
-function checkKey(key: string | false): void {
-  if (key === false) return;
-  const message =
-    `${ACTION}: idempotencyKey must be printable ASCII without " and \\, or false, received ${
-      show(key)
-    }`;
-  if (typeof key !== "string") throw new TypeError(message);
-  if (!/^[ !#-[\]-~]+$/.test(key)) throw new RangeError(message);
 }
