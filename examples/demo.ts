@@ -58,8 +58,12 @@ async function demo(): Promise<void> {
 
   const ways: Record<string, [Uint8Array, () => Promise<void>]> = {
     "file through a StreamBuffer": [data, async () => {
-      const out = streamTo(url, { capacity: 2 ** 20 });
-      await (await Deno.open(path)).readable.pipeTo(out.writable);
+      await using out = streamTo(url, { capacity: 2 ** 20 });
+      using file = await Deno.open(path);
+      const chunk = new Uint8Array(256 * 1024);
+      for (let size; (size = await file.read(chunk)) !== null;) {
+        await out.write(chunk.subarray(0, size));
+      }
     }],
     "file as one streaming fetch": [data, async () => {
       await post(url, (await Deno.open(path)).readable);
@@ -84,25 +88,35 @@ async function demo(): Promise<void> {
     ["", "bytes", "requests", "seconds", "MB/s", "SHA-256", "", "match"],
     ["", "", "", "", "", "here", "there", ""],
   ];
+  let wrong = 0;
   for (const [name, [sent, send]] of Object.entries(ways)) {
-    await Deno.stdout.write(new TextEncoder().encode(`${name} ... `));
-    const start = performance.now();
-    await send();
-    const seconds = (performance.now() - start) / 1_000;
-    console.log(`${seconds.toFixed(2)} s`);
-    worker.postMessage("report");
-    const { bytes, requests, sha256 } = await answerOf<Receipt>(worker);
     const here = createHash("sha256").update(sent).digest("hex");
-    table.push([
-      name,
-      `${bytes}`,
-      `${requests}`,
-      seconds.toFixed(2),
-      (bytes / seconds / 1e6).toPrecision(3),
-      here.slice(0, 12),
-      sha256.slice(0, 12),
-      here === sha256 && bytes === sent.length ? "yes" : "NO",
-    ]);
+    let row: string[] = [];
+    // Twice, because the first run is spent on compiling the code.
+    for (const run of [1, 2]) {
+      await Deno.stdout.write(
+        new TextEncoder().encode(`${name}, ${run} of 2 ... `),
+      );
+      const start = performance.now();
+      await send();
+      const seconds = (performance.now() - start) / 1_000;
+      console.log(`${seconds.toFixed(2)} s`);
+      worker.postMessage("report");
+      const { bytes, requests, sha256 } = await answerOf<Receipt>(worker);
+      const match = here === sha256 && bytes === sent.length;
+      if (!match) wrong++;
+      row = [
+        name,
+        `${bytes}`,
+        `${requests}`,
+        seconds.toFixed(2),
+        (bytes / seconds / 1e6).toPrecision(3),
+        here.slice(0, 12),
+        sha256.slice(0, 12),
+        match ? "yes" : "NO",
+      ];
+    }
+    table.push(row);
   }
   worker.terminate();
 
@@ -114,7 +128,7 @@ async function demo(): Promise<void> {
     const rest = cells.map((cell, i) => cell.padStart(widths[i + 1]!));
     console.log([name!.padEnd(widths[0]!), ...rest].join("  ").trimEnd());
   }
-  if (table.some((row) => row.includes("NO"))) Deno.exit(1);
+  if (wrong > 0) Deno.exit(1);
 }
 
 async function post(url: string, body: BodyInit): Promise<void> {
