@@ -374,6 +374,24 @@ Deno.test("write() waits while both stores are full, and goes on with the server
   assertEquals(sender.sends, ["abcd", "efgh", "i"]);
 });
 
+Deno.test("two stores are all that is ever allocated, the second when first needed", async () => {
+  const stores = new Set<ArrayBuffer>();
+  const out = new StreamBuffer(({ buffer }) => {
+    assertEquals(buffer.byteLength, 8);
+    stores.add(buffer);
+    return settle();
+  }, { capacity: 8 });
+  await out.write("abc");
+  await out.flush();
+  assertEquals(stores.size, 1);
+  for (let i = 0; i < 50; i++) {
+    await out.write("abcde");
+    if (i % 7 === 0) await out.flush();
+  }
+  await out.close();
+  assertEquals(stores.size, 2);
+});
+
 Deno.test("write() past maxQueuedBytes rejects with BufferFullError and accepts nothing", async () => {
   const first = gate();
   const options = { capacity: 4, maxQueuedBytes: 6 };

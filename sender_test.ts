@@ -267,6 +267,34 @@ Deno.test("send() has copied the bytes when it returns", async () => {
   }
 });
 
+for (
+  const [title, code, script] of [
+    ["that simply ends", 0, "void streamTo(url).write('sent');"],
+    [
+      "that throws in an await using block",
+      1,
+      "await using out = streamTo(url); void out.write('sent'); throw 1;",
+    ],
+  ] as const
+) {
+  Deno.test(`a script ${title} still sends what it wrote`, async () => {
+    await using server = new FaultyServer();
+    const module = new URL("./mod.ts", import.meta.url).href;
+    const process = new Deno.Command(Deno.execPath(), {
+      args: ["run", "-q", "-N", "-"],
+      stdin: "piped",
+      stderr: "null",
+    }).spawn();
+    const source = ReadableStream.from([
+      `import { streamTo } from ${JSON.stringify(module)};`,
+      `const url = ${JSON.stringify(server.url)}; ${script}`,
+    ]);
+    await source.pipeThrough(new TextEncoderStream()).pipeTo(process.stdin);
+    assertEquals((await process.status).code, code);
+    assertEquals(server.bodies, ["sent"]);
+  });
+}
+
 // -- The key --
 
 Deno.test("Idempotency-Key is the stream's and the flush's, the same at each attempt", async () => {
