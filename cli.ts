@@ -334,22 +334,25 @@ async function attempt<T>(what: string, fn: () => Promise<T>): Promise<T> {
 
 async function run(job: Job): Promise<number> {
   const { out, unsent } = job;
-  const interrupted = new AbortController();
+  let interrupted = false;
   let patience: ReturnType<typeof setTimeout> | undefined;
   const interrupt = () => {
     const giveUp = () => void out.abort(new Error("interrupted"));
-    if (interrupted.signal.aborted) return giveUp();
+    if (interrupted) return giveUp();
     patience = setTimeout(giveUp, LAST_CHANCE);
-    interrupted.abort();
+    // What is on its way from the kernel counts as read.
+    setTimeout(() => input.stop(), GRACE);
+    interrupted = true;
     say("interrupted: sending what was read (interrupt again to stop)");
   };
   for (const signal of SIGNALS) Deno.addSignalListener(signal, interrupt);
   const input = new Input(job);
+  void job.failed.then((error) => input.fail(error));
   const progress = await showProgress(job);
 
   let failure: unknown;
   try {
-    await input.sendAll(interrupted.signal);
+    await input.sendAll();
     await out.flush();
     await out.close();
   } catch (error) {
@@ -358,13 +361,12 @@ async function run(job: Job): Promise<number> {
   }
   clearTimeout(patience);
   progress.stop();
-  for (const signal of SIGNALS) Deno.removeSignalListener(signal, interrupt);
 
   if (failure !== undefined) say((failure as Error).message);
   if (input.error !== undefined) say(`cannot read on: ${input.error.message}`);
   const { bytesDelivered, sends } = out.stats;
   const failed = failure !== undefined || input.error !== undefined ||
-    interrupted.signal.aborted;
+    interrupted;
   if (failed || progress.shown) {
     say(`${bytesDelivered} bytes acknowledged in ${sends} requests`);
   }
@@ -376,8 +378,7 @@ async function run(job: Job): Promise<number> {
       say(`${lost} bytes were read and not acknowledged (--unsent keeps them)`);
     } else {
       // Nothing of the input is lost, even what has not been read yet.
-      const rest = interrupted.signal.aborted ? [] : input.rest();
-      saved = await save(unsent, left, rest);
+      saved = await save(unsent, left, input.rest());
       say(`${saved} bytes saved in ${unsent.path}`);
     }
   }
@@ -385,6 +386,7 @@ async function run(job: Job): Promise<number> {
     unsent.file.close();
     if (unsent.created && saved === 0) await Deno.remove(unsent.path);
   }
+  for (const signal of SIGNALS) Deno.removeSignalListener(signal, interrupt);
   return failed ? 1 : 0;
 }
 
@@ -410,7 +412,10 @@ class Input {
   readonly #job: Job;
   readonly #chunks: AsyncGenerator<Uint8Array>;
   /** The chunk being read, until someone has taken it. */
-  #reading: Promise<Uint8Array | undefined> | undefined;
+  #reading: Promise<IteratorResult<Uint8Array>> | undefined;
+  #wake: () => void = () => {};
+  #stopped = false;
+  #failure: Error | undefined;
   /** What was read and has not been accepted yet. */
   held: Uint8Array[] = [];
   /** Why reading ended, if it failed. */
@@ -421,40 +426,48 @@ class Input {
     this.#chunks = readFiles(job.files);
   }
 
-  /** Writes everything to the buffer, or what has been read when interrupted. */
-  async sendAll(interrupted: AbortSignal): Promise<void> {
-    const stop = new Promise<undefined>((resolve, reject) => {
-      this.#job.failed.then(reject);
-      // What is on its way from the kernel counts as read.
-      const settle = () => setTimeout(() => resolve(undefined), GRACE);
-      interrupted.addEventListener("abort", settle);
-    });
-    for (;;) {
-      const chunk = await Promise.race([this.#read(), stop]);
-      if (chunk === undefined) break;
-      this.#reading = undefined;
+  /** Ends the input where it is. */
+  stop(): void {
+    this.#stopped = true;
+    this.#wake();
+  }
+
+  /** Makes `sendAll` reject, even while it waits for input. */
+  fail(error: Error): void {
+    this.#failure = error;
+    this.#wake();
+  }
+
+  /** Writes everything to the buffer, or what was read before it was stopped. */
+  async sendAll(): Promise<void> {
+    for await (const chunk of this.rest()) {
       this.held.push(chunk);
-      await this.#write(false);
+      if (this.#failure === undefined) await this.#write(false);
+      if (this.#failure !== undefined) break;
     }
+    if (this.#failure !== undefined) throw this.#failure;
     await this.#write(true);
   }
 
-  /** What has not been read yet. */
+  /** What has not been read yet, until it is stopped or fails. */
   async *rest(): AsyncGenerator<Uint8Array> {
-    for (let chunk; (chunk = await this.#read()) !== undefined;) {
-      this.#reading = undefined;
-      yield chunk;
+    while (!this.#stopped) {
+      const reading = this.#reading ??= this.#chunks.next();
+      try {
+        const result = await new Promise<typeof reading | undefined>(
+          (resolve) => {
+            this.#wake = () => resolve(undefined);
+            reading.then(() => resolve(reading), () => resolve(reading));
+          },
+        );
+        if (result === undefined || result.done) return;
+        this.#reading = undefined;
+        yield result.value;
+      } catch (error) {
+        this.error = error as Error;
+        return;
+      }
     }
-  }
-
-  /** The next chunk, or `undefined` at the end and when reading fails. */
-  #read(): Promise<Uint8Array | undefined> {
-    return this.#reading ??= this.#chunks.next().then(
-      ({ value }) => value,
-      (error) => {
-        this.error = error;
-      },
-    );
   }
 
   /** Writes what is held, but for a line that may go on. */
