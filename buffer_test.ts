@@ -10,6 +10,8 @@ import {
 } from "@std/assert";
 import { concat } from "@std/bytes";
 import fc from "fast-check";
+import { setFlagsFromString } from "node:v8";
+import { runInNewContext } from "node:vm";
 import {
   BufferFullError,
   FlushError,
@@ -90,12 +92,48 @@ Deno.test("StreamBuffer() accepts 0 for each option but capacity", async () => {
   await new StreamBuffer(() => {}, options).close();
 });
 
+Deno.test("StreamBuffer() takes what a timer takes, and no more", async () => {
+  const max = 2 ** 31 - 1;
+  await new StreamBuffer(() => {}, { flushInterval: max }).close();
+  assertThrows(
+    () => new StreamBuffer(() => {}, { flushInterval: max + 1 }),
+    RangeError,
+    "received 2147483648",
+  );
+});
+
+Deno.test("StreamBuffer() has the defaults that it documents", async () => {
+  using time = fakeTime();
+  const sends: number[] = [];
+  const first = gate();
+  const out = new StreamBuffer((bytes) => {
+    sends.push(bytes.length);
+    return first.promise;
+  });
+  const capacity = 256 * 1024;
+  await out.write(new Uint8Array(1));
+  await time.tickAsync(999);
+  assertEquals(sends, []);
+  await time.tickAsync(1);
+  assertEquals(sends, [1]);
+  await out.write(new Uint8Array(capacity));
+  // maxQueuedBytes: 64 times capacity.
+  for (let i = 0; i < 64; i++) void out.write(new Uint8Array(capacity));
+  await assertRejects(() => out.write("x"), BufferFullError, "16777216");
+  const close = assertRejects(() => out.close(), FlushError);
+  await time.tickAsync(29_999);
+  assert(await isPending(close));
+  await time.tickAsync(1);
+  await close;
+});
+
 Deno.test("StreamBuffer() refuses another oversize, or onError, or sender", () => {
   const make = (options: unknown) => () =>
     new StreamBuffer(() => {}, options as StreamBufferOptions);
   assertThrows(make({ oversize: "grow" }), RangeError, 'received "grow"');
   assertThrows(make({ oversize: 1 }), TypeError, "received 1");
   assertThrows(make({ onError: "log" }), TypeError, 'received "log"');
+  assertThrows(make(null), TypeError, "options must be an object");
   for (const sender of [undefined, null, "http://localhost", {}, { send: 1 }]) {
     assertThrows(
       () => new StreamBuffer(sender as never),
@@ -164,8 +202,15 @@ Deno.test("write() that just fills the store sends it, once", async () => {
   const { out, sender } = setUp({ capacity: 2 });
   await out.write("ab");
   assertEquals(sender.sends, ["ab"]);
-  await out.close();
+  // Byte by byte, too, from an empty store and from one with room.
+  const byte = new TextEncoder().encode("c");
+  await settle();
+  await out.write(byte);
   assertEquals(sender.sends, ["ab"]);
+  await out.write(byte);
+  assertEquals(sender.sends, ["ab", "cc"]);
+  await out.close();
+  assertEquals(sender.sends, ["ab", "cc"]);
 });
 
 Deno.test("write() sends nothing before the store is full", async () => {
@@ -184,6 +229,8 @@ Deno.test("write() returns the same resolved promise whenever it fits", async ()
   assertStrictEquals(out.write(new Uint8Array(2)), first);
   assertStrictEquals(out.write(""), first);
   assertStrictEquals(out.write(new Uint8Array(5)), first);
+  await settle();
+  assertStrictEquals(out.write(new Uint8Array(8)), first);
   await out.close();
 });
 
@@ -439,6 +486,31 @@ Deno.test("maxQueuedBytes is at least capacity by default", async () => {
   assertEquals(sender.attempts.length, 3);
 });
 
+Deno.test("memory is 2 × capacity + maxQueuedBytes at the very most", async () => {
+  setFlagsFromString("--expose-gc");
+  const collect: () => void = runInNewContext("gc");
+  const capacity = 1_000_000;
+  const maxQueuedBytes = 20_000_000;
+  const data = new Uint8Array(capacity);
+  collect();
+  const before = Deno.memoryUsage().external;
+  const first = gate();
+  const { out } = setUp({ capacity, maxQueuedBytes }, [first.step]);
+  void out.write(data);
+  void out.write(data);
+  // Half of a store, and then a little: the worst for what is kept in packs.
+  while (out.stats.bytesRejected === 0) {
+    void out.write(data.subarray(0, 500_000));
+    void out.write(data.subarray(0, 10_000));
+  }
+  collect();
+  const held = Deno.memoryUsage().external - before;
+  assert(held <= 2 * capacity + maxQueuedBytes + 10_000, `${held} bytes`);
+  assert(held >= 2 * capacity + out.stats.bytesQueued, `${held} bytes`);
+  first.resolve();
+  await out.close();
+});
+
 Deno.test("write() of many small pieces that wait takes memory by the byte, not by the piece", async () => {
   const first = gate();
   const { out, sender } = setUp({ capacity: 64 }, [first.step]);
@@ -485,6 +557,14 @@ for (const oversize of OVERSIZE) {
   });
 }
 
+Deno.test('oversize: "reject" takes a write of just capacity', async () => {
+  const { out, sender } = setUp({ capacity: 4, oversize: "reject" });
+  await out.write("abcd");
+  await out.write(new TextEncoder().encode("efgh"));
+  await out.close();
+  assertEquals(sender.sends, ["abcd", "efgh"]);
+});
+
 Deno.test('oversize: "split": pieces wait for room one by one', async () => {
   const gates = [gate(), gate()];
   const { out, sender } = setUp({ capacity: 2 }, gates.map((g) => g.step));
@@ -529,9 +609,14 @@ Deno.test('oversize: "whole": settles with its delivery, and is kept if that fai
   await write;
   const error = await assertRejects(() => out.write(data), FlushError);
   assertEquals(error.acceptedBytes, 0);
+  const told: unknown[] = [];
   const held = await assertRejects(
     async () => {
-      const { out, sender } = setUp({ capacity: 2, oversize: "whole" }, [down]);
+      const { out, sender } = setUp({
+        capacity: 2,
+        oversize: "whole",
+        onError: (error) => told.push(error),
+      }, [down]);
       try {
         await out.write(data);
       } finally {
@@ -543,6 +628,7 @@ Deno.test('oversize: "whole": settles with its delivery, and is kept if that fai
     FlushError,
   );
   assertEquals(held.acceptedBytes, 7);
+  assertEquals(told, []);
   await out.close();
   assertEquals(sender.text, "abcdefgh");
 });
@@ -620,6 +706,21 @@ Deno.test("flush() calls that overlap share the sends", async () => {
   await out.close();
 });
 
+Deno.test("flush() calls for different bytes may settle with the same send", async () => {
+  const first = gate();
+  const { out, sender } = setUp({}, [first.step]);
+  await out.write("a");
+  const flushes = [out.flush()];
+  await out.write("b");
+  flushes.push(out.flush());
+  await out.write("c");
+  flushes.push(out.flush());
+  first.resolve();
+  await Promise.all(flushes);
+  assertEquals(sender.sends, ["a", "bc"]);
+  await out.close();
+});
+
 Deno.test("flush() settles under a producer that never stops", async () => {
   const { out, sender } = setUp({ capacity: 4 }, [], () => settle());
   let flushed = false;
@@ -643,14 +744,16 @@ Deno.test("flushInterval counts from the first byte, however fast the writer", a
   const { out, sender } = setUp({ flushInterval: 100 });
   await time.tickAsync(1000);
   assertEquals(sender.sends, []);
+  const byte = new TextEncoder().encode("x");
   for (let i = 0; i < 9; i++) {
-    await out.write("x");
+    await out.write(byte);
     await time.tickAsync(11);
   }
   assertEquals(sender.sends, []);
   await time.tickAsync(1);
   assertEquals(sender.sends, ["xxxxxxxxx"]);
-  await out.write("y");
+  byte[0]!++;
+  await out.write(byte);
   await time.tickAsync(99);
   assertEquals(sender.sends.length, 1);
   await time.tickAsync(1);
@@ -690,13 +793,32 @@ Deno.test("flushInterval that passes during a send is made up for after it", asy
 
 Deno.test("flush() and close() leave no clock running", async () => {
   using time = fakeTime();
-  const { out } = setUp({ flushInterval: 100 });
+  const first = gate();
+  const last = gate();
+  const script = [first.step, accept, accept, last.step];
+  const { out } = setUp({ flushInterval: 100 }, script);
   await out.write("a");
   assertEquals(time.countTimers(), 1);
-  await out.flush();
+  const flush = out.flush();
   assertEquals(time.countTimers(), 0);
   await out.write("b");
-  await out.close();
+  const second = out.flush();
+  assertEquals(time.countTimers(), 0);
+  // It goes out with "b", before anyone has asked for it.
+  await out.write("c");
+  first.resolve();
+  await Promise.all([flush, second]);
+  assertEquals(out.stats.bytesDelivered, 3);
+  assertEquals(time.countTimers(), 0);
+  await out.write("d");
+  await out.flush();
+  await out.write("e");
+  void out.flush();
+  await out.write("f");
+  const close = out.close();
+  assertEquals(time.countTimers(), 1, "the deadline of close()");
+  last.resolve();
+  await close;
   assertEquals(time.countTimers(), 0);
   const other = setUp({ flushInterval: 100 });
   await other.out.write("a");
@@ -932,6 +1054,60 @@ Deno.test("close() during a send that fails sends it again", async () => {
   assertEquals(sender.sends, ["abcd", "abcd", "ef"]);
 });
 
+Deno.test("an ended buffer takes no bytes, even if they fit into what it holds", async () => {
+  const byte = new Uint8Array(1);
+  const endings: ((out: StreamBuffer) => Promise<void>)[] = [
+    (out) => out.close(),
+    (out) => out.abort(),
+  ];
+  for (const end of endings) {
+    const { out } = setUp({ capacity: 8 }, [], ignore);
+    await out.write(byte);
+    void out.flush();
+    await out.write(byte);
+    const ended = end(out);
+    await assertRejects(() => out.write(byte), TypeError, "the buffer is clos");
+    await out.abort();
+    await ended.catch(() => {});
+    await assertRejects(() => out.write(byte), TypeError, "closed");
+    assertEquals(out.stats.bytesAccepted, 2);
+    assertEquals(out.stats.bytesRejected, 2);
+  }
+});
+
+Deno.test("close() that fails gives up on its sender without a further error", async () => {
+  const unhandled: unknown[] = [];
+  const listener = (event: PromiseRejectionEvent) => {
+    event.preventDefault();
+    unhandled.push(event.reason);
+  };
+  globalThis.addEventListener("unhandledrejection", listener);
+  const out = new StreamBuffer({
+    send: () => Promise.reject(DOWN),
+    abort: () => Promise.reject(new Error("and more")),
+  });
+  await out.write("abc");
+  const { cause } = await assertRejects(() => out.close(), FlushError);
+  assertStrictEquals(cause, DOWN);
+  await settle();
+  globalThis.removeEventListener("unhandledrejection", listener);
+  assertEquals(unhandled, []);
+});
+
+Deno.test("close() that is out of time says how much of a write was accepted", async () => {
+  using time = fakeTime();
+  const { out } = setUp({ capacity: 2, closeTimeout: 500 }, [], ignore);
+  const write = out.write("abcdefg");
+  const outcomes = Promise.allSettled([write, out.close()]);
+  await time.tickAsync(500);
+  const [written, closed] = await outcomes;
+  assert(written.status === "rejected" && closed.status === "rejected");
+  assertInstanceOf(written.reason, FlushError);
+  assertEquals(written.reason.acceptedBytes, 4);
+  assertEquals(closed.reason.acceptedBytes, 0);
+  assertEquals(textOf(out.takeUnsent()), "abcd");
+});
+
 Deno.test("close() that fails is closed all the same, and gives the bytes back once", async () => {
   const { out, sender } = setUp({ capacity: 4 }, [], down);
   await out.write("abcd");
@@ -1123,6 +1299,52 @@ Deno.test("abort() during close() rejects it with the reason", async () => {
   assertStrictEquals(out.close(), close);
   assertEquals(sender.attempts.length, 1);
   assertEquals(sender.events.includes("close"), false);
+});
+
+Deno.test("abort() during close() sends no more, even if the send under way succeeds", async () => {
+  for (const held of ["", "b"]) {
+    const first = gate();
+    const told: unknown[] = [];
+    const { out, sender } = setUp(
+      { onError: (error) => told.push(error) },
+      [first.step],
+    );
+    await out.write("a");
+    void out.flush();
+    await out.write(held);
+    const flush = out.flush();
+    const close = out.close();
+    await out.abort(DOWN);
+    assertStrictEquals(await assertRejects(() => flush), DOWN);
+    assertStrictEquals(await assertRejects(() => close), DOWN);
+    first.resolve();
+    await settle();
+    assertEquals(sender.events, ["send 0", "abort", "ack 0"]);
+    assertEquals(textOf(out.takeUnsent()), held);
+    assertEquals(told, []);
+  }
+});
+
+Deno.test("abort() tells nobody of the send that it cut off", async () => {
+  const told: unknown[] = [];
+  const onError = (error: unknown) => told.push(error);
+  const { out } = setUp({ capacity: 4, onError }, [stall]);
+  await out.write("abcd");
+  await out.abort();
+  await settle();
+  assertEquals(told, []);
+  assertEquals(out.stats.failures, 1);
+});
+
+Deno.test("a sender that ends its buffer rejects the write that made it send", async () => {
+  const out: StreamBuffer = new StreamBuffer(() => void out.abort(), {
+    capacity: 4,
+    flushInterval: 0,
+  });
+  await out.write("abc");
+  await assertRejects(() => out.write("de"), TypeError, "closed");
+  assertEquals(textOf(out.takeUnsent()), "abc");
+  assertEquals(out.stats.bytesRejected, 2);
 });
 
 Deno.test("abort() gives back a write sent whole, even if its array changes", async () => {

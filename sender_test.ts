@@ -310,6 +310,12 @@ Deno.test("Idempotency-Key is the stream's and the flush's, the same at each att
   assertEquals(server.bodies, ["abcd", "abcd", "efgh", "efgh"]);
 });
 
+Deno.test("Idempotency-Key differs between streams", async () => {
+  await using server = new FaultyServer();
+  for (let i = 0; i < 2; i++) await deliver(server.url, {});
+  assertEquals(new Set(server.keys).size, 2);
+});
+
 Deno.test("Idempotency-Key is the same when a flush fails and is sent again", async () => {
   await using server = new FaultyServer([answer(400)]);
   await using out = streamTo(server.url, { idempotencyKey: "mine" });
@@ -541,6 +547,36 @@ for (
   });
 }
 
+Deno.test("Retry-After is only a minimum", async () => {
+  using time = fakeTime();
+  const { delays, onRetry } = skipDelays(time);
+  const { random } = Math;
+  Math.random = () => 0.5;
+  try {
+    await using server = new FaultyServer([
+      answer(503, { "retry-after": "0" }),
+      answer(503, { "retry-after": "1" }),
+    ]);
+    await deliver(server.url, { onRetry, retry: { initialDelay: 4_000 } });
+    assertEquals(delays, [2_000, 4_000]);
+  } finally {
+    Math.random = random;
+  }
+});
+
+Deno.test("maxElapsed is 120 seconds by default", async () => {
+  using time = fakeTime();
+  const { delays, onRetry } = skipDelays(time);
+  await using server = new FaultyServer([
+    answer(503, { "retry-after": "119" }),
+    answer(200),
+    answer(503, { "retry-after": "120" }),
+  ]);
+  await deliver(server.url, { onRetry });
+  await assertRejects(() => deliver(server.url, { onRetry }), SendError);
+  assertEquals(delays, [119_000]);
+});
+
 for (
   const value of [
     "31536000",
@@ -744,6 +780,38 @@ Deno.test("an attempt may not take longer than what is left of maxElapsed", asyn
   assertEquals(server.requests.length, 1);
 });
 
+Deno.test("a later attempt has only what is left of maxElapsed", async () => {
+  using time = fakeTime();
+  const { delays, onRetry } = skipDelays(time);
+  await using server = new FaultyServer([
+    answer(503, { "retry-after": "6" }),
+    async (exchange) => {
+      setImmediate(() => time.tick(4_000));
+      await never(exchange);
+    },
+  ]);
+  await assertRejects(
+    () => deliver(server.url, { onRetry, retry: { maxElapsed: 10_000 } }),
+    SendError,
+    "it took longer than 4000 ms",
+  );
+  assertEquals(delays, [6_000]);
+});
+
+Deno.test("a reply without end is cut by its size, not only by time", async () => {
+  using _time = fakeTime();
+  await using server = new FaultyServer([REPLIES["that never ends"]!]);
+  await deliver(server.url, {});
+  assertEquals(server.requests.length, 1);
+});
+
+Deno.test("an error repeats what the server says of the media type", async () => {
+  const reply = "no application/octet-stream here";
+  await using server = new FaultyServer([answer(415, {}, reply)]);
+  const error = await assertRejects(() => deliver(server.url, {}), SendError);
+  assertEquals(error.excerpt, reply);
+});
+
 Deno.test("an error shows the beginning of the reply, on one line", async () => {
   const reply = `\x1b[31mtoo\r\n\tbad\x9b ${"x".repeat(1000)}`;
   await using server = new FaultyServer([async ({ write }) => {
@@ -931,7 +999,8 @@ for (
       await behaviour(exchange);
       gone.resolve();
     }]);
-    const out = streamTo(server.url);
+    let retries = 0;
+    const out = streamTo(server.url, { onRetry: () => retries++ });
     await out.write("abcd");
     const flush = out.flush();
     await read.promise;
@@ -940,8 +1009,18 @@ for (
     assertStrictEquals(await assertRejects(() => flush), reason);
     await gone.promise;
     assertEquals(server.requests.length, 1);
+    assertEquals(retries, 0);
   });
 }
+
+Deno.test("send() makes no request for a stream that has ended", async () => {
+  await using server = new FaultyServer();
+  const reason = new Error("enough");
+  const sender = new FetchSender(server.url);
+  const sent = sender.send(BYTES, context(0, AbortSignal.abort(reason)));
+  assertStrictEquals(await assertRejects(() => sent), reason);
+  assertEquals(server.connections, 0);
+});
 
 Deno.test("abort() during the delay before a retry leaves no timer and sends no more", async () => {
   using time = fakeTime();
