@@ -239,7 +239,7 @@ async function readHeaders(given: string[]): Promise<Headers> {
       `read the headers in ${header.slice(1)}`,
       () => Deno.readTextFile(header.slice(1)),
     );
-    for (const line of text.split(/\r?\n/)) {
+    for (const line of text.split("\n")) {
       if (line.trim() !== "") addHeader(headers, line);
     }
   }

@@ -242,6 +242,12 @@ for (
     [["URL", "/"], "cannot read /: it is a directory"],
     [["URL", "--capacity", "0"], "capacity must be an integer from 1"],
     [["URL", "--capacity", "1X"], 'like 64K or 1M, received "1X"'],
+    [["URL", "--capacity", "3G"], "received 3221225472"],
+    [["URL", "--capacity", "3000M"], "received 3145728000"],
+    [["URL", "--capacity", "3000000K"], "received 3072000000"],
+    [["URL", "--timeout", "40000m"], "received 2400000000"],
+    [["URL", "--timeout", "2500000s"], "received 2500000000"],
+    [["URL", "--timeout", "2500000000ms"], "received 2500000000"],
     [["URL", "--interval=-1"], "--interval must be a time"],
     [["URL", "--timeout", "1h"], 'like 500ms, 30s or 2m, received "1h"'],
     [["URL", "--timeout", "0"], "timeout must be an integer from 1"],
@@ -311,7 +317,7 @@ for (const source of ["a file", "standard input"]) {
     await using server = new FaultyServer(Array(7).fill(answer(200)), close);
     const { code, stderr } = await run(
       [
-        ...["--capacity", "16K", "--retry-for", "50ms", "--unsent", unsent],
+        ...["--capacity", "16K", "--retry-for", "0", "--unsent", unsent],
         ...[server.url, source === "a file" ? input : "-"],
       ],
       source === "a file" ? "" : text,
@@ -371,6 +377,47 @@ Deno.test("cli ends at once when a send fails while it waits for input", async (
   second.releaseLock();
   assertEquals((await saving.outcome).code, 1);
   assertEquals(Deno.readTextFileSync(unsent), "data and more");
+});
+
+Deno.test("cli sends what it could read when a file has gone", async () => {
+  await using folder = await temporary();
+  const gone = folder.file("gone", "data");
+  await using server = new FaultyServer();
+  await using running = start([
+    ...["--interval", "10ms", "--unsent", folder.file("unsent")],
+    ...[server.url, "-", gone],
+  ]);
+  const writer = running.process.stdin.getWriter();
+  await writer.write(new TextEncoder().encode("one"));
+  await server.received(1);
+  await Deno.remove(gone);
+  await writer.close();
+  writer.releaseLock();
+  const { code, stderr } = await running.outcome;
+  assertEquals([code, received(server)], [1, "one"]);
+  assertStringIncludes(stderr, "cannot read on: ");
+  assertStringIncludes(stderr, "3 bytes acknowledged in 1 requests");
+});
+
+Deno.test("cli names an environment variable that is not set", async () => {
+  await using server = new FaultyServer();
+  const { code, stderr } = await run(
+    ["-H", "A: ${NO_SUCH_VARIABLE}", server.url],
+    "data",
+    [...PERMISSIONS, "--allow-env"],
+  );
+  assertEquals(code, 2);
+  assertStringIncludes(stderr, "needs the environment variable NO_SUCH_VARI");
+});
+
+Deno.test("cli leaves an --unsent from before as it was", async () => {
+  await using folder = await temporary();
+  await using server = new FaultyServer();
+  for (const content of ["from before", ""]) {
+    const unsent = folder.file("unsent", content);
+    const { code } = await run(["--unsent", unsent, server.url], "data");
+    assertEquals([code, Deno.readTextFileSync(unsent)], [0, content]);
+  }
 });
 
 Deno.test("cli leaves no empty --unsent behind", async () => {
