@@ -13,6 +13,7 @@
  * @module
  */
 import { Buffer } from "node:buffer";
+import { fstatSync } from "node:fs";
 import { parseArgs } from "node:util";
 import config from "./deno.json" with { type: "json" };
 import {
@@ -37,7 +38,8 @@ Options:
                          May be given several times.
   -X, --method METHOD    Request method (default: POST).
       --capacity SIZE    Bytes a request; 64K, 1M (default: 256K).
-      --interval TIME    Longest wait before a byte is sent (default: 1s; 0: none).
+      --interval TIME    Longest wait before a byte is sent (default: 1s).
+                         0: only full requests, and the rest at the end.
       --lines            Never cut a line: each request holds whole lines.
       --compress [FORMAT]
                          Compress with gzip (default), deflate or brotli.
@@ -72,7 +74,7 @@ const GRACE = 100;
 const READ_SIZE = 256 * 1024;
 const SIGNALS: Deno.Signal[] = Deno.build.os === "windows"
   ? ["SIGINT", "SIGBREAK"]
-  : ["SIGINT", "SIGTERM"];
+  : ["SIGINT", "SIGTERM", "SIGHUP"];
 const NEWLINE = 10;
 
 /** Wrong usage: exit code 2. */
@@ -134,7 +136,9 @@ function say(text: string): void {
 
 function parse(args: string[]) {
   // The format of --compress may be left out, which parseArgs does not know.
+  const end = args.indexOf("--");
   const given = args.flatMap((arg, i) => {
+    if (end >= 0 && i > end) return [arg];
     const format = /^(gzip|deflate|brotli)$/;
     if (args[i - 1] === "--compress" && format.test(arg)) return [];
     if (arg !== "--compress") return [arg];
@@ -177,6 +181,8 @@ async function prepare(
   const headers = await readHeaders(values.header ?? []);
   const { capacity = 256 * 1024 } = quantity(values, "capacity", SIZE);
   const lines = values.lines ?? false;
+  const quiet = values.quiet ?? false;
+  let silent = quiet;
   const { promise: failed, resolve: onError } = Promise.withResolvers<Error>();
   const options: StreamBufferOptions & FetchSenderOptions = {
     headers,
@@ -184,6 +190,10 @@ async function prepare(
     oversize: lines ? "whole" : "split",
     onError,
     retry: quantity(values, "retry-for", TIME, "maxElapsed"),
+    onRetry: ({ message }) => {
+      if (!silent) say(`${message}; trying again`);
+      silent = true; // once is enough to know why it takes so long
+    },
     ...quantity(values, "interval", TIME, "flushInterval"),
     ...quantity(values, "timeout", TIME),
   };
@@ -202,8 +212,7 @@ async function prepare(
   await checkNet(new URL(url));
   const unsent = values.unsent === undefined
     ? undefined
-    : await openUnsent(values.unsent);
-  const quiet = values.quiet ?? false;
+    : await openUnsent(values.unsent, files);
   return { out, files, capacity, lines, quiet, unsent, failed };
 }
 
@@ -298,33 +307,39 @@ async function checkNet(url: URL): Promise<void> {
 }
 
 /** Opened at the start, so that it cannot fail when it is needed most. */
-function openUnsent(path: string): Promise<Unsent> {
+function openUnsent(path: string, files: string[]): Promise<Unsent> {
   return attempt(`write ${path}`, async () => {
+    let created = true;
+    let file: Deno.FsFile;
     try {
-      const file = await Deno.open(path, { append: true, createNew: true });
-      return { path, file, created: true };
+      file = await Deno.open(path, { append: true, createNew: true });
     } catch (error) {
       if (!(error instanceof Deno.errors.AlreadyExists)) throw error;
-      const file = await Deno.open(path, { append: true });
-      return { path, file, created: false };
+      created = false;
+      file = await Deno.open(path, { append: true });
     }
+    const { dev, ino } = await file.stat();
+    for (const input of files) {
+      const other = input === "-" ? fstatSync(0) : await Deno.stat(input);
+      // What is saved would be read again, and saved again, without end.
+      if (ino !== null && other.ino === ino && other.dev === dev) {
+        file.close();
+        throw new Error(`it is the input ${input}`);
+      }
+    }
+    return { path, file, created };
   });
 }
 
-/** Does something with a file, and says what to do if that fails. */
+/** Does something with a file; if that fails, says what and why. */
 async function attempt<T>(what: string, fn: () => Promise<T>): Promise<T> {
   try {
     return await fn();
   } catch (error) {
     const { name, message } = error as Error;
-    const flag = what.startsWith("write") ? "-W" : "-R";
     throw new UsageError(
       `cannot ${what}: ${
-        name === "NotCapable"
-          ? `add ${flag}`
-          : name === "NotFound"
-          ? "no such file or directory"
-          : message
+        name === "NotFound" ? "no such file or directory" : message
       }`,
     );
   }
@@ -363,48 +378,56 @@ async function run(job: Job): Promise<number> {
   progress.stop();
 
   if (failure !== undefined) say((failure as Error).message);
-  if (input.error !== undefined) say(`cannot read on: ${input.error.message}`);
   const { bytesDelivered, sends } = out.stats;
-  const failed = failure !== undefined || input.error !== undefined ||
+  const unfinished = failure !== undefined || input.error !== undefined ||
     interrupted;
-  if (failed || progress.shown) {
+  if (unfinished || progress.shown) {
     say(`${bytesDelivered} bytes acknowledged in ${sends} requests`);
   }
-  let saved = 0;
   if (failure !== undefined) {
     const left = [out.takeUnsent(), ...input.held];
     if (unsent === undefined) {
       const lost = left.reduce((sum, { length }) => sum + length, 0);
       say(`${lost} bytes were read and not acknowledged (--unsent keeps them)`);
     } else {
-      // Nothing of the input is lost, even what has not been read yet.
-      saved = await save(unsent, left, input.rest());
-      say(`${saved} bytes saved in ${unsent.path}`);
+      await save(unsent, left, input);
     }
   }
+  if (input.error !== undefined) say(`cannot read on: ${input.error.message}`);
   if (unsent !== undefined) {
+    const { size } = await unsent.file.stat();
     unsent.file.close();
-    if (unsent.created && saved === 0) await Deno.remove(unsent.path);
+    if (unsent.created && size === 0) {
+      await Deno.remove(unsent.path).catch(() => {});
+    }
   }
   for (const signal of SIGNALS) Deno.removeSignalListener(signal, interrupt);
-  return failed ? 1 : 0;
+  return unfinished ? 1 : 0;
 }
 
+/** Nothing of the input is lost, even what has not been read yet. */
 async function save(
-  { file }: Unsent,
-  ...sources: (Iterable<Uint8Array> | AsyncIterable<Uint8Array>)[]
-): Promise<number> {
+  { file, path }: Unsent,
+  left: Uint8Array[],
+  input: Input,
+): Promise<void> {
   let saved = 0;
-  for (const source of sources) {
-    for await (const bytes of source) {
-      for (let at = 0; at < bytes.length;) {
-        at += await file.write(bytes.subarray(at));
-      }
-      saved += bytes.length;
+  const write = async (bytes: Uint8Array) => {
+    for (let at = 0; at < bytes.length;) {
+      const size = await file.write(bytes.subarray(at));
+      at += size;
+      saved += size;
     }
+  };
+  try {
+    for (const bytes of left) await write(bytes);
+    say(`saving what is left in ${path}, to the end of the input`);
+    for await (const bytes of input.rest()) await write(bytes);
+    await file.sync();
+  } catch (error) {
+    say(`cannot write ${path}: ${(error as Error).message}`);
   }
-  await file.sync();
-  return saved;
+  say(`${saved} bytes saved in ${path}`);
 }
 
 /** The input, on its way into the buffer. */
@@ -507,14 +530,14 @@ function sizeOfLines(
 
 async function* readFiles(files: string[]): AsyncGenerator<Uint8Array> {
   for (const path of files) {
-    const file = path === "-" ? Deno.stdin : await Deno.open(path);
+    using opened = path === "-" ? null : await Deno.open(path);
+    const file = opened ?? Deno.stdin;
     for (;;) {
       const chunk = new Uint8Array(READ_SIZE);
       const size = await file.read(chunk);
       if (size === null) break;
       yield chunk.subarray(0, size);
     }
-    if (path !== "-") file.close();
   }
 }
 

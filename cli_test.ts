@@ -278,8 +278,8 @@ for (
 for (
   const [missing, message] of [
     ["-N", /cannot connect to (127.0.0.1:\d+): add --allow-net=\1/],
-    ["-R", /cannot read .*: add -R/],
-    ["-W", /cannot write .*: add -W/],
+    ["-R", /cannot read .*: Requires read access.*--allow-read/],
+    ["-W", /cannot write .*: Requires write access.*--allow-write/],
   ] as const
 ) {
   Deno.test(`cli names the missing permission ${missing}`, async () => {
@@ -399,6 +399,73 @@ Deno.test("cli sends what it could read when a file has gone", async () => {
   assertStringIncludes(stderr, "3 bytes acknowledged in 1 requests");
 });
 
+Deno.test("cli refuses to save into its own input", async () => {
+  await using folder = await temporary();
+  await using server = new FaultyServer();
+  const file = folder.file("input", "data");
+  const { code, stderr } = await run(["--unsent", file, server.url, file]);
+  assertEquals([code, Deno.readTextFileSync(file)], [2, "data"]);
+  assertStringIncludes(stderr, `cannot write ${file}: it is the input ${file}`);
+});
+
+Deno.test("cli says that a file is missing from what it saved", async () => {
+  await using folder = await temporary();
+  const gone = folder.file("gone", "data");
+  const unsent = folder.file("unsent");
+  await using server = new FaultyServer([], answer(400));
+  await using running = start([
+    ...["--interval", "10ms", "--unsent", unsent],
+    ...[server.url, "-", gone],
+  ]);
+  const writer = running.process.stdin.getWriter();
+  await writer.write(new TextEncoder().encode("one"));
+  await running.said("saving what is left");
+  await Deno.remove(gone);
+  await writer.close();
+  writer.releaseLock();
+  const { code, stderr } = await running.outcome;
+  assertEquals([code, Deno.readTextFileSync(unsent)], [1, "one"]);
+  assertStringIncludes(stderr, "3 bytes saved");
+  assertStringIncludes(stderr, "cannot read on: ");
+});
+
+Deno.test("cli says once why it tries again", async () => {
+  await using server = new FaultyServer([answer(503), answer(503)]);
+  const { code, stderr } = await run([server.url], "data");
+  assertEquals(code, 0);
+  assertMatch(stderr, /^stream-buffer: .* answered 503; trying again\n$/);
+});
+
+Deno.test("cli leaves alone what comes after --", async () => {
+  await using server = new FaultyServer();
+  const { code, stderr } = await run([server.url, "--", "--compress"]);
+  assertEquals(code, 2);
+  assertStringIncludes(stderr, "cannot read --compress: no such file");
+});
+
+Deno.test("cli keeps little in memory, however much it sends", {
+  ignore: Deno.build.os !== "linux",
+}, async () => {
+  const server = Deno.serve(
+    { hostname: "127.0.0.1", port: 0, onListen: () => {} },
+    async (request) => {
+      await request.body?.pipeTo(new WritableStream());
+      return new Response();
+    },
+  );
+  await using running = start([`http://127.0.0.1:${server.addr.port}/`]);
+  const writer = running.process.stdin.getWriter();
+  const chunk = new Uint8Array(2 ** 20);
+  for (let i = 0; i < 400; i++) await writer.write(chunk);
+  const status = Deno.readTextFileSync(`/proc/${running.process.pid}/status`);
+  await writer.close();
+  writer.releaseLock();
+  assertEquals((await running.outcome).code, 0);
+  await server.shutdown();
+  const [, peak] = status.match(/VmHWM:\s+(\d+) kB/) as unknown as string[];
+  assert(Number(peak) < 300_000, `a peak of ${peak} kB for 400 MiB`);
+});
+
 Deno.test("cli names an environment variable that is not set", async () => {
   await using server = new FaultyServer();
   const { code, stderr } = await run(
@@ -447,7 +514,7 @@ Deno.test("cli shows no secret when it fails", async () => {
 
 // -- Signals --
 
-for (const signal of ["SIGINT", "SIGTERM"] as const) {
+for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
   const ignore = Deno.build.os === "windows";
   Deno.test(`cli sends what it has read on ${signal}, and counts it`, {
     ignore,
