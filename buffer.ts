@@ -80,13 +80,15 @@ export interface StreamBufferOptions {
   /**
    * The longest time in milliseconds that a byte waits before it is first
    * sent, counted from the first byte in an empty store. After a failed send,
-   * also the time to the next try. `0` turns it off.
+   * also the longest time to the next try. `0` turns it off, and then a script
+   * that ends without `close` loses what it wrote last.
    *
    * @default {1_000}
    */
   flushInterval?: number;
   /**
-   * The longest time in milliseconds that {@linkcode StreamBuffer.close} takes.
+   * The longest time in milliseconds that {@linkcode StreamBuffer.close} takes
+   * to deliver what is left.
    *
    * @default {30_000}
    */

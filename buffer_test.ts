@@ -486,9 +486,16 @@ Deno.test("maxQueuedBytes is at least capacity by default", async () => {
   assertEquals(sender.attempts.length, 3);
 });
 
-Deno.test("memory is 2 × capacity + maxQueuedBytes at the very most", async () => {
+/** Collects garbage, where the runtime lets a test do that. */
+function collector(): (() => void) | undefined {
   setFlagsFromString("--expose-gc");
-  const collect: () => void = runInNewContext("gc");
+  return runInNewContext("globalThis.gc");
+}
+
+Deno.test("memory is 2 × capacity + maxQueuedBytes at the very most", {
+  ignore: collector() === undefined,
+}, async () => {
+  const collect = collector()!;
   const capacity = 1_000_000;
   const maxQueuedBytes = 20_000_000;
   const data = new Uint8Array(capacity);

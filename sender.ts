@@ -179,8 +179,9 @@ export interface SendErrorOptions extends ErrorOptions {
 }
 
 /**
- * An attempt to deliver a flush failed. It never shows header values, or the
- * URL's query.
+ * An attempt to deliver a flush failed. It does not show the URL's query or
+ * header values; where a server repeats them, pieces of six characters or more
+ * are hidden if it repeats them as they are.
  */
 export class SendError extends Error {
   /** The name of the error. */

@@ -8,7 +8,7 @@ import { streamTo } from "@stream-buffer/stream-buffer";
 
 const [url = "http://127.0.0.1:8000/", count = "100000"] = Deno.args;
 
-await using out = streamTo(url, {
+const out = streamTo(url, {
   headers: { "Content-Type": "application/x-ndjson" },
 });
 for (let id = 0; id < Number(count); id++) {

@@ -1,10 +1,12 @@
 /**
- * Ships a log file that grows, from its end on, in whole lines, until it is
- * interrupted. With the receiver running, in another terminal:
+ * Ships a log file that grows, from its end on, in whole lines, over rotations,
+ * until it is interrupted. With the receiver running, in another terminal:
  *
  *     deno run -N -R examples/ship_log.ts http://127.0.0.1:8000/ app.log
  */
-import { streamTo } from "@stream-buffer/stream-buffer";
+import { FlushError, streamTo } from "@stream-buffer/stream-buffer";
+
+const PAUSE = 200; // ms between two looks at the file
 
 const [url, path] = Deno.args;
 if (url === undefined || path === undefined) {
@@ -12,45 +14,62 @@ if (url === undefined || path === undefined) {
   Deno.exit(2);
 }
 
-await using out = streamTo(url, {
+const out = streamTo(url, {
   oversize: "whole",
   onError: (error) => console.error(`${error.message}; trying again`),
 });
-const stop = new AbortController();
-Deno.addSignalListener("SIGINT", () => stop.abort());
+let stopped = false;
+for (const signal of ["SIGINT", "SIGTERM"] as const) {
+  Deno.addSignalListener(signal, () => stopped = true);
+}
 
 let file = await Deno.open(path);
-let position = await file.seek(0, Deno.SeekMode.End);
-let line: Uint8Array<ArrayBuffer> = new Uint8Array(); // not complete yet
-const chunk = new Uint8Array(64 * 1024);
+await file.seek(0, Deno.SeekMode.End);
+let line: Uint8Array[] = []; // the pieces of one that is not complete yet
 console.log(`Shipping what is appended to ${path}`);
 
-while (!stop.signal.aborted) {
-  const size = await file.read(chunk);
-  if (size !== null) {
-    position += size;
-    const bytes = new Uint8Array([...line, ...chunk.subarray(0, size)]);
-    const end = bytes.lastIndexOf(10) + 1;
-    line = bytes.slice(end);
-    if (end > 0) await ship(bytes.subarray(0, end));
-  } else if ((await Deno.stat(path)).size < position) {
-    file.close(); // truncated, or replaced by a new one
-    file = await Deno.open(path);
-    position = 0;
-  } else {
-    await new Promise((resolve) => setTimeout(resolve, 200));
+while (!stopped) {
+  const chunk = new Uint8Array(64 * 1024);
+  const size = await file.read(chunk) ?? 0;
+  const end = chunk.lastIndexOf(10, size - 1) + 1;
+  if (size > 0 && end > 0) {
+    await ship([...line, chunk.subarray(0, end)]);
+    line = [];
   }
+  if (size > end) line.push(chunk.subarray(end, size));
+  if (size === 0 && !await reopened()) await pause();
 }
 await ship(line);
 file.close();
+await out.close();
+
+/** Opens the file anew if it was truncated, or another has taken its name. */
+async function reopened(): Promise<boolean> {
+  const now = await Deno.stat(path!).catch(() => undefined);
+  const position = await file.seek(0, Deno.SeekMode.Current);
+  const { ino } = await file.stat();
+  if (now === undefined || (now.ino === ino && now.size >= position)) {
+    return false;
+  }
+  file.close();
+  file = await Deno.open(path!);
+  return true;
+}
 
 /** Writes until it is accepted, however long the server is away. */
-async function ship(bytes: Uint8Array): Promise<void> {
+async function ship(pieces: Uint8Array[]): Promise<void> {
+  const bytes = await new Blob(pieces as BlobPart[]).bytes();
   for (;;) {
     try {
       return await out.write(bytes);
     } catch (error) {
-      if (stop.signal.aborted) throw error;
+      if (stopped || !(error instanceof FlushError)) throw error;
+      if (error.acceptedBytes > 0) return; // the buffer has it, and goes on trying
+      await pause();
     }
   }
+}
+
+function pause(): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, PAUSE));
 }
