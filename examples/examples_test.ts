@@ -1,5 +1,4 @@
 import {
-  assert,
   assertEquals,
   assertMatch,
   assertRejects,
@@ -178,6 +177,11 @@ Deno.test(
       await server.received(2);
       await Deno.writeTextFile(path, "new\n");
       await server.received(3);
+      // Renamed, and a longer one in its place.
+      await Deno.rename(path, `${path}.1`);
+      await Deno.writeTextFile(path, "another one\n");
+      await server.received(4);
+      await Deno.remove(`${path}.1`);
       process.kill("SIGINT");
       const [{ code }, stdout, stderr] = await Promise.all([
         process.status,
@@ -187,10 +191,12 @@ Deno.test(
       ]);
       assertEquals([code, stderr], [0, ""]);
       assertStringIncludes(stdout, "Shipping what is appended");
-      assertEquals(server.bodies, ["one\n", "two\n", "new\n"]);
+      assertEquals(
+        server.bodies,
+        ["one\n", "two\n", "new\n", "another one\n"],
+      );
     } finally {
       await Deno.remove(path);
     }
-    assert(server.requests.length === 3);
   },
 );
