@@ -700,7 +700,12 @@ export class StreamBuffer implements AsyncDisposable {
       );
     }
     let last = this.#last;
-    if (last === undefined || last.length + length > this.#capacity) {
+    // A flush that ends here is not to wait for what is written after it.
+    const flushed = this.#flushes.at(-1)?.end === this.#accepted + this.#queued;
+    if (
+      last === undefined || flushed ||
+      last.length + length > this.#capacity
+    ) {
       if (last !== undefined && last.length < last.bytes.length) {
         last.bytes = last.bytes.slice(0, last.length);
       }
@@ -1012,7 +1017,11 @@ function forWrite(error: FlushError, acceptedBytes: number): FlushError {
  * @internal
  */
 export function messageOf(cause: unknown): string {
-  return cause instanceof Error ? cause.message : show(cause);
+  try {
+    return cause instanceof Error ? String(cause.message) : show(cause);
+  } catch {
+    return "an error that cannot be shown";
+  }
 }
 
 /** Keeps a rejection that nobody awaits from ending the process. */

@@ -31,6 +31,13 @@ import { fakeTime } from "./testing/fake_time.ts";
 
 const DOWN = new Error("down");
 const down = refuse(DOWN);
+const HOSTILE = Object.assign(new Error(), {
+  message: {
+    toString() {
+      throw new Error("no");
+    },
+  },
+}) as unknown as Error;
 const OVERSIZE = ["split", "whole", "reject"] as const;
 
 /** A buffer without a clock, over a sender with the given script. */
@@ -728,6 +735,30 @@ Deno.test("flush() calls for different bytes may settle with the same send", asy
   await out.close();
 });
 
+Deno.test("flush() is not prolonged by a write that is packed with its own", async () => {
+  const first = gate();
+  const { out, sender } = setUp({ capacity: 4 }, [first.step]);
+  for (const text of ["aaaa", "bbbb", "123456789", "x"]) void out.write(text);
+  const flush = out.flush();
+  void out.write("yyy");
+  first.resolve();
+  await flush;
+  assertEquals(sender.text, "aaaabbbb123456789x");
+  await out.close();
+  assertEquals(sender.text, "aaaabbbb123456789xyyy");
+});
+
+Deno.test("flush() is over when it is over: later writes are collected again", async () => {
+  const { out, sender } = setUp();
+  await out.write("a");
+  await out.flush();
+  await out.write("b");
+  await settle();
+  await out.write("c");
+  await out.close();
+  assertEquals(sender.sends, ["a", "bc"]);
+});
+
 Deno.test("flush() settles under a producer that never stops", async () => {
   const { out, sender } = setUp({ capacity: 4 }, [], () => settle());
   let flushed = false;
@@ -897,6 +928,7 @@ for (
     ["rejects with a string", refuse("no"), "no", '"no"'],
     ["rejects with undefined", refuse(undefined), undefined, "undefined"],
     ["rejects with an object", refuse({ no: 1 }), { no: 1 }, "(Object)"],
+    ["rejects with what cannot be shown", refuse(HOSTILE), HOSTILE, "cannot"],
   ] as const
 ) {
   Deno.test(`a sender that ${title} is a failed send`, async () => {

@@ -354,6 +354,14 @@ export class FetchSender implements Sender, AsyncDisposable {
   }
 
   /**
+   * Refuses further sends, too: another stream would begin with the keys of
+   * this one, which the server may have seen.
+   */
+  abort(): void {
+    this.close();
+  }
+
+  /**
    * Calls {@linkcode FetchSender.close}.
    *
    * @returns A promise that is resolved already.

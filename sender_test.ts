@@ -9,7 +9,7 @@ import {
   assertThrows,
 } from "@std/assert";
 import { toText } from "@std/streams";
-import { FlushError, type SendContext } from "./buffer.ts";
+import { FlushError, type SendContext, StreamBuffer } from "./buffer.ts";
 import {
   FetchSender,
   type FetchSenderOptions,
@@ -377,6 +377,19 @@ Deno.test("send() takes a flush that failed again, whatever its signal", async (
   const same = context(2);
   for (let i = 0; i < 2; i++) await sender.send(BYTES, same);
   assertEquals(server.keys[3], server.keys[4]);
+});
+
+Deno.test("send() refuses another stream after one that failed, whose keys it would repeat", async () => {
+  await using server = new FaultyServer([], close);
+  const sender = new FetchSender(server.url, { retry: { maxElapsed: 0 } });
+  const first = new StreamBuffer(sender, { flushInterval: 0 });
+  await first.write("first");
+  await assertRejects(() => first.close(), FlushError);
+  const second = new StreamBuffer(sender, { flushInterval: 0 });
+  await second.write("first and second");
+  await assertRejects(() => second.close(), FlushError, "is closed");
+  assertEquals(second.takeUnsent().length, 16);
+  assertEquals(new Set(server.bodies), new Set(["first"]));
 });
 
 Deno.test("send() refuses once the sender is closed", async () => {

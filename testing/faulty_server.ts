@@ -72,6 +72,7 @@ export class FaultyServer implements AsyncDisposable {
   readonly #connections = new Set<Deno.Conn>();
   readonly #serving: Promise<void>;
   readonly #arrived = new EventTarget();
+  #stopped = false;
   /** Every request that was read to its end, in order. */
   readonly requests: RawRequest[] = [];
   /** How many connections were accepted. */
@@ -118,6 +119,10 @@ export class FaultyServer implements AsyncDisposable {
   async #serve(): Promise<void> {
     const handlers: Promise<void>[] = [];
     for await (const connection of this.#listener) {
+      if (this.#stopped) {
+        connection.close();
+        continue;
+      }
       this.#connections.add(connection);
       handlers.push(
         this.#handle(connection, this.connections++).catch((error) => {
@@ -167,6 +172,7 @@ export class FaultyServer implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
+    this.#stopped = true;
     this.#listener.close();
     for (const connection of this.#connections) tryClose(connection);
     await this.#serving;
