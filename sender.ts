@@ -152,7 +152,8 @@ export interface FetchSenderOptions {
    */
   idempotencyKey?: string | false;
   /**
-   * Called in place of the global `fetch`.
+   * Called in place of the global `fetch`, with a `Request` of its own for each
+   * attempt, and with the `client`, if there is one.
    *
    * @default {fetch}
    */
@@ -327,7 +328,8 @@ export class FetchSender implements Sender, AsyncDisposable {
   /**
    * Delivers one flush, in as many attempts as it takes.
    *
-   * @param bytes The body of the request; copied before the call returns.
+   * @param bytes The body of the request. It must not change before the promise
+   *   settles.
    * @param context Which flush of which stream it is.
    * @returns A promise that resolves when the server has answered with a 2xx.
    * @throws {SendError} If it was not delivered.
@@ -428,21 +430,19 @@ export class FetchSender implements Sender, AsyncDisposable {
     }
   }
 
-  /**
-   * The body of every attempt. A Blob, because Deno sends an array or a string
-   * again by itself when a pooled connection dies after the request was read.
-   */
-  #encode(bytes: Uint8Array<ArrayBuffer>): Blob | Promise<Blob> {
-    const plain = new Blob([bytes]);
-    if (this.#compression === undefined) return plain;
-    return new Response(
-      plain.stream().pipeThrough(new CompressionStream(this.#compression)),
-    ).blob();
+  /** The body of every attempt. */
+  async #encode(bytes: Uint8Array<ArrayBuffer>): Promise<BufferSource> {
+    if (this.#compression === undefined) return bytes;
+    return await new Response(
+      new Blob([bytes]).stream().pipeThrough(
+        new CompressionStream(this.#compression),
+      ),
+    ).arrayBuffer();
   }
 
   /** One request; resolves to what went wrong, or `undefined` on delivery. */
   async #attempt(
-    body: Blob,
+    body: BufferSource,
     details: SendAttempt,
     secrets: Set<string>,
   ): Promise<SendError | undefined> {
@@ -453,7 +453,7 @@ export class FetchSender implements Sender, AsyncDisposable {
       options: Omit<SendErrorOptions, "attempts">,
     ) =>
       new SendError(
-        `Cannot ${this.#method} ${body.size} bytes to ${origin}${pathname} (attempt ${attempts}): ${problem}`,
+        `Cannot ${this.#method} ${body.byteLength} bytes to ${origin}${pathname} (attempt ${attempts}): ${problem}`,
         { attempts, ...options },
       );
 
@@ -468,19 +468,23 @@ export class FetchSender implements Sender, AsyncDisposable {
     for (const [name, value] of headers) {
       if (!PUBLIC_HEADERS.has(name)) addSecrets(secrets, value);
     }
-    const init: RequestInit & { client?: Deno.HttpClient } = {
+    const request = new Request(href, {
       method: this.#method,
       headers,
       body,
       redirect: "manual",
       signal,
-    };
-    if (this.#client !== undefined) init.client = this.#client;
+    });
+    // Deno sends a body again by itself when a pooled connection dies after the
+    // request was read, unless it is a stream. This makes it one, and it keeps
+    // its Content-Length.
+    void request.body;
     const fetch = this.#fetch; // as a method call, that of browsers refuses
+    const client = this.#client;
     let response: Response;
     let reply: string;
     try {
-      response = await until(signal, fetch(href, init));
+      response = await until(signal, fetch(request, client && { client }));
       reply = await settle(response);
     } catch (error) {
       const cause = signal.aborted ? signal.reason : scrub(error, secrets);
