@@ -390,6 +390,39 @@ Deno.test("write() encodes a lone or split surrogate as U+FFFD", async () => {
   }
 });
 
+// Short strings take other ways than long ones: the bounds are among the sizes.
+for (const size of [0, 1, 31, 32, 33, 255, 256, 257, 600]) {
+  for (
+    const [title, last] of [
+      ["ASCII", "z"],
+      ["ASCII but for the end", "é"],
+      ["3 bytes at the end", "€"],
+      ["a lone surrogate at the end", "\udbff"],
+      ["Latin-1", "ÿ".repeat(size)],
+      ["mixed scripts", "aé€😀".repeat(size)],
+    ] as const
+  ) {
+    const text = size === 0 ? "" : ("a".repeat(size) + last).slice(-size);
+    Deno.test(`write() of ${size} characters, ${title}: as TextEncoder encodes them`, async () => {
+      const bytes = new TextEncoder().encode(text);
+      const most = Math.max(bytes.length, 1);
+      for (const capacity of [1, most, most + 1, 2 * most + 1, 9999]) {
+        const received: Uint8Array[] = [];
+        const out = new StreamBuffer((bytes) => {
+          received.push(bytes.slice());
+        }, { capacity });
+        await out.write("x");
+        await out.write(text);
+        await out.write(text);
+        assertEquals(out.stats.bytesAccepted, 1 + 2 * bytes.length);
+        await out.close();
+        const expected = concat([new Uint8Array([120]), bytes, bytes]);
+        assertEquals(concat(received), expected);
+      }
+    });
+  }
+}
+
 Deno.test("write() that nobody awaits keeps the order", async () => {
   const { out, sender } = setUp({ capacity: 4 }, [() => settle()]);
   for (const text of ["ab", "cdef", "gh", "ij"]) void out.write(text);
