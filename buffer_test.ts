@@ -15,6 +15,7 @@ import { runInNewContext } from "node:vm";
 import {
   BufferFullError,
   FlushError,
+  type Reader,
   StreamBuffer,
   type StreamBufferOptions,
 } from "./buffer.ts";
@@ -906,6 +907,305 @@ Deno.test("flushInterval: 0 turns the clock off", async () => {
   assertEquals(sender.text, "a");
 });
 
+// -- readFrom() --
+
+/** Gives out chunks of ASCII, at most what there is room for, then the end. */
+class Source implements Reader {
+  readonly #chunks: (string | Promise<string>)[];
+  /** The room that each read had. */
+  readonly rooms: number[] = [];
+  /** What was read. */
+  text = "";
+  reading = false;
+
+  constructor(chunks: (string | Promise<string>)[]) {
+    this.#chunks = [...chunks];
+  }
+
+  async read(p: Uint8Array): Promise<number | null> {
+    this.rooms.push(p.length);
+    const chunk = await this.#chunks.shift();
+    if (chunk === undefined) return null;
+    const { read } = new TextEncoder().encodeInto(chunk, p);
+    if (read < chunk.length) this.#chunks.unshift(chunk.slice(read));
+    this.text += chunk.slice(0, read);
+    return read;
+  }
+}
+
+for (const capacity of [1, 2, 7, 8, 64]) {
+  for (const size of [0, 1, 3, 8, 20]) {
+    Deno.test(`readFrom() takes in chunks of ${size} at capacity ${capacity}`, async () => {
+      const { out, sender } = setUp({ capacity }, [() => settle()]);
+      const text = "0123456789abcdefghij";
+      const source = new Source(Array(10).fill(text.slice(0, size)));
+      await out.write("<");
+      assertEquals(await out.readFrom(source), 10 * size);
+      await out.write(">");
+      await out.close();
+      assertEquals(sender.text, `<${text.slice(0, size).repeat(10)}>`);
+      assertEquals(sender.sends.length, Math.ceil((10 * size + 2) / capacity));
+    });
+  }
+}
+
+Deno.test("readFrom() goes on during a send, and reads only when there is room", async () => {
+  const { promise, resolve, step } = gate();
+  const { out, sender } = setUp({ capacity: 4 }, [step]);
+  const source = new Source(["abcdefghijkl"]);
+  const reading = out.readFrom(source);
+  await settle();
+  assertEquals(sender.sends, ["abcd"]);
+  assertEquals(source.text, "abcdefgh");
+  resolve();
+  await promise;
+  assertEquals(await reading, 12);
+  assertEquals(source.rooms, [4, 4, 4, 4]);
+  await out.close();
+  assertEquals(sender.sends, ["abcd", "efgh", "ijkl"]);
+});
+
+for (const what of ["flush()", "the interval"] as const) {
+  Deno.test(`readFrom() that waits for its source: ${what} sends what is there`, async () => {
+    using time = fakeTime();
+    const first = gate();
+    const late = Promise.withResolvers<string>();
+    const { out, sender } = setUp(
+      { capacity: 8, flushInterval: what === "flush()" ? 0 : 1_000 },
+      [first.step],
+    );
+    const reading = out.readFrom(new Source(["abc", late.promise, "fghij"]));
+    await settle();
+    const flushed = what === "flush()" ? out.flush() : time.tickAsync(1_000);
+    await settle();
+    assertEquals(sender.sends, ["abc"]);
+    // It is read into the same store, and must not touch what is being sent.
+    late.resolve("de");
+    await settle();
+    first.resolve();
+    await flushed;
+    assertEquals(await reading, 10);
+    await out.close();
+    assertEquals(sender.sends, ["abc", "defghij"]);
+    assertEquals(sender.deliveries.map(({ offset }) => offset), [0, 3]);
+    assertEquals(time.countTimers(), 0);
+  });
+}
+
+Deno.test("readFrom() comes after the writes that wait", async () => {
+  const { resolve, step } = gate();
+  const { out, sender } = setUp({ capacity: 4 }, [step]);
+  for (const text of ["abcd", "efgh", "ij", "klmnopqrs"]) void out.write(text);
+  const source = new Source(["tuv"]);
+  const reading = out.readFrom(source);
+  await settle();
+  assertEquals(source.rooms, []);
+  resolve();
+  assertEquals(await reading, 3);
+  await out.close();
+  assertEquals(sender.text, "abcdefghijklmnopqrstuv");
+});
+
+Deno.test("readFrom() rejects when a send fails, has lost nothing, and can go on", async () => {
+  const errors: FlushError[] = [];
+  const { out, sender } = setUp({
+    capacity: 4,
+    onError: (error) => errors.push(error),
+  }, [down, accept, down]);
+  const source = new Source(["abcdefghijklmnopqrst"]);
+  for (const text of ["abcdefgh", "abcdefghijkl"]) {
+    const error = await assertRejects(
+      () => out.readFrom(source),
+      FlushError,
+      "down",
+    );
+    assertStrictEquals(error.cause, DOWN);
+    assertEquals(source.text, text);
+    assertEquals(out.stats.bytesAccepted, text.length);
+    assertEquals(out.stats.bytesRejected, 0);
+  }
+  assertEquals(errors, []);
+  assertEquals(await out.readFrom(source), 8);
+  await out.close();
+  assertEquals(sender.text, "abcdefghijklmnopqrst");
+});
+
+Deno.test("readFrom() tells onError of a send that fails while it waits for its source", async () => {
+  const errors: FlushError[] = [];
+  const late = Promise.withResolvers<string>();
+  const { out, sender } = setUp({
+    capacity: 4,
+    onError: (error) => errors.push(error),
+  }, [down]);
+  const reading = out.readFrom(new Source(["abcd", late.promise]));
+  await settle();
+  assertEquals(errors.map(({ cause }) => cause), [DOWN]);
+  late.resolve("ef");
+  assertEquals(await reading, 6);
+  await out.close();
+  assertEquals(sender.text, "abcdef");
+});
+
+const WRONG_READS = [undefined, NaN, -1, 9, 1.5, "3", 3n, { value: "x" }];
+
+for (const wrong of WRONG_READS) {
+  const title = typeof wrong === "object" ? "an object" : String(wrong);
+  Deno.test(`readFrom() refuses ${typeof wrong} ${title} as what was read`, async () => {
+    const { out, sender } = setUp({ capacity: 8 });
+    await out.write("abc");
+    const source = { read: () => Promise.resolve(wrong as number) };
+    await assertRejects(
+      () => out.readFrom(source),
+      TypeError,
+      "Cannot read: the source was given 5 bytes of room, and returned ",
+    );
+    await out.write("d");
+    await out.close();
+    assertEquals(sender.text, "abcd");
+  });
+}
+
+for (const how of ["throws", "rejects"]) {
+  Deno.test(`readFrom() passes on what a source ${how}, and keeps what it read`, async () => {
+    const { out, sender } = setUp({ capacity: 8 });
+    const reads = [2, 1];
+    const source: Reader = {
+      read: (p) => {
+        const size = reads.shift();
+        if (size !== undefined) {
+          p.fill(97, 0, size);
+          return Promise.resolve(size);
+        }
+        if (how === "rejects") return Promise.reject(DOWN);
+        throw DOWN;
+      },
+    };
+    const error = await out.readFrom(source).catch((error) => error);
+    assertStrictEquals(error, DOWN);
+    await out.write("b");
+    await out.close();
+    assertEquals(sender.text, "aaab");
+  });
+}
+
+Deno.test("readFrom() refuses what is no source, and changes nothing", async () => {
+  const { out, sender } = setUp({ capacity: 8 });
+  await out.write("abc");
+  const stream = new Blob(["x"]).stream();
+  for (
+    const [source, shown] of [
+      [undefined, "undefined"],
+      ["text", '"text"'],
+      [{ read: true }, "an object (Object)"],
+      [stream, "an object (ReadableStream)"],
+      [stream.getReader({ mode: "byob" }), "ReadableStreamBYOBReader"],
+    ] as const
+  ) {
+    const error = await assertRejects(
+      () => out.readFrom(source as unknown as Reader),
+      TypeError,
+      'Cannot read: source must have a method "read"',
+    );
+    assertStringIncludes(error.message, shown);
+  }
+  await out.close();
+  assertEquals(sender.text, "abc");
+});
+
+Deno.test("readFrom() has the buffer to itself", async () => {
+  const late = Promise.withResolvers<string>();
+  const { out, sender } = setUp({ capacity: 8, oversize: "reject" });
+  await out.write("a");
+  const reading = out.readFrom(new Source([late.promise]));
+  for (const data of ["x", "x".repeat(300), new Uint8Array(1)]) {
+    await assertRejects(
+      () => out.write(data),
+      TypeError,
+      "the buffer is reading from a source; await readFrom() first",
+    );
+  }
+  await assertRejects(() => out.readFrom(new Source([])), TypeError, "reading");
+  assertThrows(() => out.takeUnsent(), TypeError, "reading");
+  assertEquals(out.stats.bytesRejected, 302);
+  late.resolve("b");
+  await reading;
+  await out.write("c");
+  await out.close();
+  assertEquals(sender.text, "abc");
+  await assertRejects(() => out.readFrom(new Source([])), TypeError, "closed");
+});
+
+Deno.test("close() ends readFrom() at once, and sends what it brings until then", async () => {
+  const { resolve, step } = gate();
+  const late = Promise.withResolvers<string>();
+  const { out, sender } = setUp({ capacity: 8 }, [step]);
+  const source = new Source(["abc", late.promise, "never"]);
+  const reading = out.readFrom(source);
+  await settle();
+  const closed = out.close();
+  await assertRejects(
+    () => reading,
+    TypeError,
+    "Cannot read on: the buffer is closing",
+  );
+  late.resolve("de");
+  await settle();
+  resolve();
+  await closed;
+  assertEquals(sender.sends, ["abc", "de"]);
+  assertEquals(source.text, "abcde");
+});
+
+Deno.test("close() does not wait for the source, and takeUnsent() has what comes later", async () => {
+  const late = Promise.withResolvers<string>();
+  const { out, sender } = setUp({ capacity: 8 });
+  const reading = out.readFrom(new Source(["abc", late.promise]));
+  await settle();
+  await out.close();
+  await assertRejects(() => reading, TypeError, "Cannot read on");
+  assertEquals(sender.text, "abc");
+  assertEquals(out.takeUnsent().length, 0);
+  late.resolve("de");
+  await settle();
+  assertEquals(out.stats.bytesAccepted, 5);
+  assertEquals(textOf(out.takeUnsent()), "de");
+});
+
+for (const waiting of ["for its source", "for room"]) {
+  Deno.test(`abort() ends readFrom() that waits ${waiting}, and all of it is accounted for`, async () => {
+    const never = new Promise<string>(() => {});
+    const { out } = setUp({ capacity: 4 }, [stall]);
+    const source = new Source(
+      waiting === "for room" ? ["abcdefghij"] : ["abcdef", never],
+    );
+    const reading = out.readFrom(source);
+    await settle();
+    await out.abort(DOWN);
+    assertStrictEquals(await reading.catch((error) => error), DOWN);
+    assertEquals(textOf(out.takeUnsent()), source.text);
+    assertEquals(out.stats.bytesAccepted, source.text.length);
+  });
+}
+
+Deno.test("readFrom() reads a file, and a connection", async () => {
+  using file = await Deno.open(new URL(import.meta.url));
+  using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  const text = await Deno.readTextFile(new URL(import.meta.url));
+  const [near, far] = await Promise.all([
+    Deno.connect({ hostname: "127.0.0.1", port: listener.addr.port }),
+    listener.accept(),
+  ]);
+  using _ = far;
+  await near.write(new TextEncoder().encode("the end"));
+  near.close();
+  const { out, sender } = setUp({ capacity: 1000 });
+  const size = await out.readFrom(file);
+  assertEquals(await out.readFrom(far), 7);
+  await out.close();
+  assertEquals(sender.text, text + "the end");
+  assertEquals(sender.sends.length, Math.ceil((size + 7) / 1000));
+});
+
 // -- Failure --
 
 Deno.test("a failed send is repeated with the same bytes, sequence and offset", async () => {
@@ -1662,6 +1962,7 @@ Deno.test("stats count what was accepted, delivered, queued, rejected, sent and 
 
 type Command =
   | { do: "write"; size: number; text: boolean; wait: boolean }
+  | { do: "read"; sizes: number[]; wait: boolean }
   | { do: "flush"; wait: boolean }
   | { do: "pause" };
 
@@ -1672,6 +1973,14 @@ const COMMAND: fc.Arbitrary<Command> = fc.oneof(
       do: fc.constant("write" as const),
       size: fc.nat(40),
       text: fc.boolean(),
+      wait: fc.boolean(),
+    }),
+  },
+  {
+    weight: 1,
+    arbitrary: fc.record({
+      do: fc.constant("read" as const),
+      sizes: fc.array(fc.nat(40), { maxLength: 5 }),
       wait: fc.boolean(),
     }),
   },
@@ -1722,27 +2031,40 @@ async function checkSchedule(
   const { capacity } = options;
   const sender = new BadSender(outcomes.map((name) => OUTCOMES[name]!));
   const out = new StreamBuffer(sender, options);
-  // An abort does not say what of a write was accepted: `undefined`.
-  const writes: { text: string; accepted: Promise<string | undefined> }[] = [];
+  // An abort does not say what of a write was accepted: `undefined`. What was
+  // read from a source is accepted, whatever becomes of readFrom().
+  const writes: {
+    text: string;
+    source?: Source;
+    accepted: Promise<string | undefined>;
+  }[] = [];
   const flushes: Promise<unknown>[] = [];
   let next = 0;
+  const textOfSize = (size: number) => {
+    let text = "";
+    while (text.length < size) text += `${next++},`;
+    return text.slice(0, size);
+  };
 
   for (const command of commands) {
     if (command.do === "pause") await settle();
     if (command.do === "flush") {
-      const before = writes.map(({ accepted }) => accepted);
+      const { bytesAccepted } = out.stats;
+      // Of what is being read now, only the buffer knows how much it has.
+      const before = writes.map(({ accepted, source }) =>
+        source?.reading ? "" : accepted
+      );
       const flush = out.flush().then(async () => {
         // All accepted writes made before it, and no less, are delivered.
         const expected = (await Promise.all(before)).join("");
         assert(sender.text.startsWith(expected), "flush() resolved too early");
+        assert(sender.text.length >= bytesAccepted);
       }, (error) => assertInstanceOf(error, FlushError));
       flushes.push(flush);
       if (command.wait) await flush;
     }
     if (command.do === "write") {
-      let text = "";
-      while (text.length < command.size) text += `${next++},`;
-      text = text.slice(0, command.size);
+      const text = textOfSize(command.size);
       const bytes = new TextEncoder().encode(text);
       const write = out.write(command.text ? text : bytes);
       const accepted = write.then(() => text, (error) => {
@@ -1752,6 +2074,19 @@ async function checkSchedule(
       });
       writes.push({ text, accepted });
       if (command.wait) await accepted;
+    }
+    if (command.do === "read") {
+      const source = new Source(
+        command.sizes.map((size) =>
+          size % 2 ? textOfSize(size) : settle().then(() => textOfSize(size))
+        ),
+      );
+      source.reading = true;
+      const reading = out.readFrom(source).catch(() => {});
+      const accepted = reading.then(settle).then(() => source.text);
+      void reading.then(() => source.reading = false);
+      writes.push({ text: "", source, accepted });
+      if (command.wait) await reading;
     }
   }
 
@@ -1768,6 +2103,7 @@ async function checkSchedule(
   ));
   const outcomesOf = await Promise.all(writes.map(({ accepted }) => accepted));
   await settle();
+  for (const write of writes) write.text ||= write.source?.text ?? "";
 
   const left = textOf(out.takeUnsent());
   const got = sender.text + left;
@@ -1796,7 +2132,7 @@ async function checkSchedule(
   }
 
   let position = 0;
-  for (const [i, { text }] of writes.entries()) {
+  for (const [i, { text, source }] of writes.entries()) {
     const accepted = outcomesOf[i];
     if (accepted === undefined) {
       // Cut off by the abort. If it was being sent whole it is held, and others
@@ -1808,7 +2144,7 @@ async function checkSchedule(
       continue;
     }
     assertEquals(got.slice(position, position + accepted.length), accepted);
-    if (accepted.length > 0 && text.length <= capacity) {
+    if (accepted.length > 0 && text.length <= capacity && !source) {
       const last = position + accepted.length - 1;
       for (const { offset, text } of attempts.values()) {
         const inside = (at: number) =>

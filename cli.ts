@@ -18,6 +18,7 @@ import { parseArgs } from "node:util";
 import config from "./deno.json" with { type: "json" };
 import {
   type FetchSenderOptions,
+  type Reader,
   type StreamBuffer,
   type StreamBufferOptions,
   streamTo,
@@ -76,6 +77,8 @@ const SIGNALS: Deno.Signal[] = Deno.build.os === "windows"
   ? ["SIGINT", "SIGBREAK"]
   : ["SIGINT", "SIGTERM", "SIGHUP"];
 const NEWLINE = 10;
+/** It may be named more than once, and so is never closed. */
+const STDIN: Reader = { read: (p) => Deno.stdin.read(p) };
 
 /** Wrong usage: exit code 2. */
 class UsageError extends Error {}
@@ -390,7 +393,7 @@ async function run(job: Job): Promise<number> {
       const lost = left.reduce((sum, { length }) => sum + length, 0);
       say(`${lost} bytes were read and not acknowledged (--unsent keeps them)`);
     } else {
-      await save(unsent, left, input);
+      await save(unsent, left, input, out);
     }
   }
   if (input.error !== undefined) say(`cannot read on: ${input.error.message}`);
@@ -401,6 +404,7 @@ async function run(job: Job): Promise<number> {
       await Deno.remove(unsent.path).catch(() => {});
     }
   }
+  input.close();
   for (const signal of SIGNALS) Deno.removeSignalListener(signal, interrupt);
   return unfinished ? 1 : 0;
 }
@@ -410,6 +414,7 @@ async function save(
   { file, path }: Unsent,
   left: Uint8Array[],
   input: Input,
+  out: StreamBuffer,
 ): Promise<void> {
   let saved = 0;
   const write = async (bytes: Uint8Array) => {
@@ -422,6 +427,8 @@ async function save(
   try {
     for (const bytes of left) await write(bytes);
     say(`saving what is left in ${path}, to the end of the input`);
+    await input.settled();
+    await write(out.takeUnsent());
     for await (const bytes of input.rest()) await write(bytes);
     await file.sync();
   } catch (error) {
@@ -431,11 +438,12 @@ async function save(
 }
 
 /** The input, on its way into the buffer. */
-class Input {
+class Input implements Reader {
   readonly #job: Job;
-  readonly #chunks: AsyncGenerator<Uint8Array>;
-  /** The chunk being read, until someone has taken it. */
-  #reading: Promise<IteratorResult<Uint8Array>> | undefined;
+  readonly #files: Files;
+  /** The read under way, and what it reads into. */
+  #reading: Promise<number | null> | undefined;
+  #chunk: Uint8Array | undefined;
   #wake: () => void = () => {};
   #stopped = false;
   #failure: Error | undefined;
@@ -446,7 +454,7 @@ class Input {
 
   constructor(job: Job) {
     this.#job = job;
-    this.#chunks = readFiles(job.files);
+    this.#files = new Files(job.files);
   }
 
   /** Ends the input where it is. */
@@ -461,47 +469,73 @@ class Input {
     this.#wake();
   }
 
-  /** Writes everything to the buffer, or what was read before it was stopped. */
+  /** Puts everything into the buffer, or what was read before it was stopped. */
   async sendAll(): Promise<void> {
-    for await (const chunk of this.rest()) {
-      this.held.push(chunk);
-      if (this.#failure === undefined) await this.#write(false);
-      if (this.#failure !== undefined) break;
-    }
+    if (this.#job.lines) await this.#sendLines();
+    else await this.#untilWoken(this.#job.out.readFrom(this));
     if (this.#failure !== undefined) throw this.#failure;
-    await this.#write(true);
+  }
+
+  /** A read that fails is the end of the input. */
+  read(p: Uint8Array): Promise<number | null> {
+    return this.#reading = this.#files.read(p).catch((error) => {
+      this.error = error;
+      return null;
+    });
   }
 
   /** What has not been read yet, until it is stopped or fails. */
   async *rest(): AsyncGenerator<Uint8Array> {
     while (!this.#stopped) {
-      const reading = this.#reading ??= this.#chunks.next();
-      try {
-        const result = await new Promise<typeof reading | undefined>(
-          (resolve) => {
-            this.#wake = () => resolve(undefined);
-            reading.then(() => resolve(reading), () => resolve(reading));
-          },
-        );
-        if (result === undefined || result.done) return;
-        this.#reading = undefined;
-        yield result.value;
-      } catch (error) {
-        this.error = error as Error;
-        return;
+      if (this.#chunk === undefined) {
+        this.#chunk = new Uint8Array(READ_SIZE);
+        void this.read(this.#chunk);
       }
+      const size = await this.#untilWoken(this.#reading!);
+      if (size === undefined || size === null) return;
+      const chunk = this.#chunk.subarray(0, size);
+      this.#chunk = undefined;
+      yield chunk;
     }
+  }
+
+  /** Waits for a read that `readFrom` began: what it brings is in the buffer. */
+  async settled(): Promise<void> {
+    if (!this.#job.lines && !this.#stopped) {
+      await this.#untilWoken(Promise.resolve(this.#reading));
+    }
+  }
+
+  close(): void {
+    this.#files.close();
+  }
+
+  /** Settles as `promise` does, or as soon as the input is stopped or fails. */
+  #untilWoken<T>(promise: Promise<T>): Promise<T | undefined> {
+    return new Promise((resolve, reject) => {
+      this.#wake = () => resolve(undefined);
+      promise.then(resolve, reject);
+    });
+  }
+
+  async #sendLines(): Promise<void> {
+    for await (const chunk of this.rest()) {
+      this.held.push(chunk);
+      if (this.#failure === undefined) await this.#write(false);
+      if (this.#failure !== undefined) return;
+    }
+    if (this.#failure === undefined) await this.#write(true);
   }
 
   /** Writes what is held, but for a line that may go on. */
   async #write(end: boolean): Promise<void> {
-    const { out, lines, capacity } = this.#job;
-    if (lines && !end && !this.held.at(-1)!.includes(NEWLINE)) return;
+    const { out, capacity } = this.#job;
+    if (!end && !this.held.at(-1)!.includes(NEWLINE)) return;
     let bytes = this.held.length === 1
       ? this.held[0]!
       : Buffer.concat(this.held);
     for (;;) {
-      const size = lines ? sizeOfLines(bytes, capacity, end) : bytes.length;
+      const size = sizeOfLines(bytes, capacity, end);
       if (size === 0) break;
       const before = out.stats.bytesAccepted;
       try {
@@ -528,16 +562,31 @@ function sizeOfLines(
   return end ? bytes.length : 0;
 }
 
-async function* readFiles(files: string[]): AsyncGenerator<Uint8Array> {
-  for (const path of files) {
-    using opened = path === "-" ? null : await Deno.open(path);
-    const file = opened ?? Deno.stdin;
+/** The files, one after another. */
+class Files implements Reader {
+  readonly #paths: string[];
+  #file: Reader & { close?(): void } | undefined;
+
+  constructor(paths: string[]) {
+    this.#paths = [...paths];
+  }
+
+  async read(p: Uint8Array): Promise<number | null> {
     for (;;) {
-      const chunk = new Uint8Array(READ_SIZE);
-      const size = await file.read(chunk);
-      if (size === null) break;
-      yield chunk.subarray(0, size);
+      if (this.#file === undefined) {
+        const path = this.#paths.shift();
+        if (path === undefined) return null;
+        this.#file = path === "-" ? STDIN : await Deno.open(path);
+      }
+      const size = await this.#file.read(p);
+      if (size !== null) return size;
+      this.close();
     }
+  }
+
+  close(): void {
+    this.#file?.close?.();
+    this.#file = undefined;
   }
 }
 

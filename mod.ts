@@ -31,6 +31,7 @@ export {
   BufferFullError,
   FlushError,
   type FlushErrorOptions,
+  type Reader,
   type SendContext,
   type Sender,
   StreamBuffer,
