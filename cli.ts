@@ -71,14 +71,13 @@ const UNITS: Record<string, number> = {
 const LAST_CHANCE = 5_000;
 /** How long an interrupted read may take to end, in ms. */
 const GRACE = 100;
-/** Four times what `readable` reads at once, as each read costs a hop between threads. */
 const READ_SIZE = 256 * 1024;
 const SIGNALS: Deno.Signal[] = Deno.build.os === "windows"
   ? ["SIGINT", "SIGBREAK"]
   : ["SIGINT", "SIGTERM", "SIGHUP"];
 const NEWLINE = 10;
-/** It may be named more than once, and so is never closed. */
-const STDIN: Reader = { read: (p) => Deno.stdin.read(p) };
+/** How far the input is read ahead; a power of 2. */
+const RING_SIZE = 2 * 1024 * 1024;
 
 /** Wrong usage: exit code 2. */
 class UsageError extends Error {}
@@ -375,6 +374,7 @@ async function run(job: Job): Promise<number> {
     await out.close();
   } catch (error) {
     failure = error;
+    input.fail(error);
     await out.abort(error);
   }
   clearTimeout(patience);
@@ -390,10 +390,12 @@ async function run(job: Job): Promise<number> {
   if (failure !== undefined) {
     const left = [out.takeUnsent(), ...input.held];
     if (unsent === undefined) {
+      input.stop();
+      for await (const bytes of input.rest()) left.push(bytes.slice());
       const lost = left.reduce((sum, { length }) => sum + length, 0);
       say(`${lost} bytes were read and not acknowledged (--unsent keeps them)`);
     } else {
-      await save(unsent, left, input, out);
+      await save(unsent, left, input);
     }
   }
   if (input.error !== undefined) say(`cannot read on: ${input.error.message}`);
@@ -414,7 +416,6 @@ async function save(
   { file, path }: Unsent,
   left: Uint8Array[],
   input: Input,
-  out: StreamBuffer,
 ): Promise<void> {
   let saved = 0;
   const write = async (bytes: Uint8Array) => {
@@ -427,8 +428,6 @@ async function save(
   try {
     for (const bytes of left) await write(bytes);
     say(`saving what is left in ${path}, to the end of the input`);
-    await input.settled();
-    await write(out.takeUnsent());
     for await (const bytes of input.rest()) await write(bytes);
     await file.sync();
   } catch (error) {
@@ -437,16 +436,25 @@ async function save(
   say(`${saved} bytes saved in ${path}`);
 }
 
-/** The input, on its way into the buffer. */
+/**
+ * The input, on its way into the buffer. A thread of its own reads ahead into a
+ * ring: a pipe gives at most 64 KiB at a time, and to wake the main thread for
+ * each of them costs more than to send them. And so a read that waits can be
+ * given up without losing anything.
+ */
 class Input implements Reader {
   readonly #job: Job;
-  readonly #files: Files;
-  /** The read under way, and what it reads into. */
-  #reading: Promise<number | null> | undefined;
-  #chunk: Uint8Array | undefined;
-  #wake: () => void = () => {};
-  #stopped = false;
-  #failure: Error | undefined;
+  readonly #thread: Worker;
+  readonly #ring = new Uint8Array(new SharedArrayBuffer(RING_SIZE));
+  /** How many bytes came into the ring and went out, modulo 2^32. */
+  readonly #written = new Int32Array(new SharedArrayBuffer(4));
+  readonly #taken = new Int32Array(new SharedArrayBuffer(4));
+  /** Counts what one may wait for. */
+  readonly #news = new Int32Array(new SharedArrayBuffer(4));
+  #ended = false;
+  /** What was written when it was stopped. */
+  #stop: number | undefined;
+  #failure: unknown;
   /** What was read and has not been accepted yet. */
   held: Uint8Array[] = [];
   /** Why reading ended, if it failed. */
@@ -454,75 +462,94 @@ class Input implements Reader {
 
   constructor(job: Job) {
     this.#job = job;
-    this.#files = new Files(job.files);
+    const code = encodeURIComponent(`(${readAhead})()`);
+    const url = `data:text/javascript,${code}`;
+    this.#thread = new Worker(url, { type: "module" });
+    this.#thread.onmessage = ({ data }) => {
+      if (data !== null) this.error = new Error(data);
+      this.#ended = true;
+      this.#wake();
+    };
+    this.#thread.postMessage({
+      files: job.files,
+      ring: this.#ring,
+      written: this.#written,
+      taken: this.#taken,
+      news: this.#news,
+    });
   }
 
   /** Ends the input where it is. */
   stop(): void {
-    this.#stopped = true;
+    this.#stop = Atomics.load(this.#written, 0);
     this.#wake();
   }
 
   /** Makes `sendAll` reject, even while it waits for input. */
-  fail(error: Error): void {
-    this.#failure = error;
+  fail(reason: unknown): void {
+    this.#failure = reason;
     this.#wake();
   }
 
   /** Puts everything into the buffer, or what was read before it was stopped. */
   async sendAll(): Promise<void> {
     if (this.#job.lines) await this.#sendLines();
-    else await this.#untilWoken(this.#job.out.readFrom(this));
+    else await this.#job.out.readFrom(this);
     if (this.#failure !== undefined) throw this.#failure;
   }
 
-  /** A read that fails is the end of the input. */
-  read(p: Uint8Array): Promise<number | null> {
-    return this.#reading = this.#files.read(p).catch((error) => {
-      this.error = error;
-      return null;
-    });
-  }
-
-  /** What has not been read yet, until it is stopped or fails. */
-  async *rest(): AsyncGenerator<Uint8Array> {
-    while (!this.#stopped) {
-      if (this.#chunk === undefined) {
-        this.#chunk = new Uint8Array(READ_SIZE);
-        void this.read(this.#chunk);
-      }
-      const size = await this.#untilWoken(this.#reading!);
-      if (size === undefined || size === null) return;
-      const chunk = this.#chunk.subarray(0, size);
-      this.#chunk = undefined;
-      yield chunk;
+  /** The next bytes for `sendAll`, `null` at the end or after a failure. */
+  async read(p: Uint8Array): Promise<number | null> {
+    while (this.#failure === undefined) {
+      const size = await this.#take(p);
+      if (size !== 0) return size;
     }
+    return null;
   }
 
-  /** Waits for a read that `readFrom` began: what it brings is in the buffer. */
-  async settled(): Promise<void> {
-    if (!this.#job.lines && !this.#stopped) {
-      await this.#untilWoken(Promise.resolve(this.#reading));
+  /** What `sendAll` has left. */
+  async *rest(): AsyncGenerator<Uint8Array> {
+    const chunk = new Uint8Array(READ_SIZE);
+    for (let size; (size = await this.#take(chunk)) !== null;) {
+      yield chunk.subarray(0, size);
     }
   }
 
   close(): void {
-    this.#files.close();
+    this.#thread.terminate();
   }
 
-  /** Settles as `promise` does, or as soon as the input is stopped or fails. */
-  #untilWoken<T>(promise: Promise<T>): Promise<T | undefined> {
-    return new Promise((resolve, reject) => {
-      this.#wake = () => resolve(undefined);
-      promise.then(resolve, reject);
-    });
+  /** Waits for bytes, or for anything else that happens, and then takes none. */
+  async #take(p: Uint8Array): Promise<number | null> {
+    const news = Atomics.load(this.#news, 0);
+    const ended = this.#ended || this.#stop !== undefined;
+    const taken = Atomics.load(this.#taken, 0);
+    const size = ((this.#stop ?? Atomics.load(this.#written, 0)) - taken) | 0;
+    if (size > 0) {
+      const at = taken & (RING_SIZE - 1);
+      const part = this.#ring.subarray(at, at + Math.min(size, p.length));
+      p.set(part);
+      Atomics.store(this.#taken, 0, (taken + part.length) | 0);
+      Atomics.notify(this.#taken, 0);
+      return part.length;
+    }
+    if (ended) return null;
+    await Atomics.waitAsync(this.#news, 0, news).value;
+    return 0;
+  }
+
+  #wake(): void {
+    Atomics.add(this.#news, 0, 1);
+    Atomics.notify(this.#news, 0);
   }
 
   async #sendLines(): Promise<void> {
-    for await (const chunk of this.rest()) {
-      this.held.push(chunk);
-      if (this.#failure === undefined) await this.#write(false);
-      if (this.#failure !== undefined) return;
+    for (;;) {
+      const chunk = new Uint8Array(READ_SIZE);
+      const size = await this.read(chunk);
+      if (size === null) break;
+      this.held.push(chunk.subarray(0, size));
+      await this.#write(false);
     }
     if (this.#failure === undefined) await this.#write(true);
   }
@@ -562,32 +589,45 @@ function sizeOfLines(
   return end ? bytes.length : 0;
 }
 
-/** The files, one after another. */
-class Files implements Reader {
-  readonly #paths: string[];
-  #file: Reader & { close?(): void } | undefined;
+/**
+ * What the reading thread does. It is sent there as text, and so uses nothing
+ * of this module.
+ */
+function readAhead(): void {
+  type Task =
+    & Record<"written" | "taken" | "news", Int32Array>
+    & { files: string[]; ring: Uint8Array };
+  const scope = self as unknown as Worker;
 
-  constructor(paths: string[]) {
-    this.#paths = [...paths];
-  }
-
-  async read(p: Uint8Array): Promise<number | null> {
-    for (;;) {
-      if (this.#file === undefined) {
-        const path = this.#paths.shift();
-        if (path === undefined) return null;
-        this.#file = path === "-" ? STDIN : await Deno.open(path);
-      }
-      const size = await this.#file.read(p);
-      if (size !== null) return size;
-      this.close();
+  scope.onmessage = ({ data }: MessageEvent<Task>) => {
+    const { files, ring, written, taken, news } = data;
+    try {
+      for (const path of files) readFile(path);
+      scope.postMessage(null);
+    } catch (error) {
+      scope.postMessage((error as Error).message);
     }
-  }
 
-  close(): void {
-    this.#file?.close?.();
-    this.#file = undefined;
-  }
+    function readFile(path: string): void {
+      using opened = path === "-" ? null : Deno.openSync(path);
+      const file = opened ?? Deno.stdin;
+      for (;;) {
+        const start = Atomics.load(written, 0);
+        const out = Atomics.load(taken, 0);
+        const room = ring.length - ((start - out) | 0);
+        if (room === 0) {
+          Atomics.wait(taken, 0, out);
+          continue;
+        }
+        const at = start & (ring.length - 1);
+        const size = file.readSync(ring.subarray(at, at + room));
+        if (size === null) return;
+        Atomics.store(written, 0, (start + size) | 0);
+        Atomics.add(news, 0, 1);
+        Atomics.notify(news, 0);
+      }
+    }
+  };
 }
 
 /**

@@ -137,6 +137,14 @@ Deno.test("cli sends several files and standard input, in order", async () => {
   assert(server.requests.length < 4, "it has sent small pieces");
 });
 
+Deno.test("cli sends more than it reads ahead, to a server that is slower", async () => {
+  await using server = new FaultyServer();
+  const text = linesOf(7_000_000);
+  const { code } = await run(["--capacity", "100K", server.url], text);
+  assertEquals(code, 0);
+  assert(received(server) === text, "bytes are missing");
+});
+
 Deno.test("cli with nothing to send makes no request", async () => {
   await using server = new FaultyServer();
   const outcome = await run([server.url], "");
@@ -311,7 +319,7 @@ Deno.test("cli needs no permission but -N for standard input", async () => {
 for (const source of ["a file", "standard input"]) {
   Deno.test(`cli saves what a server that dies half-way has not acknowledged, from ${source}`, async () => {
     await using folder = await temporary();
-    const text = linesOf(500_000);
+    const text = linesOf(5_000_000);
     const input = folder.file("input", text);
     const unsent = folder.file("unsent");
     await using server = new FaultyServer(Array(7).fill(answer(200)), close);
@@ -377,6 +385,29 @@ Deno.test("cli ends at once when a send fails while it waits for input", async (
   second.releaseLock();
   assertEquals((await saving.outcome).code, 1);
   assertEquals(Deno.readTextFileSync(unsent), "data and more");
+});
+
+Deno.test("cli counts what it has read ahead as not acknowledged, too", async () => {
+  const written = Promise.withResolvers<void>();
+  const server = Deno.serve(
+    { hostname: "127.0.0.1", port: 0, onListen: () => {} },
+    async (request) => {
+      await request.bytes();
+      await written.promise;
+      return new Response(null, { status: 400 });
+    },
+  );
+  await using running = start([`http://127.0.0.1:${server.addr.port}/`]);
+  const writer = running.process.stdin.getWriter();
+  const size = 2_000_000;
+  await writer.write(new Uint8Array(size));
+  written.resolve();
+  const { stderr } = await running.outcome;
+  writer.releaseLock();
+  await server.shutdown();
+  const [, count] = stderr.match(/(\d+) bytes were read and not/)!;
+  // What is in the pipe still was not read: 64 KiB at most.
+  assert(Number(count) >= size - 65_536 && Number(count) <= size, count);
 });
 
 Deno.test("cli sends what it could read when a file has gone", async () => {
