@@ -1,0 +1,352 @@
+/**
+ * StreamBuffer beside what else there is. Each pair runs in turns, several
+ * rounds, and the medians count. A ratio above 1 means that ours is better.
+ *
+ *     deno task bench [--json FILE] [NAME...]
+ */
+import { cpus } from "node:os";
+import { parseArgs } from "node:util";
+import { streamTo } from "../mod.ts";
+import { clock, type Server, startServer } from "./server.ts";
+import {
+  encodedWrites,
+  RECORD,
+  sets,
+  sonicBoomWrites,
+  TEXTS,
+  writerWrites,
+  writes,
+} from "./workloads.ts";
+
+const MIB = 2 ** 20;
+const GIB = 2 ** 30;
+/** A round that differs from the others by more than this is noise. */
+const NOISE = 1.5;
+
+/** One line of the table. */
+interface Ratio {
+  ours: number;
+  peer: number;
+  unit: string;
+  /** Of the medians. */
+  ratio: number;
+  /** That of the worst round, and of the best. */
+  min: number;
+  max: number;
+}
+
+/** Makes so many writes, or sends so many records or bytes. */
+type Side = (count: number) => Promise<unknown>;
+
+interface Pair {
+  unit: "ns" | "records/s" | "MB/s";
+  /** How much ours does in a round, and the peer, if that is less. */
+  count: number;
+  peerCount?: number;
+  ours: Side;
+  peer: Side;
+}
+
+function median(values: number[]): number {
+  const sorted = values.toSorted((a, b) => a - b);
+  return sorted[Math.floor(sorted.length / 2)]!;
+}
+
+function toRatio(unit: string, ours: number[], peer: number[]): Ratio {
+  const less = unit === "ns" || unit === "ms";
+  const compare = (a: number, b: number) => less ? b / a : a / b;
+  const rounds = ours.map((value, i) => compare(value, peer[i]!));
+  return {
+    ours: median(ours),
+    peer: median(peer),
+    unit,
+    ratio: compare(median(ours), median(peer)),
+    min: Math.min(...rounds),
+    max: Math.max(...rounds),
+  };
+}
+
+async function measure(
+  { unit, count, peerCount = count, ours, peer }: Pair,
+  rounds: number,
+  server?: Server,
+): Promise<Ratio> {
+  const time = async (side: Side, count: number) => {
+    const start = performance.now();
+    await side(count);
+    const ms = performance.now() - start;
+    if (server !== undefined) {
+      const expected = unit === "MB/s" ? count : count * RECORD.length;
+      const { bytes } = await server.report();
+      if (bytes !== expected) {
+        throw new Error(`The server got ${bytes} bytes of ${expected}`);
+      }
+    }
+    if (unit === "ns") return 1e6 * ms / count;
+    return unit === "MB/s" ? count / ms / 1e3 : 1e3 * count / ms;
+  };
+  const results: [number[], number[]] = [[], []];
+  // The first round is spent on compiling the code, and does not count.
+  for (let round = 0; round <= rounds; round++) {
+    const pair = [await time(ours, count), await time(peer, peerCount)];
+    if (round > 0) pair.forEach((result, i) => results[i]!.push(result));
+  }
+  return toRatio(unit, ...results);
+}
+
+async function post(url: string, body: BodyInit): Promise<void> {
+  const response = await fetch(url, { method: "POST", body });
+  await response.body?.cancel();
+  if (!response.ok) throw new Error(`The server answered ${response.status}`);
+}
+
+// -- A small write --
+
+function smallWrites(): Record<string, Pair> {
+  const ours = (count: number) => writes(RECORD, count);
+  const count = 400_000;
+  const pairs: Record<string, Pair> = {
+    write64_vs_set: { unit: "ns", count, ours, peer: sets },
+    write64_vs_writer: { unit: "ns", count, ours, peer: writerWrites },
+    write64_vs_sonic_boom: { unit: "ns", count, ours, peer: sonicBoomWrites },
+  };
+  for (const [name, text] of Object.entries(TEXTS)) {
+    pairs[`${name}_vs_encode`] = {
+      unit: "ns",
+      count: count / 2,
+      ours: (count) => writes(text, count),
+      peer: (count) => encodedWrites(text, count),
+    };
+  }
+  return pairs;
+}
+
+// -- To a server --
+
+function records(url: string): Record<string, Pair> {
+  const ours = async (count: number) => {
+    await using out = streamTo(url);
+    for (let i = 0; i < count; i++) await out.write(RECORD);
+  };
+  return {
+    records_vs_fetch: {
+      unit: "records/s",
+      count: 4_000_000,
+      peerCount: 4_000,
+      ours,
+      peer: async (count) => {
+        for (let i = 0; i < count; i++) await post(url, RECORD);
+      },
+    },
+    records_vs_stream: {
+      unit: "records/s",
+      count: 4_000_000,
+      peerCount: 8_000,
+      ours,
+      peer: async (count) => {
+        const { readable, writable } = new TransformStream();
+        const posted = post(url, readable);
+        const writer = writable.getWriter();
+        for (let i = 0; i < count; i++) await writer.write(RECORD);
+        await writer.close();
+        await posted;
+      },
+    },
+  };
+}
+
+function files(url: string, path: string): Record<string, Pair> {
+  const open = () => Deno.open(path);
+  const shared = { unit: "MB/s", count: GIB } as const;
+  const pipe = async () => {
+    const out = streamTo(url, { capacity: MIB });
+    await (await open()).readable.pipeTo(out.writable);
+  };
+  const read = async () => {
+    await using out = streamTo(url, { capacity: MIB });
+    using file = await open();
+    await out.readFrom(file);
+  };
+  const stream = async () => await post(url, (await open()).readable);
+  const barePosts = async () => {
+    using file = await open();
+    const bytes = new Uint8Array(MIB);
+    for (let size; (size = await file.read(bytes)) !== null;) {
+      await post(url, bytes.subarray(0, size));
+    }
+  };
+  const fromPipe = async (...command: string[]) => {
+    const { success, stderr } = await new Deno.Command("sh", {
+      args: ["-c", 'cat "$0" | "$@"', path, ...command],
+    }).output();
+    if (!success) throw new Error(new TextDecoder().decode(stderr));
+  };
+  const cli = new URL("../cli.ts", import.meta.url).pathname;
+  return {
+    file_vs_fetch_stream: { ...shared, ours: pipe, peer: stream },
+    file_by_read_from_vs_fetch_stream: { ...shared, ours: read, peer: stream },
+    file_vs_curl: {
+      ...shared,
+      ours: () =>
+        fromPipe(Deno.execPath(), "run", "-N", cli, "--capacity=1M", url),
+      peer: () => fromPipe("curl", "-sST", "-", url),
+    },
+    file_vs_bare_posts: { ...shared, ours: read, peer: barePosts },
+  };
+}
+
+/** From the first byte written to its arrival, in ms, with nothing else to do. */
+async function latency(server: Server, rounds: number): Promise<Ratio> {
+  const { url } = server;
+  await using out = streamTo(url);
+  const results: [number[], number[]] = [[], []];
+  for (let round = 0; round <= rounds; round++) {
+    await server.report();
+    const starts: number[] = [];
+    for (let i = 0; i < 50; i++) {
+      starts.push(clock());
+      void out.write(RECORD);
+      await out.flush();
+      starts.push(clock());
+      await post(url, RECORD);
+    }
+    const { arrivals } = await server.report();
+    const times = arrivals.map((arrival, i) => arrival - starts[i]!);
+    if (round === 0) continue;
+    for (const side of [0, 1]) {
+      results[side]!.push(median(times.filter((_, i) => i % 2 === side)));
+    }
+  }
+  return toRatio("ms", ...results);
+}
+
+// -- Memory --
+
+/** Beside the growth of the peak resident set the peer is the limit, 16 MiB. */
+async function memory(): Promise<Record<string, Ratio>> {
+  const peak = async (size: number, stall = 0) => {
+    await using server = await startServer(0, stall);
+    const { success, stdout, stderr } = await new Deno.Command(
+      Deno.execPath(),
+      {
+        args: [
+          ...["run", "-A", new URL("peak.ts", import.meta.url).pathname],
+          ...[server.url, `${size}`],
+        ],
+      },
+    ).output();
+    if (!success) throw new Error(new TextDecoder().decode(stderr));
+    const { bytes } = await server.report();
+    if (bytes !== size) throw new Error(`The server got ${bytes} bytes`);
+    return Number(new TextDecoder().decode(stdout)) / MIB;
+  };
+  const few = await peak(256 * MIB);
+  const growth = (peak: number): Ratio => {
+    const ours = peak - few;
+    const ratio = 16 / Math.max(ours, 1); // less than 1 MiB is noise
+    return { ours, peer: 16, unit: "MiB", ratio, min: ratio, max: ratio };
+  };
+  return {
+    memory_growth_mib: growth(await peak(4 * GIB)),
+    memory_growth_stalled_mib: growth(await peak(256 * MIB, 5_000)),
+  };
+}
+
+// -- The table --
+
+async function isInstalled(command: string): Promise<boolean> {
+  try {
+    await new Deno.Command(command, { args: ["--version"] }).output();
+    return true;
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return false;
+    throw error;
+  }
+}
+
+/** A file of 1 GiB, in the cache of the system. */
+async function makeFile(): Promise<string> {
+  const path = await Deno.makeTempFile();
+  using file = await Deno.open(path, { write: true });
+  const bytes = new Uint8Array(MIB);
+  for (let i = 0; i < bytes.length; i += 65_536) {
+    crypto.getRandomValues(bytes.subarray(i, i + 65_536));
+  }
+  for (let size = 0; size < GIB;) size += await file.write(bytes);
+  return path;
+}
+
+function show(name: string, { ours, peer, unit, ratio, min, max }: Ratio) {
+  const number = (value: number) =>
+    value >= 1_000
+      ? Math.round(value).toLocaleString("en")
+      : value.toPrecision(3);
+  console.log(
+    [
+      name.padEnd(34),
+      number(ours).padStart(10),
+      number(peer).padStart(10),
+      unit.padEnd(9),
+      number(ratio).padStart(8),
+      `${number(min)} to ${number(max)}`.padStart(16),
+      max / min > NOISE ? " noisy" : "",
+    ].join(" ").trimEnd(),
+  );
+}
+
+if (import.meta.main) {
+  const { values, positionals: names } = parseArgs({
+    allowPositionals: true,
+    options: { json: { type: "string" } },
+  });
+  const wanted = (name: string) => names.length === 0 || names.includes(name);
+  const cpu = `${cpus()[0]?.model} x ${navigator.hardwareConcurrency}`;
+  const runtime = `Deno ${Deno.version.deno}, V8 ${Deno.version.v8}`;
+  const load = Deno.loadavg()[0]!;
+  console.log(`${runtime}, ${cpu}\n`);
+  if (load > 0.5) {
+    console.log(
+      `The load is ${load.toFixed(1)}: other programs are running.\n`,
+    );
+  }
+  console.log(
+    "name                                     ours       peer               ratio           rounds",
+  );
+
+  const ratios: Record<string, Ratio> = {};
+  const add = (name: string, ratio: Ratio) => show(name, ratios[name] = ratio);
+  for (const [name, pair] of Object.entries(smallWrites())) {
+    if (wanted(name)) add(name, await measure(pair, 11));
+  }
+  {
+    await using server = await startServer();
+    for (const [name, pair] of Object.entries(records(server.url))) {
+      if (wanted(name)) add(name, await measure(pair, 5, server));
+    }
+    if (wanted("latency_vs_naive")) {
+      add("latency_vs_naive", await latency(server, 9));
+    }
+    const path = await makeFile();
+    try {
+      for (const [name, pair] of Object.entries(files(server.url, path))) {
+        if (!wanted(name)) continue;
+        if (name === "file_vs_curl" && !await isInstalled("curl")) {
+          console.log(`${name} is left out: curl is not installed`);
+          continue;
+        }
+        add(name, await measure(pair, 3, server));
+      }
+    } finally {
+      await Deno.remove(path);
+    }
+  }
+  if (names.length === 0 || names.some((name) => name.startsWith("memory"))) {
+    for (const [name, ratio] of Object.entries(await memory())) {
+      add(name, ratio);
+    }
+  }
+  if (values.json !== undefined) {
+    const text = JSON.stringify({ runtime, cpu, load, ratios }, undefined, 2);
+    await Deno.writeTextFile(values.json, `${text}\n`);
+  }
+}

@@ -1,0 +1,112 @@
+/** Small writes, ours and others', for `deno bench` and for the table. */
+import sonicBoom from "sonic-boom";
+import { StreamBuffer } from "../buffer.ts";
+
+/** The default of a StreamBuffer, and the size of every store here. */
+const CAPACITY = 256 * 1024;
+const ENCODER = new TextEncoder();
+
+/** What most records are: small. */
+export const RECORD: Uint8Array<ArrayBuffer> = new Uint8Array(64).fill(65);
+
+/** Lines of a log, of as many characters as they say, and 100 of mixed scripts. */
+export const TEXTS = {
+  string16: "level=info ms=15",
+  string100:
+    "2026-01-01T00:00:00Z level=info method=GET path=/ingest status=204 duration=15ms bytes=4096 id=a3f9c",
+  stringutf8:
+    "Zażółć gęślą jaźń; съешь же ещё этих мягких булок; 日本語のテキスト; ελληνικά και 한국어; smörgås, naïve ✓ 🙂åå",
+};
+
+/** How many writes of `size` bytes a store takes before it is full. */
+function writesPerStore(size: number): number {
+  return Math.ceil(CAPACITY / size) - 1;
+}
+
+/** Un-awaited writes, flushed to a sender that does nothing when a store is full. */
+export async function writes(
+  data: string | Uint8Array,
+  count: number,
+): Promise<void> {
+  const size = typeof data === "string"
+    ? ENCODER.encode(data).length
+    : data.length;
+  const batch = writesPerStore(size);
+  await using out = new StreamBuffer(() => {}, { capacity: CAPACITY });
+  for (let done = 0; done < count;) {
+    const end = Math.min(done + batch, count);
+    for (; done < end; done++) void out.write(data);
+    await out.flush();
+  }
+}
+
+/** The same, of strings that the caller has encoded. */
+export async function encodedWrites(
+  text: string,
+  count: number,
+): Promise<void> {
+  const batch = writesPerStore(ENCODER.encode(text).length);
+  await using out = new StreamBuffer(() => {}, { capacity: CAPACITY });
+  for (let done = 0; done < count;) {
+    const end = Math.min(done + batch, count);
+    for (; done < end; done++) void out.write(ENCODER.encode(text));
+    await out.flush();
+  }
+}
+
+/** The floor: a copy at a moving cursor, and nothing else. */
+export async function sets(count: number): Promise<void> {
+  const store = new Uint8Array(CAPACITY);
+  const batch = writesPerStore(RECORD.length);
+  for (let done = 0; done < count;) {
+    const end = Math.min(done + batch, count);
+    for (let at = 0; done < end; done++) {
+      store.set(RECORD, at);
+      at += RECORD.length;
+    }
+    await undefined;
+  }
+}
+
+/** The platform's own way: a writer over the same store. */
+export async function writerWrites(count: number): Promise<void> {
+  const store = new Uint8Array(CAPACITY);
+  let at = 0;
+  const stream = new WritableStream<Uint8Array>({
+    write(chunk) {
+      if (at + chunk.length > CAPACITY) at = 0;
+      store.set(chunk, at);
+      at += chunk.length;
+    },
+  });
+  const writer = stream.getWriter();
+  for (let done = 0; done < count; done++) {
+    await writer.ready;
+    void writer.write(RECORD);
+  }
+  await writer.close();
+}
+
+/** sonic-boom in buffer mode, to nowhere. */
+export async function sonicBoomWrites(count: number): Promise<void> {
+  const sonic = new sonicBoom.SonicBoom({
+    dest: Deno.build.os === "windows" ? "NUL" : "/dev/null",
+    contentMode: "buffer",
+    minLength: 4096,
+    sync: false,
+  });
+  await new Promise<void>((resolve) => sonic.once("ready", resolve));
+  const batch = writesPerStore(RECORD.length);
+  // It is typed for strings only.
+  const write = sonic.write.bind(sonic) as unknown as (
+    data: Uint8Array,
+  ) => void;
+  for (let done = 0; done < count;) {
+    const end = Math.min(done + batch, count);
+    for (; done < end; done++) write(RECORD);
+    await new Promise<void>((resolve) => sonic.flush(() => resolve()));
+  }
+  const closed = new Promise<void>((resolve) => sonic.once("close", resolve));
+  sonic.end();
+  await closed;
+}
