@@ -44,6 +44,8 @@ const PREFIXES: Uint8Array[] = Array.from(
 
 /** The longest delay a timer takes; a longer one fires at once (HTML, "timers"). */
 const MAX_INTEGER = 2 ** 31 - 1;
+/** A source that never ends would spin; the number is that of Go's bufio. */
+const MAX_EMPTY_READS = 100;
 const DEFAULT_MAX_QUEUED_BYTES = 16 * 1024 * 1024;
 const ACTION = "Cannot create StreamBuffer";
 
@@ -91,7 +93,8 @@ export interface Sender {
  */
 export interface Reader {
   /**
-   * Reads into `p`, from its beginning.
+   * Reads into `p`, from its beginning. `p` is a view of the store: it must not
+   * be transferred, nor changed after the promise has settled.
    *
    * @returns How many bytes it has read, or `null` at the end.
    */
@@ -290,8 +293,8 @@ interface Flush {
  * Strings are encoded as UTF-8, each write by itself: a surrogate without its
  * partner in the same write becomes U+FFFD, as with `TextEncoder`.
  *
- * No promise that `write` or `flush` returns can end the process when nobody
- * awaits it; that of `close` can, as it is the last word on lost bytes.
+ * No promise that `write`, `flush` or `readFrom` returns can end the process when
+ * nobody awaits it; that of `close` can, as it is the last word on lost bytes.
  *
  * @example Usage
  * ```ts
@@ -350,6 +353,7 @@ export class StreamBuffer implements AsyncDisposable {
   #stopReading: ((reason: unknown) => void) | undefined;
   /** The stream up to here is to be sent without waiting for a full store. */
   #demand = 0;
+  /** In the order of their ends. */
   #flushes: Flush[] = [];
   /** Fulfils when the send under way has ended, either way. */
   #flight: Promise<void> | undefined;
@@ -462,9 +466,11 @@ export class StreamBuffer implements AsyncDisposable {
    * It reads only when there is room. So when a send fails, or the source does,
    * everything that was read has been accepted, and another call goes on from
    * there. Meanwhile `flush`, `flushInterval` and `stats` work as ever, but
-   * nothing else can be written. `close` and `abort` end it at once; if the
-   * source still answers then, those bytes are accepted too, and sent or, once
-   * the buffer has closed, returned by {@linkcode StreamBuffer.takeUnsent}.
+   * nothing else can be written.
+   *
+   * `close` and `abort` end it at once. What a read that was under way still
+   * brings is accepted, too: `close` sends it if it comes in time, and
+   * {@linkcode StreamBuffer.takeUnsent} has it after that.
    *
    * @example Usage
    * ```ts ignore
@@ -481,28 +487,11 @@ export class StreamBuffer implements AsyncDisposable {
    * @throws {FlushError} If it waited for room and a send failed.
    * @throws {TypeError} If the buffer is closed, or becomes so, if it is reading
    *   already, or if `source` is not a {@linkcode Reader}.
+   * @throws {Error} If the source returns 0 bytes 100 times in a row.
    * @throws What the source throws.
    */
-  async readFrom(source: Reader): Promise<number> {
-    // The reader of a web stream has a `read`, too, and would detach the store.
-    if (typeof source?.read !== "function" || "releaseLock" in source) {
-      throw new TypeError(
-        `Cannot read: source must have a method "read" as Deno.FsFile has, received ${
-          show(source)
-        }; pipe a ReadableStream to "writable"`,
-      );
-    }
-    if (this.#state !== "open") throw this.#notOpen("read");
-    this.#state = "reading";
-    const { promise, reject } = Promise.withResolvers<never>();
-    this.#stopReading = reject;
-    this.#advance();
-    try {
-      return await Promise.race([this.#readAll(source), promise]);
-    } finally {
-      if (this.#isOpen) this.#state = "open";
-      this.#advance();
-    }
+  readFrom(source: Reader): Promise<number> {
+    return handled(this.#readFrom(source));
   }
 
   /**
@@ -851,8 +840,35 @@ export class StreamBuffer implements AsyncDisposable {
     return last.promise;
   }
 
+  async #readFrom(source: Reader): Promise<number> {
+    // The reader of a web stream has a `read`, too, and would detach the store;
+    // that of a Node stream returns `null` before its end.
+    if (
+      typeof source?.read !== "function" ||
+      "releaseLock" in source || "pipe" in source
+    ) {
+      throw new TypeError(
+        `Cannot read: source must have a method "read" as Deno.FsFile has, received ${
+          show(source)
+        }; pipe a ReadableStream to "writable"`,
+      );
+    }
+    if (this.#state !== "open") throw this.#notOpen("read");
+    this.#state = "reading";
+    const { promise, reject } = Promise.withResolvers<never>();
+    this.#stopReading = reject;
+    this.#advance();
+    try {
+      return await Promise.race([this.#readAll(source), promise]);
+    } finally {
+      if (this.#isOpen) this.#state = "open";
+      this.#advance();
+    }
+  }
+
   async #readAll(source: Reader): Promise<number> {
     let total = 0;
+    let empty = 0;
     while (this.#state === "reading") {
       if (!this.#fits(1)) {
         this.#demandAll();
@@ -876,9 +892,17 @@ export class StreamBuffer implements AsyncDisposable {
           }`,
         );
       }
+      empty = read === 0 ? empty + 1 : 0;
+      if (empty === MAX_EMPTY_READS) {
+        throw new Error(
+          `Cannot read: the source returned 0 bytes ${empty} times in a row (null is the end)`,
+        );
+      }
       // What was there before it may have been sent meanwhile.
       this.#store.copyWithin(this.#length, start, start + read);
-      this.#accept(read);
+      // A buffer that closes sends what has come in time, and starts no more.
+      if (this.#isOpen) this.#accept(read);
+      else this.#length += read;
       total += read;
     }
     return total;
@@ -933,11 +957,12 @@ export class StreamBuffer implements AsyncDisposable {
   /** Sends the stream up to `end`, and resolves when it has been delivered. */
   #deliver(end = this.#accepted + this.#queued): Promise<void> {
     if (this.#delivered >= end) return RESOLVED;
-    let flush = this.#flushes.at(-1);
+    const last = this.#flushes.findLastIndex((flush) => flush.end <= end);
+    let flush = this.#flushes[last];
     if (flush?.end !== end) {
       flush = { end, ...Promise.withResolvers<void>() };
       handled(flush.promise);
-      this.#flushes.push(flush);
+      this.#flushes.splice(last + 1, 0, flush);
     }
     this.#demand = Math.max(this.#demand, end);
     this.#advance();
@@ -961,11 +986,16 @@ export class StreamBuffer implements AsyncDisposable {
       this.#head === undefined && this.#length > 0 &&
       this.#demand > this.#delivered
     ) {
-      let store = this.#spare ?? new Uint8Array(this.#capacity);
+      const full = this.#store.subarray(0, this.#length);
+      const spare = this.#spare ?? new Uint8Array(this.#capacity);
       this.#spare = undefined;
-      if (this.#lent) store.set(this.#store.subarray(0, this.#length));
-      else [store, this.#store] = [this.#store, store];
-      this.#head = this.#batch(store.subarray(0, this.#length), store);
+      if (this.#lent) {
+        spare.set(full);
+        this.#head = this.#batch(spare.subarray(0, this.#length), spare);
+      } else {
+        this.#head = this.#batch(full, this.#store);
+        this.#store = spare;
+      }
       this.#length = 0;
       this.#takeIn();
     }
@@ -1035,11 +1065,9 @@ export class StreamBuffer implements AsyncDisposable {
     this.#sends++;
     this.#lastError = undefined;
     batch.write?.resolve();
-    this.#flushes = this.#flushes.filter((flush) => {
-      if (flush.end > this.#delivered) return true;
-      flush.resolve();
-      return false;
-    });
+    while (this.#flushes[0] && this.#flushes[0].end <= this.#delivered) {
+      this.#flushes.shift()!.resolve();
+    }
     this.#advance();
   }
 
@@ -1178,7 +1206,7 @@ export function messageOf(cause: unknown): string {
 }
 
 /** Keeps a rejection that nobody awaits from ending the process. */
-function handled(promise: Promise<void>): Promise<void> {
+function handled<T>(promise: Promise<T>): Promise<T> {
   promise.catch(() => {});
   return promise;
 }

@@ -10,6 +10,7 @@ import {
 } from "@std/assert";
 import { concat } from "@std/bytes";
 import fc from "fast-check";
+import { Readable } from "node:stream";
 import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
 import {
@@ -1065,6 +1066,34 @@ for (const wrong of WRONG_READS) {
   });
 }
 
+Deno.test("readFrom() gives up on a source that returns 0 for ever", async () => {
+  const { out } = setUp();
+  let reads = 0;
+  const source = { read: () => Promise.resolve(reads++ % 100 ? 0 : 1) };
+  const reading = out.readFrom({
+    read: () => reads < 300 ? source.read() : Promise.resolve(0),
+  });
+  await assertRejects(() => reading, Error, "returned 0 bytes 100 times");
+  assertEquals(reads, 300);
+  await out.close();
+});
+
+Deno.test("a source that takes the store away cannot make the buffer send zeros", async () => {
+  const { out, sender } = setUp({ capacity: 8 });
+  await out.write("abc");
+  await assertRejects(() =>
+    out.readFrom({
+      read: (p) => {
+        structuredClone(p, { transfer: [p.buffer as ArrayBuffer] });
+        return Promise.resolve(1);
+      },
+    })
+  );
+  for (let i = 0; i < 2; i++) assertThrows(() => out.flush(), TypeError);
+  assertEquals(sender.sends, []);
+  await out.abort();
+});
+
 for (const how of ["throws", "rejects"]) {
   Deno.test(`readFrom() passes on what a source ${how}, and keeps what it read`, async () => {
     const { out, sender } = setUp({ capacity: 8 });
@@ -1099,6 +1128,7 @@ Deno.test("readFrom() refuses what is no source, and changes nothing", async () 
       [{ read: true }, "an object (Object)"],
       [stream, "an object (ReadableStream)"],
       [stream.getReader({ mode: "byob" }), "ReadableStreamBYOBReader"],
+      [Readable.from(["x"]), "an object (Readable)"],
     ] as const
   ) {
     const error = await assertRejects(
@@ -1170,6 +1200,40 @@ Deno.test("close() does not wait for the source, and takeUnsent() has what comes
   assertEquals(out.stats.bytesAccepted, 5);
   assertEquals(textOf(out.takeUnsent()), "de");
 });
+
+Deno.test("close() starts no send for what comes while it closes the sender", async () => {
+  const late = Promise.withResolvers<string>();
+  const closing = gate();
+  const { out, sender } = setUp({ capacity: 2 });
+  sender.close = () => {
+    sender.events.push("close");
+    return closing.promise;
+  };
+  void out.readFrom(new Source(["ab", late.promise]));
+  await settle();
+  const closed = out.close();
+  await settle();
+  late.resolve("cd");
+  await settle();
+  closing.resolve();
+  await closed;
+  assertEquals(sender.events, ["send 0", "ack 0", "close"]);
+  assertEquals(textOf(out.takeUnsent()), "cd");
+});
+
+for (const ending of ["close", "abort", "fail"]) {
+  Deno.test(`readFrom() that nobody awaits cannot end the process: ${ending}`, async () => {
+    const never = new Promise<string>(() => {});
+    const { out } = setUp({ capacity: 4 }, ending === "fail" ? [down] : []);
+    void out.readFrom(
+      new Source(ending === "fail" ? ["abcdefghi"] : ["abc", never]),
+    );
+    await settle();
+    if (ending === "close") await out.close();
+    else await out.abort();
+    await settle();
+  });
+}
 
 for (const waiting of ["for its source", "for room"]) {
   Deno.test(`abort() ends readFrom() that waits ${waiting}, and all of it is accounted for`, async () => {

@@ -427,7 +427,8 @@ async function save(
   };
   try {
     for (const bytes of left) await write(bytes);
-    say(`saving what is left in ${path}, to the end of the input`);
+    const end = input.stopped ? "" : ", to the end of the input";
+    say(`saving what is left in ${path}${end}`);
     for await (const bytes of input.rest()) await write(bytes);
     await file.sync();
   } catch (error) {
@@ -513,6 +514,10 @@ class Input implements Reader {
     for (let size; (size = await this.#take(chunk)) !== null;) {
       yield chunk.subarray(0, size);
     }
+  }
+
+  get stopped(): boolean {
+    return this.#stop !== undefined;
   }
 
   close(): void {

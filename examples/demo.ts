@@ -60,10 +60,7 @@ async function demo(): Promise<void> {
     "file through a StreamBuffer": [data, async () => {
       await using out = streamTo(url, { capacity: 2 ** 20 });
       using file = await Deno.open(path);
-      const chunk = new Uint8Array(256 * 1024);
-      for (let size; (size = await file.read(chunk)) !== null;) {
-        await out.write(chunk.subarray(0, size));
-      }
+      await out.readFrom(file);
     }],
     "file as one streaming fetch": [data, async () => {
       await post(url, (await Deno.open(path)).readable);
