@@ -862,7 +862,6 @@ export class StreamBuffer implements AsyncDisposable {
       return await Promise.race([this.#readAll(source), promise]);
     } finally {
       if (this.#isOpen) this.#state = "open";
-      this.#advance();
     }
   }
 

@@ -400,7 +400,7 @@ for (const size of [0, 1, 31, 32, 33, 255, 256, 257, 600]) {
       ["ASCII but for the end", "é"],
       ["3 bytes at the end", "€"],
       ["a lone surrogate at the end", "\udbff"],
-      ["Latin-1", "ÿ".repeat(size)],
+      ["the first that is not ASCII", "\x80".repeat(size)],
       ["mixed scripts", "aé€😀".repeat(size)],
     ] as const
   ) {
@@ -993,6 +993,50 @@ for (const what of ["flush()", "the interval"] as const) {
   });
 }
 
+Deno.test("readFrom() reads into the two stores, which are sent as they are", async () => {
+  const read = new Set<ArrayBufferLike>();
+  const sent = new Set<ArrayBufferLike>();
+  await using out = new StreamBuffer((bytes) => {
+    sent.add(bytes.buffer);
+  }, { capacity: 4 });
+  const late = Promise.withResolvers<string>();
+  const text = "0123456789abcdef";
+  for (const chunks of [[text], ["ab", late.promise], [text, text]]) {
+    const source = new Source(chunks);
+    const reading = out.readFrom({
+      read: (p) => {
+        read.add(p.buffer);
+        return source.read(p);
+      },
+    });
+    await settle();
+    await out.flush();
+    late.resolve("");
+    await reading;
+  }
+  await out.flush();
+  assertEquals(read.size, 2);
+  assertEquals(sent, read);
+});
+
+Deno.test("readFrom() goes on when there is room, before a flush() has ended", async () => {
+  const [first, second] = [gate(), gate()];
+  const late = Promise.withResolvers<string>();
+  const { out } = setUp({ capacity: 4 }, [first.step, second.step]);
+  const source = new Source(["abcdef", late.promise]);
+  const reading = out.readFrom(source);
+  await settle();
+  const flushed = out.flush();
+  late.resolve("ghij");
+  await settle();
+  assertEquals(source.text, "abcdefgh");
+  first.resolve();
+  await settle();
+  assertEquals(source.text, "abcdefghij");
+  second.resolve();
+  await Promise.all([flushed, reading, out.close()]);
+});
+
 Deno.test("readFrom() comes after the writes that wait", async () => {
   const { resolve, step } = gate();
   const { out, sender } = setUp({ capacity: 4 }, [step]);
@@ -1047,7 +1091,7 @@ Deno.test("readFrom() tells onError of a send that fails while it waits for its 
   assertEquals(sender.text, "abcdef");
 });
 
-const WRONG_READS = [undefined, NaN, -1, 9, 1.5, "3", 3n, { value: "x" }];
+const WRONG_READS = [undefined, NaN, -1, 6, 1.5, "3", 3n, { value: "x" }];
 
 for (const wrong of WRONG_READS) {
   const title = typeof wrong === "object" ? "an object" : String(wrong);
