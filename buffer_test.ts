@@ -2159,9 +2159,9 @@ async function checkSchedule(
     if (command.do === "flush") {
       const { bytesAccepted } = out.stats;
       // Of what is being read now, only the buffer knows how much it has.
-      const before = writes.map(({ accepted, source }) =>
-        source?.reading ? "" : accepted
-      );
+      const now = writes.findIndex(({ source }) => source?.reading);
+      const before = writes.slice(0, now < 0 ? undefined : now)
+        .map(({ accepted }) => accepted);
       const flush = out.flush().then(async () => {
         // All accepted writes made before it, and no less, are delivered.
         const expected = (await Promise.all(before)).join("");
