@@ -351,21 +351,21 @@ async function attempt<T>(what: string, fn: () => Promise<T>): Promise<T> {
 
 async function run(job: Job): Promise<number> {
   const { out, unsent } = job;
+  const progress = await showProgress(job);
   let interrupted = false;
-  let patience: ReturnType<typeof setTimeout> | undefined;
+  const timers: ReturnType<typeof setTimeout>[] = [];
   const interrupt = () => {
     const giveUp = () => void out.abort(new Error("interrupted"));
     if (interrupted) return giveUp();
-    patience = setTimeout(giveUp, LAST_CHANCE);
+    timers.push(setTimeout(giveUp, LAST_CHANCE));
     // What is on its way from the kernel counts as read.
-    setTimeout(() => input.stop(), GRACE);
+    timers.push(setTimeout(() => input.stop(), GRACE));
     interrupted = true;
     say("interrupted: sending what was read (interrupt again to stop)");
   };
   for (const signal of SIGNALS) Deno.addSignalListener(signal, interrupt);
   const input = new Input(job);
   void job.failed.then((error) => input.fail(error));
-  const progress = await showProgress(job);
 
   let failure: unknown;
   try {
@@ -377,7 +377,6 @@ async function run(job: Job): Promise<number> {
     input.fail(error);
     await out.abort(error);
   }
-  clearTimeout(patience);
   progress.stop();
 
   if (failure !== undefined) say((failure as Error).message);
@@ -395,6 +394,8 @@ async function run(job: Job): Promise<number> {
       const lost = left.reduce((sum, { length }) => sum + length, 0);
       say(`${lost} bytes were read and not acknowledged (--unsent keeps them)`);
     } else {
+      const end = interrupted ? "" : ", to the end of the input";
+      say(`saving what is left in ${unsent.path}${end}`);
       await save(unsent, left, input);
     }
   }
@@ -407,6 +408,7 @@ async function run(job: Job): Promise<number> {
     }
   }
   input.close();
+  for (const timer of timers) clearTimeout(timer);
   for (const signal of SIGNALS) Deno.removeSignalListener(signal, interrupt);
   return unfinished ? 1 : 0;
 }
@@ -427,8 +429,6 @@ async function save(
   };
   try {
     for (const bytes of left) await write(bytes);
-    const end = input.stopped ? "" : ", to the end of the input";
-    say(`saving what is left in ${path}${end}`);
     for await (const bytes of input.rest()) await write(bytes);
     await file.sync();
   } catch (error) {
@@ -514,10 +514,6 @@ class Input implements Reader {
     for (let size; (size = await this.#take(chunk)) !== null;) {
       yield chunk.subarray(0, size);
     }
-  }
-
-  get stopped(): boolean {
-    return this.#stop !== undefined;
   }
 
   close(): void {

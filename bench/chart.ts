@@ -10,7 +10,10 @@ import { compile, type TopLevelSpec } from "vega-lite";
 import bench from "./results/bench.json" with { type: "json" };
 import results from "./results/curves.json" with { type: "json" };
 
-const { cpu, ratios, runtime } = bench;
+const { cpu, runtime } = bench;
+// A run without curl has no such pair.
+const ratios: typeof bench.ratios | Omit<typeof bench.ratios, "file_vs_curl"> =
+  bench.ratios;
 const { curves } = results;
 
 const throughput = [0, 10, 50, 100].flatMap((delay) => {
@@ -27,7 +30,9 @@ const peers = [
     rate: ratios.file_vs_fetch_stream.peer,
     at: 4,
   },
-  { peer: "curl -T -", rate: ratios.file_vs_curl.peer, at: 240 },
+  ..."file_vs_curl" in ratios
+    ? [{ peer: "curl -T -", rate: ratios.file_vs_curl.peer, at: 240 }]
+    : [],
   {
     peer: "a fetch for each 64 B",
     rate: 64e-6 * ratios.records_vs_fetch.peer,

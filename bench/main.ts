@@ -3,8 +3,11 @@
  * rounds, and the medians count. A ratio above 1 means that ours is better.
  *
  *     deno task bench [--json FILE] [NAME...]
+ *
+ * A NAME is that of a pair, or the beginning of some: `string`, `file`, `memory`.
  */
 import { cpus } from "node:os";
+import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { streamTo } from "../mod.ts";
 import { clock, type Server, startServer } from "./server.ts";
@@ -53,7 +56,7 @@ function median(values: number[]): number {
 }
 
 function toRatio(unit: string, ours: number[], peer: number[]): Ratio {
-  const less = unit === "ns" || unit === "ms";
+  const less = unit === "ns" || unit === "ms" || unit === "MiB";
   const compare = (a: number, b: number) => less ? b / a : a / b;
   const rounds = ours.map((value, i) => compare(value, peer[i]!));
   return {
@@ -181,7 +184,7 @@ function files(url: string, path: string): Record<string, Pair> {
     }).output();
     if (!success) throw new Error(new TextDecoder().decode(stderr));
   };
-  const cli = new URL("../cli.ts", import.meta.url).pathname;
+  const cli = fileURLToPath(import.meta.resolve("../cli.ts"));
   return {
     file_vs_fetch_stream: { ...shared, ours: pipe, peer: stream },
     file_by_read_from_vs_fetch_stream: { ...shared, ours: read, peer: stream },
@@ -230,7 +233,7 @@ async function memory(): Promise<Record<string, Ratio>> {
       Deno.execPath(),
       {
         args: [
-          ...["run", "-A", new URL("peak.ts", import.meta.url).pathname],
+          ...["run", "-A", fileURLToPath(import.meta.resolve("./peak.ts"))],
           ...[server.url, `${size}`],
         ],
       },
@@ -240,16 +243,17 @@ async function memory(): Promise<Record<string, Ratio>> {
     if (bytes !== size) throw new Error(`The server got ${bytes} bytes`);
     return Number(new TextDecoder().decode(stdout)) / MIB;
   };
-  const few = await peak(256 * MIB);
-  const growth = (peak: number): Ratio => {
-    const ours = peak - few;
-    const ratio = 16 / Math.max(ours, 1); // less than 1 MiB is noise
-    return { ours, peer: 16, unit: "MiB", ratio, min: ratio, max: ratio };
-  };
-  return {
-    memory_growth_mib: growth(await peak(4 * GIB)),
-    memory_growth_stalled_mib: growth(await peak(256 * MIB, 5_000)),
-  };
+  const growths: [long: number[], stalled: number[]] = [[], []];
+  for (let round = 0; round < 3; round++) {
+    const few = await peak(256 * MIB);
+    growths[0].push(await peak(4 * GIB) - few);
+    growths[1].push(await peak(256 * MIB, 5_000) - few);
+  }
+  const [long, stalled] = growths.map((growth) =>
+    // What is less than 1 MiB is noise, or none at all.
+    toRatio("MiB", growth.map((mib) => Math.max(mib, 1)), [16, 16, 16])
+  );
+  return { memory_growth_mib: long!, memory_growth_stalled_mib: stalled! };
 }
 
 // -- The table --
@@ -264,16 +268,31 @@ async function isInstalled(command: string): Promise<boolean> {
   }
 }
 
-/** A file of 1 GiB, in the cache of the system. */
-async function makeFile(): Promise<string> {
+/** A file of 1 GiB, in the cache of the system, for as long as it is used. */
+async function withFile(use: (path: string) => Promise<void>): Promise<void> {
   const path = await Deno.makeTempFile();
+  const remove = () => Deno.removeSync(path);
+  const interrupt = () => {
+    remove();
+    Deno.exit(130);
+  };
+  Deno.addSignalListener("SIGINT", interrupt);
+  try {
+    await fill(path);
+    await use(path);
+  } finally {
+    Deno.removeSignalListener("SIGINT", interrupt);
+    remove();
+  }
+}
+
+async function fill(path: string): Promise<void> {
   using file = await Deno.open(path, { write: true });
   const bytes = new Uint8Array(MIB);
   for (let i = 0; i < bytes.length; i += 65_536) {
     crypto.getRandomValues(bytes.subarray(i, i + 65_536));
   }
   for (let size = 0; size < GIB;) size += await file.write(bytes);
-  return path;
 }
 
 function show(name: string, { ours, peer, unit, ratio, min, max }: Ratio) {
@@ -299,7 +318,10 @@ if (import.meta.main) {
     allowPositionals: true,
     options: { json: { type: "string" } },
   });
-  const wanted = (name: string) => names.length === 0 || names.includes(name);
+  // "file" means all that begin so, and is wanted if one of them is.
+  const wanted = (name: string) =>
+    names.length === 0 ||
+    names.some((part) => name.startsWith(part) || part.startsWith(name));
   const cpu = `${cpus()[0]?.model} x ${navigator.hardwareConcurrency}`;
   const runtime = `Deno ${Deno.version.deno}, V8 ${Deno.version.v8}`;
   const load = Deno.loadavg()[0]!;
@@ -315,35 +337,40 @@ if (import.meta.main) {
 
   const ratios: Record<string, Ratio> = {};
   const add = (name: string, ratio: Ratio) => show(name, ratios[name] = ratio);
-  for (const [name, pair] of Object.entries(smallWrites())) {
-    if (wanted(name)) add(name, await measure(pair, 11));
-  }
+  const run = async (
+    pairs: Record<string, Pair>,
+    rounds: number,
+    server?: Server,
+  ) => {
+    for (const [name, pair] of Object.entries(pairs)) {
+      if (!wanted(name)) continue;
+      if (name === "file_vs_curl" && !await isInstalled("curl")) {
+        console.log(`${name} is left out: curl is not installed`);
+        continue;
+      }
+      add(name, await measure(pair, rounds, server));
+    }
+  };
+
+  await run(smallWrites(), 11);
   {
     await using server = await startServer();
-    for (const [name, pair] of Object.entries(records(server.url))) {
-      if (wanted(name)) add(name, await measure(pair, 5, server));
-    }
+    await run(records(server.url), 5, server);
     if (wanted("latency_vs_naive")) {
       add("latency_vs_naive", await latency(server, 9));
     }
-    const path = await makeFile();
-    try {
-      for (const [name, pair] of Object.entries(files(server.url, path))) {
-        if (!wanted(name)) continue;
-        if (name === "file_vs_curl" && !await isInstalled("curl")) {
-          console.log(`${name} is left out: curl is not installed`);
-          continue;
-        }
-        add(name, await measure(pair, 3, server));
-      }
-    } finally {
-      await Deno.remove(path);
+    if (wanted("file")) {
+      await withFile((path) => run(files(server.url, path), 3, server));
     }
   }
-  if (names.length === 0 || names.some((name) => name.startsWith("memory"))) {
+  if (wanted("memory")) {
     for (const [name, ratio] of Object.entries(await memory())) {
       add(name, ratio);
     }
+  }
+  if (Object.keys(ratios).length === 0) {
+    console.error(`There is no pair ${names.join(", ")}`);
+    Deno.exit(2);
   }
   if (values.json !== undefined) {
     const text = JSON.stringify({ runtime, cpu, load, ratios }, undefined, 2);

@@ -31,6 +31,7 @@ export interface Server extends AsyncDisposable {
 export async function startServer(delay = 0, stall = 0): Promise<Server> {
   const process = new Deno.Command(Deno.execPath(), {
     args: ["run", "--no-config", "-N", import.meta.url, `${delay}`, `${stall}`],
+    stdin: "piped",
     stdout: "piped",
   }).spawn();
   const reader = process.stdout.getReader();
@@ -40,7 +41,7 @@ export async function startServer(delay = 0, stall = 0): Promise<Server> {
     url,
     report: async () => await (await fetch(`${url}report`)).json(),
     [Symbol.asyncDispose]: async () => {
-      process.kill("SIGKILL");
+      await process.stdin.close();
       await reader.cancel();
       await process.status;
     },
@@ -138,6 +139,8 @@ if (import.meta.main) {
   stall = first!;
   const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
   console.log(`http://127.0.0.1:${listener.addr.port}/`);
+  // It ends with the process that started it, however that ends.
+  void Deno.stdin.read(new Uint8Array(1)).then(() => Deno.exit());
   for await (const connection of listener) {
     connection.setNoDelay();
     void serve(connection, delay!).catch(() => connection.close());

@@ -16,22 +16,29 @@ import {
 
 const COUNT = 4_095;
 
+// Each is an async function, because `deno bench` does not wait for another
+// that returns a promise.
+
 Deno.bench({
   name: "StreamBuffer.write",
   group: "64 bytes",
   baseline: true,
-  fn: () => writes(RECORD, COUNT),
+  fn: async () => await writes(RECORD, COUNT),
 });
-Deno.bench("Uint8Array.set", { group: "64 bytes" }, () => sets(COUNT));
+Deno.bench(
+  "Uint8Array.set",
+  { group: "64 bytes" },
+  async () => await sets(COUNT),
+);
 Deno.bench(
   "WritableStreamDefaultWriter.write",
   { group: "64 bytes" },
-  () => writerWrites(COUNT),
+  async () => await writerWrites(COUNT),
 );
 Deno.bench(
   "SonicBoom.write",
   { group: "64 bytes" },
-  () => sonicBoomWrites(COUNT),
+  async () => await sonicBoomWrites(COUNT),
 );
 
 for (const [group, text] of Object.entries(TEXTS)) {
@@ -39,11 +46,11 @@ for (const [group, text] of Object.entries(TEXTS)) {
     name: "StreamBuffer.write of a string",
     group,
     baseline: true,
-    fn: () => writes(text, COUNT),
+    fn: async () => await writes(text, COUNT),
   });
   Deno.bench(
     "TextEncoder.encode, then StreamBuffer.write",
     { group },
-    () => encodedWrites(text, COUNT),
+    async () => await encodedWrites(text, COUNT),
   );
 }
