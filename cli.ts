@@ -389,9 +389,9 @@ async function run(job: Job): Promise<number> {
   if (failure !== undefined) {
     const left = [out.takeUnsent(), ...input.held];
     if (unsent === undefined) {
+      let lost = left.reduce((sum, { length }) => sum + length, 0);
       input.stop();
-      for await (const bytes of input.rest()) left.push(bytes.slice());
-      const lost = left.reduce((sum, { length }) => sum + length, 0);
+      for await (const { length } of input.rest()) lost += length;
       say(`${lost} bytes were read and not acknowledged (--unsent keeps them)`);
     } else {
       const end = interrupted ? "" : ", to the end of the input";

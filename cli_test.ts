@@ -6,6 +6,7 @@ import {
 } from "@std/assert";
 import { concat } from "@std/bytes";
 import { toText } from "@std/streams";
+import { main } from "./cli.ts";
 import config from "./deno.json" with { type: "json" };
 import {
   answer,
@@ -307,6 +308,14 @@ for (
   });
 }
 
+Deno.test("main() leaves nothing behind", async () => {
+  await using folder = await temporary();
+  await using server = new FaultyServer();
+  const file = folder.file("input", "data");
+  assertEquals(await main(["--quiet", server.url, file]), 0);
+  assertEquals(server.bodies, ["data"]);
+});
+
 Deno.test("cli needs no permission but -N for standard input", async () => {
   await using server = new FaultyServer();
   const host = `127.0.0.1:${server.port}`;
@@ -371,6 +380,16 @@ Deno.test("cli ends at once when a send fails while it waits for input", async (
   assertEquals(code, 1);
   assertStringIncludes(stderr, 'the server answered 400: "no"');
   assertStringIncludes(stderr, "4 bytes were read and not acknowledged");
+
+  // Even if the server would take what comes next: nobody may miss the gap.
+  await using recovered = new FaultyServer([answer(400)]);
+  await using stopped = start([recovered.url, "--interval", "10ms"]);
+  const other = stopped.process.stdin.getWriter();
+  await other.write(new TextEncoder().encode("data"));
+  const outcome = await stopped.outcome;
+  other.releaseLock();
+  assertEquals(outcome.code, 1);
+  assertStringIncludes(outcome.stderr, "4 bytes were read and not");
 
   // What comes later is saved all the same, until the input ends.
   await using saving = start([
@@ -588,9 +607,45 @@ for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
       assertEquals(code, 1);
       assertStringIncludes(stderr, "4 bytes acknowledged in 1 requests");
       assertEquals(Deno.readTextFileSync(unsent), "two\nthree");
+      assertStringIncludes(stderr, `saving what is left in ${unsent}\n`);
     },
   );
 }
+
+Deno.test(
+  "cli, without --lines, sends what it has read on SIGINT, or saves it",
+  {
+    ignore: Deno.build.os === "windows",
+  },
+  async () => {
+    await using folder = await temporary();
+    const unsent = folder.file("unsent");
+    for (const last of [answer(200), never]) {
+      await using server = new FaultyServer([answer(200)], last);
+      await using running = start([
+        ...["--interval", "10ms", "--unsent", unsent],
+        server.url,
+      ]);
+      const writer = running.process.stdin.getWriter();
+      await writer.write(new TextEncoder().encode("one"));
+      await server.received(1);
+      await writer.write(new TextEncoder().encode("two"));
+      await server.received(2);
+      running.process.kill("SIGINT");
+      await running.said("interrupted");
+      if (last === never) running.process.kill("SIGINT");
+      const { code, stderr } = await running.outcome;
+      writer.releaseLock();
+      assertEquals([code, received(server)], [1, "onetwo"]);
+      const [bytes, requests] = last === never ? [3, 1] : [6, 2];
+      assertStringIncludes(
+        stderr,
+        `${bytes} bytes acknowledged in ${requests} requests`,
+      );
+    }
+    assertEquals(Deno.readTextFileSync(unsent), "two");
+  },
+);
 
 // -- The terminal --
 
