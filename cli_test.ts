@@ -6,7 +6,6 @@ import {
 } from "@std/assert";
 import { concat } from "@std/bytes";
 import { toText } from "@std/streams";
-import { main } from "./cli.ts";
 import config from "./deno.json" with { type: "json" };
 import {
   answer,
@@ -308,11 +307,25 @@ for (
   });
 }
 
-Deno.test("main() leaves nothing behind", async () => {
+Deno.test("main() leaves nothing behind that keeps a process alive", async () => {
   await using folder = await temporary();
   await using server = new FaultyServer();
-  const file = folder.file("input", "data");
-  assertEquals(await main(["--quiet", server.url, file]), 0);
+  const script = folder.file(
+    "script.ts",
+    `import { main } from ${JSON.stringify(import.meta.resolve("./cli.ts"))};
+    if (await main(Deno.args) !== 0) throw new Error("It failed");`,
+  );
+  const process = new Deno.Command(Deno.execPath(), {
+    args: [
+      ...["run", "-A", "--no-check", script],
+      ...[server.url, folder.file("input", "data")],
+    ],
+    stdin: "null",
+  }).spawn();
+  const guard = setTimeout(() => process.kill(), 30_000);
+  const { success } = await process.status;
+  clearTimeout(guard);
+  assert(success, "It did not end by itself");
   assertEquals(server.bodies, ["data"]);
 });
 
