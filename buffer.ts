@@ -533,7 +533,8 @@ export class StreamBuffer implements AsyncDisposable {
    * ```
    *
    * @returns A promise that settles within `closeTimeout`, and resolves when
-   *   every byte has been delivered.
+   *   every byte has been delivered. What a read that `readFrom` began brings
+   *   after the last was sent is left to `takeUnsent`.
    * @throws {FlushError} If some were not. The buffer is closed all the same,
    *   and {@linkcode StreamBuffer.takeUnsent} returns them.
    */
