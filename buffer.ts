@@ -728,21 +728,23 @@ export class StreamBuffer implements AsyncDisposable {
         return RESOLVED;
       }
     }
-    if (length <= MAX_SCRATCH) {
+    if (length <= MAX_SCRATCH && start < this.#limit) {
       const { written } = ENCODER.encodeInto(text, SCRATCH);
       if (start + written < this.#limit) {
         this.#store.set(PREFIXES[written]!, start);
         this.#length += written;
         return RESOLVED;
       }
-    } else if (this.#state === "open" && this.#first === undefined) {
+    }
+    if (this.#state === "open" && this.#first === undefined) {
       const room = this.#store.subarray(start);
       const { read, written } = ENCODER.encodeInto(text, room);
       if (read === length) {
-        this.#accept(written);
+        if (written > 0) this.#accept(written);
         return RESOLVED;
       }
     }
+    // Not from SCRATCH: a sender that is called before they are copied may write.
     return this.#writeBytes(ENCODER.encode(text));
   }
 

@@ -425,6 +425,44 @@ for (const size of [0, 1, 31, 32, 33, 255, 256, 257, 600]) {
   }
 }
 
+Deno.test("write() of a string that fits makes no array, not even in an empty store", async () => {
+  const { encode } = TextEncoder.prototype;
+  const { out, sender } = setUp({ capacity: 4000 });
+  let text = "";
+  TextEncoder.prototype.encode = () => {
+    throw new Error("encode() makes an array");
+  };
+  try {
+    for (const size of [1, 32, 33, 256, 257, 600]) {
+      for (const last of ["a", "é"]) {
+        const piece = ("a".repeat(size) + last).slice(-size);
+        await out.write(piece);
+        await out.write(piece);
+        await out.flush();
+        text += piece + piece;
+      }
+    }
+  } finally {
+    TextEncoder.prototype.encode = encode;
+  }
+  await out.close();
+  assertEquals(sender.text, text);
+});
+
+Deno.test("write() of a string that makes a sender write another keeps both", async () => {
+  const received: string[] = [];
+  await using other = new StreamBuffer(() => {}, { capacity: 400 });
+  await other.write("-");
+  const out = new StreamBuffer((bytes) => {
+    void other.write("b".repeat(50));
+    received.push(textOf(bytes));
+  }, { capacity: 64 });
+  for (let i = 0; i < 3; i++) await out.write("a".repeat(50));
+  await out.close();
+  assertEquals(received, Array(3).fill("a".repeat(50)));
+  assertEquals(other.stats.bytesAccepted, 151);
+});
+
 Deno.test("write() that nobody awaits keeps the order", async () => {
   const { out, sender } = setUp({ capacity: 4 }, [() => settle()]);
   for (const text of ["ab", "cdef", "gh", "ij"]) void out.write(text);

@@ -3,15 +3,17 @@
  * the sender is what is measured. It knows how much it got from the framing of
  * the requests, and looks at nothing else.
  *
- * `GET /report` answers with what it got since the last one. Its arguments are
- * how many milliseconds it waits before each answer, and before it reads the
- * first body.
+ * `GET /report` answers with what it got since the last one.
+ *
+ *     deno run -N bench/server.ts DELAY STALL
+ *
+ * DELAY is how many milliseconds late it answers, STALL how many it waits before
+ * it reads the first body.
  */
 
 /** What the server got since the last report. */
 export interface Report {
   bytes: number;
-  requests: number;
   /** When each body of a request was complete; see {@linkcode clock}. */
   arrivals: number[];
 }
@@ -49,12 +51,12 @@ export async function startServer(delay = 0, stall = 0): Promise<Server> {
 }
 
 const NEWLINE = 10;
-const got: Report = { bytes: 0, requests: 0, arrivals: [] };
+const got: Report = { bytes: 0, arrivals: [] };
 let stall = 0;
 
 function report(): string {
   const json = JSON.stringify(got);
-  got.bytes = got.requests = 0;
+  got.bytes = 0;
   got.arrivals = [];
   return `HTTP/1.1 200 OK\r\nContent-Length: ${json.length}\r\n\r\n${json}`;
 }
@@ -127,7 +129,6 @@ async function serve(connection: Deno.TcpConn, delay: number): Promise<void> {
       await line();
       if (size === 0) break;
     }
-    got.requests++;
     got.arrivals.push(clock());
     if (delay > 0) await sleep(delay);
     await answer("HTTP/1.1 204 No Content\r\n\r\n");
