@@ -678,17 +678,20 @@ for (const status of [301, 302, 303, 307, 308]) {
 // -- Replies --
 
 const REPLIES: Record<string, Behaviour> = {
-  "that stalls": async ({ write, closed }) => {
+  "that stalls": async ({ receive, write, closed }) => {
+    await receive();
     await write(head(200, { "content-length": "100" }) + "some");
     await closed();
   },
-  "that never ends": async ({ write }) => {
+  "that never ends": async ({ receive, write }) => {
+    await receive();
     await write(head(200, { "transfer-encoding": "chunked" }));
     const chunk = `1000\r\n${"x".repeat(0x1000)}\r\n`;
     for (;;) await write(chunk);
   },
   "of 10 MB": answer(200, {}, "x".repeat(10_000_000)),
-  "that is cut short": async ({ write, close }) => {
+  "that is cut short": async ({ receive, write, close }) => {
+    await receive();
     await write(head(200, { "content-length": "100" }) + "some");
     close();
   },
@@ -743,15 +746,18 @@ for (
   const [title, behaviour] of Object.entries<Behaviour>({
     "no answer": never,
     "a closed connection": close,
-    "garbage": async ({ write, close }) => {
+    "garbage": async ({ receive, write, close }) => {
+      await receive();
       await write("I am not HTTP\r\n\r\n");
       close();
     },
-    "half a status line": async ({ write, close }) => {
+    "half a status line": async ({ receive, write, close }) => {
+      await receive();
       await write("HTTP/1.1 20");
       close();
     },
-    "headers without end": async ({ write, close }) => {
+    "headers without end": async ({ receive, write, close }) => {
+      await receive();
       await write("HTTP/1.1 200 OK\r\n");
       for (let i = 0; i < 5_000; i++) {
         await write(`x-${i}: ${"y".repeat(99)}\r\n`);
@@ -778,6 +784,7 @@ for (
 Deno.test("timeout is told as a TimeoutError", async () => {
   using time = fakeTime();
   await using server = new FaultyServer([], async (exchange) => {
+    await exchange.receive();
     setImmediate(() => time.tick(30_000));
     await never(exchange);
   });
@@ -794,6 +801,7 @@ Deno.test("timeout is told as a TimeoutError", async () => {
 Deno.test("an attempt may not take longer than what is left of maxElapsed", async () => {
   using time = fakeTime();
   await using server = new FaultyServer([], async (exchange) => {
+    await exchange.receive();
     setImmediate(() => time.tick(10_000));
     await never(exchange);
   });
@@ -811,6 +819,7 @@ Deno.test("a later attempt has only what is left of maxElapsed", async () => {
   await using server = new FaultyServer([
     answer(503, { "retry-after": "6" }),
     async (exchange) => {
+      await exchange.receive();
       setImmediate(() => time.tick(4_000));
       await never(exchange);
     },
@@ -839,7 +848,8 @@ Deno.test("an error repeats what the server says of the media type", async () =>
 
 Deno.test("an error shows the beginning of the reply, on one line", async () => {
   const reply = `\x1b[31mtoo\r\n\tbad\x9b ${"x".repeat(1000)}`;
-  await using server = new FaultyServer([async ({ write }) => {
+  await using server = new FaultyServer([async ({ receive, write }) => {
+    await receive();
     const body = new TextEncoder().encode(reply);
     await write(head(400, { "content-length": `${body.length}` }));
     await write(body);
@@ -1020,6 +1030,7 @@ for (
     const gone = Promise.withResolvers<void>();
     const read = Promise.withResolvers<void>();
     await using server = new FaultyServer([async (exchange) => {
+      await exchange.receive();
       read.resolve();
       await behaviour(exchange);
       gone.resolve();
@@ -1150,7 +1161,7 @@ Deno.test("no header value and no query shows in any error", async () => {
     const echo = `${path}\n${headers.get("authorization")} ${
       headers.get("x-api-key")
     }`;
-    if (path.includes("close")) return exchange.close();
+    if (path.includes("close")) return await close(exchange);
     await answer(400, { "x-echo": "hunter2" }, echo)(exchange);
   });
   for (

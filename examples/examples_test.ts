@@ -96,8 +96,8 @@ for (const compression of ["gzip", "deflate", "brotli"] as const) {
 
 Deno.test("receiver() stores once what was committed before the connection died", async () => {
   const { handle, stored } = setUp();
-  const commit: Behaviour = async ({ request, write }) => {
-    const { method, headers, body } = request;
+  const commit: Behaviour = async ({ receive, write }) => {
+    const { method, headers, body } = await receive();
     const { status } = await handle(
       new Request("http://localhost/", { method, headers, body }),
     );

@@ -1,47 +1,78 @@
 /**
- * An HTTP/1.1 server on a raw TCP socket, which does to each request what a
- * test tells it to, and remembers every byte that it read.
+ * An HTTP/1.1 server on a raw TCP socket, which does to each request what its
+ * script tells it to, and remembers every byte that it read. Run it with
+ *
+ *     deno run -N testing/faulty_server.ts --help
  */
-import { concat } from "@std/bytes";
+import { Buffer } from "node:buffer";
+import { createHash } from "node:crypto";
+import { parseArgs } from "node:util";
 
 const CRLF = "\r\n";
 
-/** A request as it was read off the wire. */
-export interface RawRequest {
+/** What is known of a request before its body has been read. */
+export interface RequestHead {
   /** 0 for the first connection, and so on. */
   readonly connection: number;
   readonly method: string;
   readonly path: string;
   readonly headers: Headers;
+}
+
+/** A request as it was read off the wire. */
+export interface RawRequest extends RequestHead {
   readonly body: Uint8Array<ArrayBuffer>;
 }
 
-/** What a behaviour may do with a connection whose request has been read. */
+/** What a behaviour may do once it has seen the head of a request. */
 export interface Exchange {
-  readonly request: RawRequest;
+  readonly request: RequestHead;
+  /** Reads so many bytes of the body, or what is left of it. */
+  read(size: number): Promise<void>;
+  /** Reads the request to its end. */
+  receive(): Promise<RawRequest>;
+  /** Stores the request, as a server does that answers with a 2xx. */
+  keep(): Promise<void>;
   /** Sends bytes or text as they are. */
   write(data: string | Uint8Array): Promise<void>;
-  /** Closes the connection. */
+  /**
+   * Closes the connection. That resets it if there are bytes which were not
+   * read, and what was written may then never be seen.
+   */
   close(): void;
   /** Waits until the client closes the connection, or this server is stopped. */
   closed(): Promise<void>;
+  /** Reads no more, and waits until this server is stopped. */
+  hang(): Promise<void>;
+  /** Waits for the beginning of the next request on this connection. */
+  next(): Promise<void>;
+  /** Closes all connections and takes no more, for so many milliseconds. */
+  refuse(ms: number): void;
 }
 
 /** What becomes of one request. */
 export type Behaviour = (exchange: Exchange) => Promise<void> | void;
 
-/** Answers as a server should. */
+/** Reads the request, and answers as a server should; keeps it if with a 2xx. */
 export function answer(
   status: number,
   headers: Record<string, string> = {},
   body = "",
 ): Behaviour {
-  return async ({ write }) => {
-    await write(
-      head(status, { "content-length": `${body.length}`, ...headers }),
-    );
-    await write(body);
+  return async ({ receive, keep, write }) => {
+    await receive();
+    if (status < 300) await keep();
+    await write(reply(status, headers, body));
   };
+}
+
+function reply(
+  status: number,
+  headers: Record<string, string> = {},
+  body = "",
+): string {
+  return head(status, { "content-length": `${body.length}`, ...headers }) +
+    body;
 }
 
 /** A status line and headers, whatever they may be. */
@@ -51,10 +82,16 @@ export function head(status: number, headers: Record<string, string>): string {
 }
 
 /** Reads the request, and closes the connection without an answer. */
-export const close: Behaviour = (exchange) => exchange.close();
+export const close: Behaviour = async (exchange) => {
+  await exchange.receive();
+  exchange.close();
+};
 
 /** Reads the request, and never answers. */
-export const never: Behaviour = ({ closed }) => closed();
+export const never: Behaviour = async ({ receive, closed }) => {
+  await receive();
+  await closed();
+};
 
 /** Answers, and closes the connection that it said it would keep. */
 export function answerAndClose(status: number): Behaviour {
@@ -64,17 +101,206 @@ export function answerAndClose(status: number): Behaviour {
   };
 }
 
+/** Stores the request, and answers it with whatever this is. */
+function keepAnd(data: string, then: "close" | "closed"): Behaviour {
+  return async ({ keep, write, ...exchange }) => {
+    await keep();
+    await write(data);
+    await exchange[then]();
+  };
+}
+
+const AGES_AGO = "Sun, 06 Nov 1994 08:49:37 GMT";
+const RETRY_AFTER: Record<string, string> = {
+  "0": "0",
+  "a date": AGES_AGO,
+  "a date of RFC 850": "Sunday, 06-Nov-94 08:49:37 GMT",
+  "a date of asctime": "Sun Nov  6 08:49:37 1994",
+  "a list": "0, 0",
+  "a negative number": "-5",
+  "garbage": "soon",
+};
+
+/** Those that a retry helps against, if it takes one. */
+const PASSING: Record<string, Behaviour> = {
+  "200": answer(200),
+  "201 with a body": answer(201, {}, "stored\n"),
+  "204": answer(204),
+  "never read": ({ hang }) => hang(),
+  "read slowly": async (exchange) => {
+    for (let i = 0; i < 20; i++) {
+      await exchange.read(50);
+      await sleep(1);
+    }
+    await answer(200)(exchange);
+  },
+  "200 before the body is read": async ({ write, keep }) => {
+    await write(reply(200));
+    await keep();
+  },
+  "503 before the body is read": async ({ write, receive }) => {
+    await write(reply(503));
+    await receive();
+  },
+  "100 first": async (exchange) => {
+    await exchange.write(head(100, {}));
+    await answer(200)(exchange);
+  },
+  "103 first, twice": async (exchange) => {
+    await exchange.write(head(103, { link: "</a>" }).repeat(2));
+    await answer(200)(exchange);
+  },
+  "answer late": async (exchange) => {
+    await exchange.keep();
+    await sleep(20);
+    await answer(200)(exchange);
+  },
+  "never answer": never,
+  "keep and never answer": keepAnd("", "closed"),
+  "garbage": async ({ receive, write, close }) => {
+    await receive();
+    await write(`\0\xff not HTTP${CRLF}${CRLF}`);
+    close();
+  },
+  "half a head": keepAnd("HTTP/1.1 200 OK\r\ncontent-le", "close"),
+  "close": close,
+  "close before the body is read": (exchange) => exchange.close(),
+  "close within the body": async ({ read, close }) => {
+    await read(1);
+    close();
+  },
+  "keep and close": keepAnd("", "close"),
+  "200 and close": answerAndClose(200),
+  "200 and close, as it says": async (exchange) => {
+    await answer(200, { connection: "close" })(exchange);
+    exchange.close();
+  },
+  "200, then close at the next request": async (exchange) => {
+    await answer(200)(exchange);
+    await exchange.next();
+    exchange.close();
+  },
+  "refuse for a while": ({ refuse }) => refuse(20),
+  "keep and refuse for a while": async ({ keep, refuse }) => {
+    await keep();
+    refuse(20);
+  },
+  "408 and close": answerAndClose(408),
+  "500": answer(500, {}, "oh\n"),
+  "502": answer(502, { "content-type": "text/html" }, "<html></html>"),
+  ...Object.fromEntries(
+    Object.entries(RETRY_AFTER).flatMap(([name, value]) =>
+      [429, 503].map((status) => [
+        `${status}, Retry-After ${name}`,
+        answer(status, { "retry-after": value }),
+      ])
+    ),
+  ),
+  "a reply that stalls": keepAnd(
+    head(200, { "content-length": "10" }) + "12345",
+    "closed",
+  ),
+  "a reply that never ends": async ({ keep, write }) => {
+    await keep();
+    await write(head(200, { "transfer-encoding": "chunked" }));
+    for (;;) await write(`400${CRLF}${"x".repeat(1024)}${CRLF}`);
+  },
+  "a reply that is shorter than it says": keepAnd(
+    head(200, { "content-length": "10" }) + "12345",
+    "close",
+  ),
+  "a reply that is longer than it says": keepAnd(
+    head(200, { "content-length": "5" }) + "1234567890",
+    "close",
+  ),
+  "a reply of 1 MB": answer(200, {}, "x".repeat(1_000_000)),
+  "a reply with 100 kB of headers": answer(200, { "x-long": "x".repeat(1e5) }),
+  "a reply with 1000 headers": answer(
+    200,
+    Object.fromEntries(Array.from({ length: 1000 }, (_, i) => [`x-${i}`, "x"])),
+  ),
+};
+
+/** Those that it does not help against, unless they change their minds. */
+const FINAL: Record<string, Behaviour> = {
+  ...Object.fromEntries([301, 302, 303, 307, 308].map((status) => [
+    `${status}`,
+    (exchange: Exchange) => {
+      const origin = `http://${exchange.request.headers.get("host")}`;
+      return answer(status, { location: `${origin}/moved` })(exchange);
+    },
+  ])),
+  "304": answer(304),
+  "400": answer(400, {}, "no\n"),
+  "401": answer(401),
+  "413 and close before the body is read": async ({ write, close }) => {
+    await write(reply(413, { connection: "close" }));
+    close();
+  },
+  "503, Retry-After a year": answer(503, { "retry-after": "31536000" }),
+};
+
+/** Behaviours by name, for schedules. */
+export const BEHAVIOURS: Record<string, Behaviour> = { ...PASSING, ...FINAL };
+
+function behaviour(name: string): Behaviour {
+  const found = BEHAVIOURS[name];
+  if (found !== undefined) return found;
+  throw new TypeError(`There is no behaviour "${name}"`);
+}
+
+/** The behaviours of these names. */
+export function script(names: readonly string[]): Behaviour[] {
+  return names.map(behaviour);
+}
+
+/**
+ * A schedule that the seed decides: every other request meets a good server,
+ * each of the rest any behaviour that a retry helps against.
+ *
+ * @param by Gives the behaviour of a name.
+ */
+export function anyBehaviour(seed: number, by = behaviour): Behaviour {
+  const names = Object.keys(PASSING);
+  const random = randomFrom(seed);
+  return (exchange) => {
+    const good = random() < 0.5;
+    const name = good ? "200" : names[Math.floor(random() * names.length)]!;
+    return by(name)(exchange);
+  };
+}
+
+/** Numbers from 0 to 1 that the seed decides (Tommy Ettinger's mulberry32). */
+export function randomFrom(seed: number): () => number {
+  return () => {
+    seed = (seed + 0x6d2b79f5) | 0;
+    let mixed = Math.imul(seed ^ (seed >>> 15), seed | 1);
+    mixed ^= mixed + Math.imul(mixed ^ (mixed >>> 7), mixed | 61);
+    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
+  };
+}
+
+/** The client went away, or this server was stopped. */
+class Gone extends Error {}
+
 /** Takes one behaviour of its script a request, and then `otherwise`. */
 export class FaultyServer implements AsyncDisposable {
-  readonly #listener: Deno.TcpListener;
   readonly #script: Behaviour[];
   readonly #otherwise: Behaviour;
   readonly #connections = new Set<Deno.Conn>();
-  readonly #serving: Promise<void>;
+  readonly #handlers = new Set<Promise<void>>();
   readonly #arrived = new EventTarget();
-  #stopped = false;
+  readonly #stopped = Promise.withResolvers<void>();
+  #listener: Deno.TcpListener;
+  #serving: Promise<void>;
+  #running = true;
+  readonly port: number;
   /** Every request that was read to its end, in order. */
   readonly requests: RawRequest[] = [];
+  /** Those that broke off, with as much of their bodies as was read. */
+  readonly broken: RawRequest[] = [];
+  /** Those that were stored, in order. */
+  readonly kept: RawRequest[] = [];
   /** How many connections were accepted. */
   connections = 0;
 
@@ -86,11 +312,8 @@ export class FaultyServer implements AsyncDisposable {
     this.#script = [...script];
     this.#otherwise = otherwise;
     this.#listener = Deno.listen({ hostname: "127.0.0.1", port });
+    this.port = this.#listener.addr.port;
     this.#serving = this.#serve();
-  }
-
-  get port(): number {
-    return this.#listener.addr.port;
   }
 
   get url(): string {
@@ -104,7 +327,7 @@ export class FaultyServer implements AsyncDisposable {
 
   /** The `Idempotency-Key` of all requests. */
   get keys(): (string | null)[] {
-    return this.requests.map(({ headers }) => headers.get("idempotency-key"));
+    return this.requests.map(keyOf);
   }
 
   /** Resolves when so many requests have been read. */
@@ -117,32 +340,24 @@ export class FaultyServer implements AsyncDisposable {
   }
 
   async #serve(): Promise<void> {
-    const handlers: Promise<void>[] = [];
     for await (const connection of this.#listener) {
-      if (this.#stopped) {
-        connection.close();
-        continue;
-      }
       this.#connections.add(connection);
-      handlers.push(
-        this.#handle(connection, this.connections++).catch((error) => {
-          // The client went away, or this server was stopped.
-          if (!(error instanceof TypeError || isNetworkError(error))) {
-            throw error;
-          }
+      const handler = this.#handle(connection, this.connections++)
+        .catch((error) => {
+          if (!(error instanceof Gone)) throw error;
         }).finally(() => {
           this.#connections.delete(connection);
+          this.#handlers.delete(handler);
           tryClose(connection);
-        }),
-      );
+        });
+      this.#handlers.add(handler);
     }
-    await Promise.all(handlers);
   }
 
   async #handle(connection: Deno.Conn, number: number): Promise<void> {
-    const reader = new Reader(connection);
+    const wire = new Wire(connection);
     for (;;) {
-      const headText = await reader.until(CRLF + CRLF);
+      const headText = await wire.until(CRLF + CRLF);
       if (headText === undefined) return;
       const [first, ...lines] = headText.split(CRLF);
       const [method, path] = first!.split(" ");
@@ -150,75 +365,135 @@ export class FaultyServer implements AsyncDisposable {
         const colon = line.indexOf(":");
         return [line.slice(0, colon), line.slice(colon + 1).trim()];
       }));
-      const length = Number(headers.get("content-length") ?? 0);
-      const body = await reader.take(length);
-      if (body === undefined) return;
-      const request: RawRequest = {
+      const request: RequestHead = {
         connection: number,
         method: method!,
         path: path!,
         headers,
-        body,
       };
-      this.requests.push(request);
-      this.#arrived.dispatchEvent(new Event("request"));
-      await (this.#script.shift() ?? this.#otherwise)({
-        request,
-        write: (data) => writeAll(connection, data),
-        close: () => tryClose(connection),
-        closed: () => reader.end(),
-      });
+      const body = new Uint8Array(Number(headers.get("content-length") ?? 0));
+      let size = 0;
+      let received: RawRequest | undefined;
+      const read = async (wanted: number) => {
+        const end = Math.min(size + wanted, body.length);
+        while (size < end) size += await wire.read(body.subarray(size, end));
+      };
+      const receive = async () => {
+        await read(body.length);
+        if (received === undefined) {
+          received = { ...request, body };
+          this.requests.push(received);
+          this.#arrived.dispatchEvent(new Event("request"));
+        }
+        return received;
+      };
+      try {
+        await (this.#script.shift() ?? this.#otherwise)({
+          request,
+          read,
+          receive,
+          keep: async () => {
+            const request = await receive();
+            if (!this.kept.includes(request)) this.kept.push(request);
+          },
+          write: (data) => wire.write(data),
+          close: () => wire.close(),
+          closed: () => wire.end(),
+          hang: () => this.#stopped.promise,
+          next: () => wire.more(),
+          refuse: (ms) => this.#refuse(ms),
+        });
+        await receive();
+      } finally {
+        if (received === undefined) {
+          this.broken.push({ ...request, body: body.subarray(0, size) });
+        }
+      }
     }
   }
 
+  #refuse(ms: number): void {
+    tryClose(this.#listener);
+    for (const connection of this.#connections) tryClose(connection);
+    this.#serving = this.#serving.then(async () => {
+      await Promise.race([sleep(ms), this.#stopped.promise]);
+      while (this.#running) {
+        try {
+          this.#listener = Deno.listen({
+            hostname: "127.0.0.1",
+            port: this.port,
+          });
+          return await this.#serve();
+        } catch (error) {
+          // A connection of someone else's has the port for a moment.
+          if (!(error instanceof Deno.errors.AddrInUse)) throw error;
+          await sleep(ms);
+        }
+      }
+    });
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
-    this.#stopped = true;
-    this.#listener.close();
+    this.#running = false;
+    tryClose(this.#listener);
+    this.#stopped.resolve();
     for (const connection of this.#connections) tryClose(connection);
     await this.#serving;
+    await Promise.all(this.#handlers);
   }
 }
 
-function isNetworkError(error: unknown): boolean {
-  return error instanceof Deno.errors.BadResource ||
-    error instanceof Deno.errors.Interrupted ||
-    error instanceof Deno.errors.ConnectionReset ||
-    error instanceof Deno.errors.BrokenPipe;
+/** The request's `Idempotency-Key`. */
+export function keyOf({ headers }: RequestHead): string | null {
+  return headers.get("idempotency-key");
 }
 
-function tryClose(connection: Deno.Conn): void {
+/** Which flush of its stream it is, as its `Idempotency-Key` says. */
+export function sequenceOf(request: RequestHead): number {
+  return Number(keyOf(request)?.match(/-(\d+)"$/)?.[1]);
+}
+
+/**
+ * The bodies without those that repeat a key, by their place in the stream.
+ * Throws if one differs from what it repeats, or there is a gap.
+ */
+export function deduplicate(
+  requests: readonly RawRequest[],
+): Uint8Array<ArrayBuffer>[] {
+  const bodies: Uint8Array<ArrayBuffer>[] = [];
+  for (const request of requests) {
+    const { body } = request;
+    const before = bodies[sequenceOf(request)] ??= body;
+    if (Buffer.compare(before, body) !== 0) {
+      throw new Error(`${keyOf(request)} came again with other bytes`);
+    }
+  }
+  for (let i = 0; i < bodies.length; i++) {
+    if (bodies[i] === undefined) throw new Error(`Request ${i} never came`);
+  }
+  return bodies;
+}
+
+function sleep(ms: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, ms));
+}
+
+function tryClose(resource: { close(): void }): void {
   try {
-    connection.close();
+    resource.close();
   } catch {
     // Closed already.
   }
 }
 
-async function writeAll(
-  connection: Deno.Conn,
-  data: string | Uint8Array,
-): Promise<void> {
-  let bytes = typeof data === "string" ? new TextEncoder().encode(data) : data;
-  while (bytes.length > 0) {
-    bytes = bytes.subarray(await connection.write(bytes));
-  }
-}
-
-/** Reads a connection up to a separator, or a number of bytes. */
-class Reader {
+/** A connection, read up to a separator, or a number of bytes. */
+class Wire {
   readonly #connection: Deno.Conn;
+  /** What was read beyond what was asked for. */
   #pending: Uint8Array<ArrayBuffer> = new Uint8Array();
 
   constructor(connection: Deno.Conn) {
     this.#connection = connection;
-  }
-
-  async #more(): Promise<boolean> {
-    const chunk = new Uint8Array(64 * 1024);
-    const read = await this.#connection.read(chunk);
-    if (read === null) return false;
-    this.#pending = concat([this.#pending, chunk.subarray(0, read)]);
-    return true;
   }
 
   async until(separator: string): Promise<string | undefined> {
@@ -227,23 +502,126 @@ class Reader {
       const text = new TextDecoder("latin1").decode(this.#pending);
       const end = text.indexOf(separator);
       if (end >= 0) {
-        this.#pending = this.#pending.slice(end + separator.length);
+        this.#pending = this.#pending.subarray(end + separator.length);
         return text.slice(0, end);
       }
-      if (!await this.#more()) return undefined;
+      await this.more();
     }
   }
 
-  async take(length: number): Promise<Uint8Array<ArrayBuffer> | undefined> {
-    while (this.#pending.length < length) {
-      if (!await this.#more()) return undefined;
-    }
-    const taken = this.#pending.slice(0, length);
-    this.#pending = this.#pending.slice(length);
-    return taken;
+  /** Also forgets what was read and not asked for. */
+  close(): void {
+    tryClose(this.#connection);
+    this.#pending = new Uint8Array();
   }
 
+  /** Reads at least a byte into `target`. */
+  async read(target: Uint8Array): Promise<number> {
+    if (this.#pending.length === 0) return await this.#read(target);
+    const part = this.#pending.subarray(0, target.length);
+    target.set(part);
+    this.#pending = this.#pending.subarray(part.length);
+    return part.length;
+  }
+
+  /** Reads at least a byte more than it has. */
+  async more(): Promise<void> {
+    const chunk = new Uint8Array(16 * 1024);
+    const size = await this.#read(chunk);
+    const parts = [this.#pending, chunk.subarray(0, size)];
+    this.#pending = new Uint8Array(Buffer.concat(parts));
+  }
+
+  /** Reads until the client closes the connection. */
   async end(): Promise<void> {
-    while (await this.#more());
+    const chunk = new Uint8Array(16 * 1024);
+    try {
+      for (;;) await this.#read(chunk);
+    } catch (error) {
+      if (!(error instanceof Gone)) throw error;
+    }
+  }
+
+  async write(data: string | Uint8Array): Promise<void> {
+    let bytes = typeof data === "string"
+      ? new TextEncoder().encode(data)
+      : data;
+    while (bytes.length > 0) {
+      const size = await this.#connection.write(bytes).catch(rethrow);
+      bytes = bytes.subarray(size);
+    }
+  }
+
+  async #read(target: Uint8Array): Promise<number> {
+    const size = await this.#connection.read(target).catch(rethrow);
+    if (size === null) throw new Gone();
+    return size;
   }
 }
+
+/** What ends a connection is nobody's fault. */
+function rethrow(error: unknown): never {
+  const { BadResource, BrokenPipe, ConnectionReset, Interrupted } = Deno.errors;
+  for (const kind of [BadResource, BrokenPipe, ConnectionReset, Interrupted]) {
+    if (error instanceof kind) throw new Gone();
+  }
+  throw error;
+}
+
+const HELP = `An HTTP server that does what it should not.
+
+Usage: deno run -N testing/faulty_server.ts [options] [BEHAVIOUR...]
+
+It does to each request the next of the behaviours given, and answers 200 after
+the last; without any, to every other request something at random that a retry
+helps against. Interrupt it to see what it has kept.
+
+Options:
+      --port PORT   (default: 8000)
+      --seed SEED   Decides what is random (default: another each time).
+      --out FILE    Writes what it has kept to FILE at the end; needs -W.
+      --help        Show this.
+
+Behaviours that a retry helps against, if it takes one:
+${Object.keys(PASSING).map((name) => `  "${name}"`).join("\n")}
+and others:
+${Object.keys(FINAL).map((name) => `  "${name}"`).join("\n")}
+`;
+
+async function main(): Promise<void> {
+  const { values, positionals } = parseArgs({
+    allowPositionals: true,
+    options: {
+      port: { type: "string", default: "8000" },
+      seed: { type: "string", default: `${Date.now() % 1e6}` },
+      out: { type: "string" },
+      help: { type: "boolean" },
+    },
+  });
+  if (values.help) return console.log(HELP.trimEnd());
+  const say = (name: string): Behaviour => (exchange) => {
+    const { method, path } = exchange.request;
+    console.log(`${method} ${path} ${keyOf(exchange.request)}: ${name}`);
+    return behaviour(name)(exchange);
+  };
+  const otherwise = positionals.length > 0
+    ? say("200")
+    : anyBehaviour(Number(values.seed), say);
+  const port = Number(values.port);
+  await using server = new FaultyServer(positionals.map(say), otherwise, port);
+  console.log(`${server.url}, seed ${values.seed}`);
+  await new Promise<void>((resolve) => {
+    Deno.addSignalListener("SIGINT", resolve);
+  });
+  const bodies = deduplicate(server.kept);
+  for (const body of bodies) {
+    if (values.out) Deno.writeFileSync(values.out, body, { append: true });
+  }
+  const bytes = Buffer.concat(bodies);
+  const sum = createHash("sha256").update(bytes).digest("hex");
+  console.log(
+    `${server.kept.length} requests kept, ${bodies.length} of them different: ${bytes.length} bytes, SHA-256 ${sum}`,
+  );
+}
+
+if (import.meta.main) await main();

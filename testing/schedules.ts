@@ -1,0 +1,282 @@
+/**
+ * Random uses of a buffer against a server that does random things, over real
+ * connections. Run any number of them, with a seed if it is to be repeated:
+ *
+ *     deno task schedules 10000 42
+ */
+import { assert, assertEquals, assertInstanceOf } from "@std/assert";
+import { concat, equals } from "@std/bytes";
+import fc from "fast-check";
+import { gunzipSync } from "node:zlib";
+import { FlushError, type StreamBufferOptions } from "../buffer.ts";
+import { type FetchSenderOptions, streamTo } from "../sender.ts";
+import {
+  BEHAVIOURS,
+  deduplicate,
+  FaultyServer,
+  keyOf,
+  script,
+  sequenceOf,
+} from "./faulty_server.ts";
+
+/** So many at a time, as each mostly waits. */
+const CONCURRENCY = 8;
+const REASON = new Error("enough");
+
+type Command =
+  | { do: "write" | "write to the stream"; size: number; text: boolean }
+  | { do: "readFrom"; sizes: number[] }
+  | { do: "flush" }
+  | { do: "pause"; ms: number };
+
+interface Plan {
+  readonly options:
+    & StreamBufferOptions
+    & FetchSenderOptions
+    & { capacity: number };
+  readonly commands: (Command & { wait: boolean })[];
+  readonly faults: string[];
+  readonly ending: string;
+}
+
+/** In percent of the capacity. */
+const SIZE = fc.oneof(fc.nat(30), fc.nat(300));
+const WAIT = fc.boolean();
+
+const COMMAND = fc.oneof(
+  {
+    weight: 6,
+    arbitrary: fc.record({
+      do: fc.constantFrom("write" as const, "write to the stream" as const),
+      size: SIZE,
+      text: fc.boolean(),
+      wait: WAIT,
+    }),
+  },
+  {
+    weight: 1,
+    arbitrary: fc.record({
+      do: fc.constant("readFrom" as const),
+      sizes: fc.array(SIZE, { maxLength: 5, size: "max" }),
+      wait: WAIT,
+    }),
+  },
+  {
+    weight: 2,
+    arbitrary: fc.record({ do: fc.constant("flush" as const), wait: WAIT }),
+  },
+  {
+    weight: 1,
+    arbitrary: fc.record({
+      do: fc.constant("pause" as const),
+      ms: fc.nat(5),
+      wait: WAIT,
+    }),
+  },
+);
+
+const PLAN: fc.Arbitrary<Plan> = fc.record({
+  options: fc.record({
+    capacity: fc.oneof(
+      fc.integer({ min: 1, max: 24 }),
+      fc.integer({ min: 1, max: 8_192 }),
+      fc.constant(100_000),
+    ),
+    maxQueuedBytes: fc.oneof(fc.nat(100), fc.constant(2 ** 24)),
+    flushInterval: fc.constantFrom(0, 1, 5, 1_000),
+    closeTimeout: fc.constantFrom(50, 30_000),
+    oversize: fc.constantFrom("split", "whole", "reject"),
+    // Long enough for a good server, short enough for one that hangs.
+    timeout: fc.constant(100),
+    retry: fc.record({
+      initialDelay: fc.nat(2),
+      maxDelay: fc.nat(10),
+      maxElapsed: fc.constantFrom(0, 50, 30_000, 30_000),
+      shouldRetry: fc.constant(() => true),
+    }, { requiredKeys: ["initialDelay", "maxDelay", "maxElapsed"] }),
+    headers: fc.constantFrom({}, () => Promise.resolve({ "x-token": "t" })),
+    compression: fc.constant("gzip"),
+  }, {
+    requiredKeys: [
+      "capacity",
+      "maxQueuedBytes",
+      "flushInterval",
+      "closeTimeout",
+      "oversize",
+      "timeout",
+      "retry",
+      "headers",
+    ],
+  }),
+  commands: fc.array(COMMAND, { maxLength: 25, size: "max" }),
+  faults: fc.array(fc.constantFrom(...Object.keys(BEHAVIOURS)), {
+    maxLength: 20,
+    size: "max",
+  }),
+  ending: fc.oneof(
+    { weight: 3, arbitrary: fc.constant("close") },
+    fc.constantFrom("close twice", "abort", "close and abort"),
+  ),
+});
+
+/** Bytes that were given to the buffer, one after another. */
+interface Write {
+  bytes: Uint8Array;
+  /** How many of them it says that it has accepted; an abort does not say. */
+  accepted?: Promise<number | undefined>;
+}
+
+/** Carries out a plan, and checks that every byte is where it should be. */
+async function check(plan: Plan): Promise<void> {
+  await using server = new FaultyServer(script(plan.faults));
+  const out = streamTo(server.url, plan.options);
+  const writes: Write[] = [];
+  const pending = new Set<Promise<unknown>>();
+  const track = (promise: Promise<unknown>) => {
+    pending.add(promise);
+    const settled = () => void pending.delete(promise);
+    promise.then(settled, settled);
+    return promise;
+  };
+  let next = 0;
+  // Numbers, so that any two parts differ, and characters of 2 and 3 bytes.
+  const textOfSize = (percent: number) => {
+    const size = Math.ceil(percent * plan.options.capacity / 100);
+    let text = "";
+    while (text.length < size) text += `${next++}é€`;
+    return text.slice(0, size);
+  };
+  const encode = (text: string) => new TextEncoder().encode(text);
+  const writer = out.writable.getWriter();
+  let streaming = true;
+  let read: Promise<unknown> = Promise.resolve();
+
+  for (const command of plan.commands) {
+    let promise: Promise<unknown>;
+    switch (command.do) {
+      case "pause":
+        promise = sleep(command.ms);
+        break;
+      case "flush":
+        promise = track(out.flush());
+        break;
+      case "readFrom": {
+        const texts = command.sizes.map(textOfSize);
+        const readInto = async (p: Uint8Array) => {
+          await sleep(0);
+          const text = texts.shift();
+          if (text === undefined) return null;
+          const { written } = new TextEncoder().encodeInto(text, p);
+          writes.push({ bytes: p.slice(0, written) });
+          return written;
+        };
+        promise = track(out.readFrom({
+          read: (p) => read = readInto(p) as Promise<number | null>,
+        }));
+        break;
+      }
+      default: {
+        const text = textOfSize(command.size);
+        const bytes = encode(text);
+        const data = command.text ? text : bytes;
+        const toStream = command.do !== "write" && streaming;
+        const write = track(toStream ? writer.write(data) : out.write(data));
+        const accepted = write.then(() => bytes.length, (error) => {
+          if (error === REASON) return undefined;
+          return error instanceof FlushError ? error.acceptedBytes : 0;
+        });
+        writes.push({ bytes, accepted });
+        promise = accepted;
+        // A stream hands its chunks on one by one, and ends with a failure.
+        if (toStream) {
+          await accepted;
+          await write.catch(() => streaming = false);
+        }
+      }
+    }
+    if (command.wait) await promise.catch(() => {});
+  }
+
+  const ends: Promise<unknown>[] = [];
+  if (plan.ending.startsWith("close")) ends.push(track(out.close()));
+  if (plan.ending === "close twice") ends.push(track(out.close()));
+  if (plan.ending.endsWith("abort")) ends.push(track(out.abort(REASON)));
+  const [end] = await Promise.allSettled(ends);
+  const { bytesAccepted: all, bytesDelivered: sum } = out.stats;
+  if (!plan.ending.endsWith("abort")) {
+    if (end!.status === "fulfilled") assertEquals(sum, all);
+    else assertInstanceOf(end!.reason, FlushError);
+  }
+  await read;
+  await sleep(0);
+  assertEquals(pending.size, 0, "a promise is left pending");
+
+  const { bytesAccepted, bytesDelivered, sends } = out.stats;
+  const unsent = out.takeUnsent();
+  // A server that answers first and reads afterwards may need a moment.
+  const patience = Date.now() + 2_000;
+  while (countKept(server) < sends && Date.now() < patience) await sleep(1);
+
+  // The same key is the same bytes, also where the server did not keep them.
+  const sent = deduplicate(server.requests);
+  for (const request of server.broken) {
+    const { body } = request;
+    const whole = sent[sequenceOf(request)] ?? body;
+    assert(equals(whole.subarray(0, body.length), body));
+  }
+  for (const { method, path } of server.requests) {
+    assertEquals(`${method} ${path}`, "POST /ingest");
+  }
+
+  // Delivered and unsent is accepted; what was kept beyond what was delivered
+  // is the beginning of what was not, under a key that will tell.
+  const kept = concat(
+    deduplicate(server.kept).map((body) =>
+      plan.options.compression ? new Uint8Array(gunzipSync(body)) : body
+    ),
+  );
+  const repeated = kept.subarray(bytesDelivered);
+  assert(equals(repeated, unsent.subarray(0, repeated.length)));
+  const got = concat([kept.subarray(0, bytesDelivered), unsent]);
+  assertEquals(got.length, bytesAccepted);
+
+  let position = 0;
+  for (const { bytes, accepted } of writes) {
+    const rest = got.subarray(position, position + bytes.length);
+    let size = accepted === undefined ? bytes.length : await accepted;
+    // An abort cut it off: all of it is there, or a part and nothing after it.
+    size ??= equals(rest, bytes) ? bytes.length : got.length - position;
+    assert(equals(rest.subarray(0, size), bytes.subarray(0, size)));
+    position += size;
+  }
+  assertEquals(position, got.length);
+}
+
+function countKept(server: FaultyServer): number {
+  return new Set(server.kept.map(keyOf)).size;
+}
+
+function sleep(ms: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, ms));
+}
+
+/** Checks so many schedules, and says which. */
+export async function checkSchedules(
+  count: number,
+  seed = Date.now() & 0xfffffff,
+): Promise<void> {
+  console.log(`${count} schedules, seed ${seed}`);
+  const numRuns = Math.ceil(count / CONCURRENCY);
+  await Promise.all(
+    Array.from(
+      { length: CONCURRENCY },
+      (_, i) =>
+        fc.assert(fc.asyncProperty(PLAN, check), { numRuns, seed: seed + i }),
+    ),
+  );
+}
+
+if (import.meta.main) {
+  const [count = 1_000, seed] = Deno.args.map(Number);
+  await checkSchedules(count, seed);
+}
