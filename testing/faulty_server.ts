@@ -401,7 +401,7 @@ export class FaultyServer implements AsyncDisposable {
           closed: () => wire.end(),
           hang: () => this.#stopped.promise,
           next: () => wire.more(),
-          refuse: (ms) => this.#refuse(ms),
+          refuse: (ms) => this.refuse(ms),
         });
         await receive();
       } finally {
@@ -412,7 +412,8 @@ export class FaultyServer implements AsyncDisposable {
     }
   }
 
-  #refuse(ms: number): void {
+  /** Closes all connections and takes no more, for so many milliseconds. */
+  refuse(ms: number): void {
     tryClose(this.#listener);
     for (const connection of this.#connections) tryClose(connection);
     this.#serving = this.#serving.then(async () => {
