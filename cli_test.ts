@@ -31,6 +31,12 @@ interface Running extends AsyncDisposable {
   said(text: string): Promise<void>;
 }
 
+/** Refuses, and repeats what should be secret. */
+const echo: Behaviour = async (exchange) => {
+  const { headers, path } = exchange.request;
+  await answer(400, {}, `${path} ${headers.get("authorization")}`)(exchange);
+};
+
 function start(args: string[], permissions = PERMISSIONS): Running {
   const process = new Deno.Command(Deno.execPath(), {
     args: ["run", "-q", "--no-prompt", ...permissions, CLI, ...args],
@@ -559,21 +565,31 @@ Deno.test("cli leaves no empty --unsent behind", async () => {
   assertEquals([...Deno.readDirSync(unsent.replace("/unsent", ""))], []);
 });
 
-Deno.test("cli shows no secret when it fails", async () => {
-  const echo: Behaviour = async (exchange) => {
-    const { headers, path } = exchange.request;
-    await answer(400, {}, `${path} ${headers.get("authorization")}`)(exchange);
-  };
-  await using server = new FaultyServer([], echo);
-  const { code, stderr } = await run(
-    ["-H", "Authorization: Bearer ${TEST_TOKEN}", `${server.url}?k=hunter2`],
-    "data",
-    [...PERMISSIONS, "--allow-env=TEST_TOKEN"],
-  );
-  assertEquals(code, 1);
-  assertStringIncludes(stderr, "the server answered 400");
-  assert(!stderr.includes("hunter2"), stderr);
-});
+for (
+  const [title, exitCode, behaviour, space, message] of [
+    ["the server repeats what it was sent", 1, echo, " ", "answered 400"],
+    ["the server breaks off", 1, close, " ", "fetch failed"],
+    ["a header has a line break", 2, echo, "\n", '--header must be "Name'],
+  ] as const
+) {
+  Deno.test(`cli shows no secret when ${title}`, async () => {
+    await using folder = await temporary();
+    await using server = new FaultyServer([], behaviour);
+    const { code, stdout, stderr } = await run(
+      [
+        "-H",
+        `Authorization: Bearer${space}\${TEST_TOKEN}`,
+        ...["--retry-for", "0", "--unsent", folder.file("unsent")],
+        `${server.url}?k=hunter2`,
+      ],
+      "data",
+      [...PERMISSIONS, "--allow-env=TEST_TOKEN"],
+    );
+    assertEquals([code, stdout], [exitCode, ""]);
+    assertStringIncludes(stderr, message);
+    assert(!stderr.includes("hunter2"), stderr);
+  });
+}
 
 // -- Signals --
 

@@ -118,7 +118,8 @@ export interface FetchSenderOptions {
   /**
    * Headers of each request, or a function that is called for each attempt, and
    * once more with `failure` set after a 401 or 403, to get a fresh token.
-   * If the function fails, so does the flush. `Content-Type` is
+   * If the function fails, so does the flush; the `cause` is then a copy of its
+   * error without the secrets that are known. `Content-Type` is
    * `application/octet-stream` unless given here.
    */
   headers?:
@@ -460,7 +461,8 @@ export class FetchSender implements Sender, AsyncDisposable {
     let headers: Headers;
     try {
       headers = await until(signal, this.#headersFor(details));
-    } catch (cause) {
+    } catch (error) {
+      const cause = signal.aborted ? signal.reason : scrub(error, secrets);
       throw fail(`there are no headers to send: ${messageOf(cause)}`, {
         cause,
       });
@@ -649,19 +651,28 @@ function hide(text: string, secrets: Set<string>): string {
     .replace(/[\p{Cc}\s]+/gu, " ").trim();
 }
 
-/** What `fetch` threw, without the query that its messages repeat. */
+/**
+ * What `fetch` or a header function threw, in an error of our own: its message,
+ * those of its causes and where it comes from, without URL queries, which
+ * `fetch` repeats, and without the secrets.
+ */
 function scrub(error: unknown, secrets: Set<string>): Error {
   if (isPermissionError(error)) return error;
+  const clean = (text: string) =>
+    hide(text.replace(/\b(\w+:\/\/[^\s?#]*)[?#][^\s)]*/g, "$1"), secrets);
   const messages = [messageOf(error)];
   for (
     let link = error;
     link instanceof Error && link.cause !== undefined && messages.length < 5;
     link = link.cause
   ) messages.push(messageOf(link.cause));
-  const text = messages.join(": ")
-    .replace(/(\w+:\/\/[^\s?#]*)[?#][^\s)]*/g, "$1");
-  const cause = new Error(hide(text, secrets));
-  if (error instanceof Error) cause.name = error.name;
+  const cause = new Error(clean(messages.join(": ")));
+  if (error instanceof Error) {
+    cause.name = error.name;
+    const frames = String(error.stack).match(/^ +at .*/gm) ?? [];
+    cause.stack = [`${cause}`, ...frames.map((line) => `    ${clean(line)}`)]
+      .join("\n");
+  }
   return cause;
 }
 

@@ -9,6 +9,7 @@ import {
   assertThrows,
 } from "@std/assert";
 import { toText } from "@std/streams";
+import { gzipSync } from "node:zlib";
 import { FlushError, type SendContext, StreamBuffer } from "./buffer.ts";
 import {
   FetchSender,
@@ -860,6 +861,37 @@ Deno.test("an error shows the beginning of the reply, on one line", async () => 
   assertStringIncludes(error.message, `answered 400: "[31mtoo bad xxx`);
 });
 
+Deno.test("a small reply that becomes a large one when decompressed is cut", async () => {
+  const bomb = gzipSync(new Uint8Array(50_000_000));
+  await using server = new FaultyServer([async ({ receive, write, closed }) => {
+    await receive();
+    const length = `${bomb.length}`;
+    const headers = { "content-encoding": "gzip", "content-length": length };
+    await write(head(400, headers));
+    await write(bomb);
+    await closed();
+  }]);
+  let size = 0;
+  const counter = new TransformStream<Uint8Array, Uint8Array>({
+    transform(chunk, controller) {
+      size += chunk.length;
+      controller.enqueue(chunk);
+    },
+  });
+  await assertRejects(
+    () =>
+      deliver(server.url, {
+        fetch: async (input, init) => {
+          const reply = await fetch(input, init);
+          return new Response(reply.body!.pipeThrough(counter), reply);
+        },
+      }),
+    SendError,
+    "answered 400",
+  );
+  assert(size >= 64 * 1024 && size < 1_000_000, `${size} bytes were read`);
+});
+
 // -- Headers --
 
 Deno.test("a header function is called for each attempt and told why", async () => {
@@ -934,13 +966,16 @@ Deno.test("a 403 that asks to wait is not repeated before", async () => {
 
 Deno.test("a header function that fails, hangs or returns nonsense is a failed send", async () => {
   await using server = new FaultyServer();
-  const bug = new Error("no token");
+  const bug = new RangeError("no token");
   const error = await assertRejects(
     () => deliver(server.url, { headers: () => Promise.reject(bug) }),
     SendError,
     "no token",
   );
-  assertStrictEquals(error.cause, bug);
+  // Where it comes from is of use, and shows no secret.
+  assertInstanceOf(error.cause, Error);
+  assertEquals(error.cause.name, "RangeError");
+  assertEquals(error.cause.stack, bug.stack);
   const hung = await assertRejects(
     () =>
       deliver(server.url, { headers: () => new Promise(() => {}), timeout: 1 }),
@@ -1190,6 +1225,7 @@ Deno.test("no header value and no query shows in any error", async () => {
         assert(!text.includes("hunter2"), text);
         assertStringIncludes(text, new URL(url).host);
       }
+      assert(!printed(out).includes("hunter2"), printed(out));
     }
   }
 });
@@ -1244,6 +1280,20 @@ Deno.test("no error repeats the token of an attempt before", async () => {
     SendError,
   );
   assertEquals(error.excerpt, "***");
+});
+
+Deno.test("a header function that fails cannot show where it asks for a token", async () => {
+  const url = "https://auth.invalid/token?client_secret=hunter2";
+  const error = await assertRejects(
+    () =>
+      deliver(URL_OF_NOBODY, {
+        headers: async () => (await fetch(url)).headers,
+      }),
+    SendError,
+    "there are no headers to send",
+  );
+  assertStringIncludes(error.message, "https://auth.invalid/token");
+  assert(!printed(error).includes("hunter2"), printed(error));
 });
 
 Deno.test("what fetch throws is shown with its cause, but no secret", async () => {

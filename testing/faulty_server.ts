@@ -150,6 +150,15 @@ const PASSING: Record<string, Behaviour> = {
     await exchange.write(head(103, { link: "</a>" }).repeat(2));
     await answer(200)(exchange);
   },
+  "103 without end": async ({ receive, write }) => {
+    await receive();
+    for (;;) await write(head(103, { link: "</a>" }));
+  },
+  "a head without end": async ({ receive, write }) => {
+    await receive();
+    await write("HTTP/1.1 200 OK\r\n");
+    for (;;) await write(`x-long: ${"x".repeat(1000)}${CRLF}`);
+  },
   "answer late": async (exchange) => {
     await exchange.keep();
     await sleep(20);
