@@ -220,8 +220,9 @@ export class SendError extends Error {
  *   `fetch` would turn a POST that meets a 302 into an empty GET and report 200.
  * - **At least once.** What may have been lost is sent again, and a server
  *   that stored it without saying so gets it twice, with the same
- *   `Idempotency-Key` and the same bytes. A server that drops keys it has seen
- *   makes that exactly once.
+ *   `Idempotency-Key` and the same bytes. An attempt that was given up may even
+ *   arrive after later flushes. A server that drops keys it has seen makes that
+ *   exactly once, and in order.
  * - **Retry** with exponential backoff and full jitter. `Retry-After` is
  *   honoured, unless it reaches past `maxElapsed`: then the flush fails at once.
  *
