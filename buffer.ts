@@ -85,6 +85,11 @@ export interface Sender {
    * succeeded: what has been sent may be only a part of the stream.
    */
   abort?(reason: unknown): Promise<void> | void;
+  /**
+   * Why the newest attempt failed, if `send` makes more than one. When
+   * `closeTimeout` passes during `send`, this is how the error knows.
+   */
+  readonly lastFailure?: unknown;
 }
 
 /**
@@ -1133,7 +1138,10 @@ export class StreamBuffer implements AsyncDisposable {
     this.#state = "closing";
     this.#stopReading?.(this.#notOpen("read on"));
     const deadline = setTimeout(() => {
-      const message = `closeTimeout of ${this.#closeTimeout} ms has passed`;
+      const { lastFailure } = this.#sender;
+      const message = `closeTimeout of ${this.#closeTimeout} ms has passed${
+        lastFailure === undefined ? "" : `: ${messageOf(lastFailure)}`
+      }`;
       this.#fail(
         this.#error(
           `Cannot close the buffer: ${message}`,

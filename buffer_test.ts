@@ -1678,6 +1678,24 @@ for (const [title, step] of [["heeds", stall], ["ignores", ignore]] as const) {
   });
 }
 
+Deno.test("close() that is out of time says why the sender's attempts have failed", async () => {
+  using time = fakeTime();
+  const out = new StreamBuffer({
+    send: () => new Promise(() => {}),
+    get lastFailure() {
+      return DOWN;
+    },
+  }, { closeTimeout: 500 });
+  await out.write("abc");
+  const close = assertRejects(
+    () => out.close(),
+    FlushError,
+    "closeTimeout of 500 ms has passed: down",
+  );
+  await time.tickAsync(500);
+  assertEquals((await close).unsentBytes, 3);
+});
+
 Deno.test("close() ends by closeTimeout when the sender's own close hangs", async () => {
   using time = fakeTime();
   const out = new StreamBuffer({

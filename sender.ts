@@ -254,6 +254,7 @@ export class FetchSender implements Sender, AsyncDisposable {
   /** The sequence number that comes next, of the stream that has this signal. */
   #claimed: { next: number; signal?: AbortSignal } = { next: 0 };
   #closed = false;
+  #lastFailure: SendError | undefined;
 
   /**
    * Constructs a new instance.
@@ -352,6 +353,16 @@ export class FetchSender implements Sender, AsyncDisposable {
     }
   }
 
+  /**
+   * Why the newest request failed.
+   *
+   * @returns The failure; `undefined` before the first request, and after one
+   *   that succeeded.
+   */
+  get lastFailure(): SendError | undefined {
+    return this.#lastFailure;
+  }
+
   /** Refuses further sends. There is nothing to free: sockets are `fetch`'s. */
   close(): void {
     this.#closed = true;
@@ -412,6 +423,7 @@ export class FetchSender implements Sender, AsyncDisposable {
         const details = { sequence, offset, attempt, failure, signal };
         return this.#attempt(body, details, secrets);
       });
+      if (!signal.aborted) this.#lastFailure = failure;
       if (failure === undefined) return;
       signal.throwIfAborted();
       const refresh: boolean = !refreshed &&

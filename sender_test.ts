@@ -455,6 +455,26 @@ async function freePort(): Promise<number> {
   return server.port;
 }
 
+Deno.test("lastFailure is that of the newest request", async () => {
+  await using server = new FaultyServer([
+    answer(503),
+    answer(200),
+    answer(400),
+  ]);
+  const sender = new FetchSender(server.url, { retry: FAST });
+  assertEquals(sender.lastFailure, undefined);
+  const told: unknown[] = [];
+  await using retrying = new FetchSender(server.url, {
+    retry: FAST,
+    onRetry: () => told.push(retrying.lastFailure?.status),
+  });
+  await retrying.send(BYTES, context());
+  assertEquals(told, [503]);
+  assertEquals(retrying.lastFailure, undefined);
+  const error = await assertRejects(() => sender.send(BYTES, context()));
+  assertStrictEquals(sender.lastFailure, error);
+});
+
 Deno.test("send() waits longer and longer, at random, and no longer than maxDelay", async () => {
   using time = fakeTime();
   const { delays, onRetry } = skipDelays(time);
@@ -1155,9 +1175,14 @@ Deno.test("close() during a long backoff ends by closeTimeout and accounts for e
     await out.write("efgh");
     await out.write("ij");
     await retried.promise;
-    const close = assertRejects(() => out.close(), FlushError);
+    const close = assertRejects(
+      () => out.close(),
+      FlushError,
+      "closeTimeout of 2000 ms has passed: Cannot POST 4 bytes to",
+    );
     await time.tickAsync(2_000);
     const error = await close;
+    assertStringIncludes(error.message, "the server answered 503");
     assertEquals(error.unsentBytes, 6);
     assertEquals(new TextDecoder().decode(out.takeUnsent()), "efghij");
     assertEquals(server.requests.length, 2);
