@@ -93,6 +93,19 @@ export const never: Behaviour = async ({ receive, closed }) => {
   await closed();
 };
 
+/** Reads the request, and goes on when it is released. */
+export function held(
+  rest: Behaviour = answer(200),
+): { release: () => void; behaviour: Behaviour } {
+  const { promise, resolve: release } = Promise.withResolvers<void>();
+  const behaviour: Behaviour = async (exchange) => {
+    await exchange.receive();
+    await promise;
+    await rest(exchange);
+  };
+  return { release, behaviour };
+}
+
 /** Answers, and closes the connection that it said it would keep. */
 export function answerAndClose(status: number): Behaviour {
   return async (exchange) => {
