@@ -492,8 +492,9 @@ export class FetchSender implements Sender, AsyncDisposable {
     });
     // Deno sends a body again by itself when a pooled connection dies after the
     // request was read, unless it is a stream. This makes it one, and it keeps
-    // its Content-Length.
-    void request.body;
+    // its Content-Length. But one that Deno may not send it never lets go: the
+    // process would not end.
+    if (mayConnect(this.#url)) void request.body;
     const fetch = this.#fetch; // as a method call, that of browsers refuses
     const client = this.#client;
     let response: Response;
@@ -694,6 +695,13 @@ function isTransient({ status, cause }: SendError): boolean {
   if (status === undefined) return !isPermissionError(cause);
   return status === 408 || status === 425 || status === 429 ||
     (status >= 500 && status !== 501 && status !== 505);
+}
+
+/** Whether `fetch` goes ahead without asking the user. */
+function mayConnect({ protocol, hostname, port }: URL): boolean {
+  const host = `${hostname}:${port || (protocol === "https:" ? 443 : 80)}`;
+  const status = globalThis.Deno?.permissions.querySync({ name: "net", host });
+  return status === undefined || status.state === "granted";
 }
 
 /** Deno's error for a permission that was not granted. */

@@ -1055,9 +1055,6 @@ Deno.test({
   name:
     "a missing --allow-net fails at once, with the permission error as cause",
   permissions: { net: false },
-  // Deno 2.9.6 leaks the stream that it reads a body from when `fetch` throws.
-  sanitizeResources: false,
-  sanitizeOps: false,
   fn: async () => {
     const out = streamTo(URL_OF_NOBODY.replace(":9", ":8099"));
     await out.write("kept");

@@ -1,0 +1,193 @@
+/** Nothing but the network, and of that nothing but the server. */
+import { assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
+import { type Scope, start } from "./child.ts";
+import { answer, FaultyServer } from "./faulty_server.ts";
+import { temporary } from "./temporary.ts";
+
+/** With these, to ask for one of them is an error, and no question. */
+const DENIED = ["env", "read", "write", "run", "sys", "ffi", "import"]
+  .map((name) => `--deny-${name}`);
+
+function net(server: FaultyServer): string {
+  return `--allow-net=127.0.0.1:${server.port}`;
+}
+
+for (const denied of [[], DENIED]) {
+  const rest = denied.length > 0 ? ", and all else denied" : "";
+  Deno.test(`streamTo() needs --allow-net for its server only${rest}`, async () => {
+    await using server = new FaultyServer();
+    await using child = start(server.url, async ({ streamTo, url }) => {
+      await using out = streamTo(url, { compression: "gzip" });
+      await out.write("data");
+    }, { permissions: [net(server), ...denied] });
+    const { code, stderr } = await child.outcome;
+    assertEquals([code, stderr], [0, ""]);
+    assertEquals(server.requests.length, 1);
+  });
+}
+
+for (const method of ["write", "readFrom", "writable"] as const) {
+  Deno.test(`StreamBuffer() with a function needs no permission for ${method}`, async () => {
+    await using child = start("", async ({ StreamBuffer, args }) => {
+      await using out = new StreamBuffer((bytes) => {
+        console.log(new TextDecoder().decode(bytes));
+      });
+      if (args[0] === "write") await out.write("data");
+      if (args[0] === "readFrom") await out.readFrom(Deno.stdin);
+      if (args[0] === "writable") {
+        await ReadableStream.from(["data"]).pipeTo(out.writable);
+      }
+    }, { permissions: ["--deny-net", ...DENIED], args: [method] });
+    if (method === "readFrom") await child.tell("data");
+    const { code, stdout, stderr } = await child.outcome;
+    assertEquals([code, stdout, stderr], [0, "data\n", ""]);
+  });
+}
+
+/** Says what became of a write that may not be sent. */
+async function beRefused({ streamTo, url, told }: Scope): Promise<void> {
+  const out = streamTo(url);
+  await out.write("data");
+  try {
+    await out.flush();
+  } catch (error) {
+    const { cause } = error as Error;
+    console.log(`${error}\n${(cause as Error).cause}`);
+  }
+  await out.close().catch(() => {});
+  console.log(new TextDecoder().decode(out.takeUnsent()), "kept");
+  await told();
+}
+
+for (const denied of ["--allow-net=127.0.0.1:9", "--deny-net"]) {
+  Deno.test(`streamTo() fails at once with ${denied}, names the permission, and keeps the bytes`, async () => {
+    await using server = new FaultyServer();
+    await using child = start(server.url, beRefused, { permissions: [denied] });
+    await child.said("data kept");
+    await child.go();
+    const guard = setTimeout(() => child.kill("SIGKILL"), 30_000);
+    const { code, stdout } = await child.outcome;
+    clearTimeout(guard);
+    assertEquals(code, 0, "It did not end by itself");
+    assertMatch(stdout, /^FlushError: .* \(attempt 1\): .*--allow-net/);
+    assertStringIncludes(stdout, "NotCapable: ");
+    assertStringIncludes(stdout, `127.0.0.1:${server.port}`);
+    assertEquals(server.connections, 0);
+  });
+}
+
+// -- The command --
+
+/** Runs the command with `permissions` and no others, and gives it input. */
+async function command(
+  permissions: string[],
+  args: string[],
+  input = "data",
+): Promise<{ code: number; stderr: string }> {
+  const cli = new URL("../cli.ts", import.meta.url).pathname;
+  const process = new Deno.Command(Deno.execPath(), {
+    args: ["run", "-q", "--no-prompt", ...permissions, cli, ...args],
+    stdin: "piped",
+    stdout: "null",
+    stderr: "piped",
+    env: { NO_COLOR: "1", TEST_TOKEN: "hunter2" },
+  }).spawn();
+  const writer = process.stdin.getWriter();
+  // It may end without reading it.
+  await writer.write(new TextEncoder().encode(input))
+    .then(() => writer.close()).catch(() => {});
+  const { code, stderr } = await process.output();
+  return { code, stderr: new TextDecoder().decode(stderr) };
+}
+
+interface Row {
+  readonly args: string[];
+  /** All that it needs beside the network. */
+  readonly needs: string[];
+  readonly code?: number;
+}
+
+function both(file: string): string[] {
+  return [`--allow-read=${file}`, `--allow-write=${file}`];
+}
+
+/** As in the README, under "Permissions". */
+const ROWS: Record<string, (file: (name: string) => string) => Row> = {
+  "standard input": () => ({ args: [], needs: [] }),
+  "standard input in lines, compressed": () => ({
+    args: ["--lines", "--compress", "brotli"],
+    needs: [],
+  }),
+  "a file": (file) => ({
+    args: [file("input")],
+    needs: [`--allow-read=${file("input")}`],
+  }),
+  "headers in a file": (file) => ({
+    args: ["-H", `@${file("headers")}`],
+    needs: [`--allow-read=${file("headers")}`],
+  }),
+  "a variable in a header": () => ({
+    args: ["-H", "Authorization: ${TEST_TOKEN}"],
+    needs: ["--allow-env=TEST_TOKEN"],
+  }),
+  "--unsent": (file) => ({
+    args: ["--unsent", file("unsent")],
+    needs: both(file("unsent")),
+  }),
+  "--unsent that is needed": (file) => ({
+    args: ["--unsent", file("unsent"), "--retry-for", "0"],
+    needs: both(file("unsent")),
+    code: 1,
+  }),
+  "--unsent and a file": (file) => ({
+    args: ["--unsent", file("unsent"), file("input")],
+    needs: [
+      `--allow-read=${file("unsent")},${file("input")}`,
+      `--allow-write=${file("unsent")}`,
+    ],
+  }),
+};
+
+for (const [name, row] of Object.entries(ROWS)) {
+  Deno.test(`the command needs exactly what the README says for ${name}`, async () => {
+    await using folder = await temporary();
+    folder.file("input", "data");
+    folder.file("headers", "X-One: 1\n");
+    const { args, needs, code: expected = 0 } = row((name) =>
+      folder.file(name)
+    );
+    const serve = () => new FaultyServer([], answer(expected ? 400 : 200));
+    {
+      await using server = serve();
+      const { code, stderr } = await command(
+        [net(server), ...needs],
+        [server.url, ...args],
+      );
+      assertEquals(code, expected, stderr);
+      assertEquals(server.bodies.length, 1);
+    }
+    // And none of them is too much.
+    for (const missing of needs) {
+      await using server = serve();
+      const rest = needs.filter((need) => need !== missing);
+      const { code, stderr } = await command(
+        [net(server), ...rest],
+        [server.url, ...args],
+      );
+      assertEquals(code, 2, stderr);
+      assertStringIncludes(stderr, missing.replace(/=.*/, ""));
+      assertEquals(server.connections, 0);
+    }
+  });
+}
+
+Deno.test("the command refuses another server than its permission names", async () => {
+  await using server = new FaultyServer();
+  const { code, stderr } = await command(
+    ["--allow-net=127.0.0.1:9"],
+    [server.url],
+  );
+  assertEquals(code, 2);
+  assertStringIncludes(stderr, `add ${net(server)}`);
+  assertEquals(server.connections, 0);
+});

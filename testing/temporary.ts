@@ -1,0 +1,14 @@
+/** A folder that goes when the test does. */
+export async function temporary(): Promise<
+  AsyncDisposable & { file(name: string, content?: string): string }
+> {
+  const folder = await Deno.makeTempDir();
+  return {
+    file(name, content) {
+      const path = `${folder}/${name}`;
+      if (content !== undefined) Deno.writeTextFileSync(path, content);
+      return path;
+    },
+    [Symbol.asyncDispose]: () => Deno.remove(folder, { recursive: true }),
+  };
+}
