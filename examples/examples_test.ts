@@ -1,4 +1,5 @@
 import {
+  assert,
   assertEquals,
   assertMatch,
   assertRejects,
@@ -7,10 +8,20 @@ import {
 import { toText } from "@std/streams";
 import { streamTo } from "../mod.ts";
 import {
+  type Outcome,
+  type Scope,
+  start as startScript,
+} from "../testing/child.ts";
+import {
+  answer,
   type Behaviour,
+  close,
   FaultyServer,
   head,
+  held,
+  never,
 } from "../testing/faulty_server.ts";
+import { temporary } from "../testing/temporary.ts";
 import { receiver } from "./receiver.ts";
 
 const decoder = new TextDecoder();
@@ -200,3 +211,96 @@ Deno.test(
     }
   },
 );
+
+// -- whatever_happens.ts --
+
+/** Writes, and comes to its end as `args` say. */
+async function comeToAnEnd({ streamTo, url, args, told }: Scope) {
+  const [example, unsent, how] = args as [string, string, string];
+  const { closeWhateverHappens } = await import(example);
+  const out = streamTo(url, {
+    capacity: 4,
+    flushInterval: 0,
+    retry: { maxElapsed: 0 },
+  });
+  closeWhateverHappens(out, unsent);
+  for (const text of ["one.", "two."]) await out.write(text);
+  await out.flush();
+  for (const text of ["six.", "end"]) await out.write(text);
+  console.log("ready");
+  await told();
+  const mistake = new Error("a mistake");
+  if (how === "an exception") throw mistake;
+  if (how === "an exception in a block") {
+    await using _out = out;
+    throw mistake;
+  }
+  if (how === "an exception in a callback") {
+    setTimeout(() => {
+      throw mistake;
+    });
+    await told();
+  }
+  if (how === "a rejection") {
+    void Promise.reject(mistake);
+    await told();
+  }
+  if (how === "Deno.exit()") Deno.exit(4);
+  if (how.startsWith("SIG")) await told();
+}
+
+const ENDS = {
+  "an exception": 1,
+  "an exception in a block": 1,
+  "an exception in a callback": 1,
+  "a rejection": 1,
+  "Deno.exit()": 4,
+  "the end of the script": 0,
+  "SIGINT": 130,
+  "SIGTERM": 143,
+};
+
+for (const [how, expected] of Object.entries(ENDS)) {
+  for (const state of ["works", "is down", "stalls"]) {
+    // A server that stalls needs someone who loses patience.
+    if (state === "stalls" && !how.startsWith("SIG")) continue;
+    Deno.test(
+      `whatever_happens.ts loses nothing after ${how} while the server ${state}`,
+      {
+        ignore: Deno.build.os === "windows",
+      },
+      async () => {
+        const last = { "works": answer(200), "is down": close }[state] ?? never;
+        const { release, behaviour } = held(last);
+        await using server = new FaultyServer(
+          [answer(200), answer(200), behaviour],
+          last,
+        );
+        await using folder = await temporary();
+        const unsent = folder.file("unsent");
+        const example = import.meta.resolve("./whatever_happens.ts");
+        await using child = startScript(server.url, comeToAnEnd, {
+          args: [example, unsent, how],
+        });
+        await child.said("ready");
+        await child.until(server.received(3));
+        if (how.startsWith("SIG")) child.kill(how as Deno.Signal);
+        else await child.go();
+        // Another one: two of a kind may arrive as one.
+        if (state === "stalls") child.kill("SIGHUP");
+        if (how === "Deno.exit()") await child.outcome; // it waits for no answer
+        release();
+        const { code, stderr }: Outcome = await child.outcome;
+        assert(state === "stalls" ? code > 128 : code === expected, `${code}`);
+        assertEquals(stderr.includes("Error: a mistake"), code === 1);
+        const saved = await Deno.readTextFile(unsent).catch(() => "");
+        assertEquals(stderr.includes("saved in"), saved !== "");
+        const acknowledged = state === "works" && how !== "Deno.exit()"
+          ? ["one.", "two.", "six.", "end"]
+          : ["one.", "two."];
+        assertEquals(acknowledged.join("") + saved, "one.two.six.end");
+        assertEquals(server.bodies.slice(0, acknowledged.length), acknowledged);
+      },
+    );
+  }
+}
