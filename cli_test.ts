@@ -12,8 +12,10 @@ import {
   type Behaviour,
   close,
   FaultyServer,
+  held,
   never,
 } from "./testing/faulty_server.ts";
+import { temporary } from "./testing/temporary.ts";
 
 const CLI = new URL("./cli.ts", import.meta.url).pathname;
 const PERMISSIONS = ["-N=127.0.0.1", "-R", "-W"];
@@ -96,20 +98,6 @@ async function run(
   await writer.write(bytes).then(() => writer.close()).catch(() => {});
   writer.releaseLock();
   return await running.outcome;
-}
-
-async function temporary(): Promise<
-  AsyncDisposable & { file(name: string, content?: string): string }
-> {
-  const folder = await Deno.makeTempDir();
-  return {
-    file(name, content) {
-      const path = `${folder}/${name}`;
-      if (content !== undefined) Deno.writeTextFileSync(path, content);
-      return path;
-    },
-    [Symbol.asyncDispose]: () => Deno.remove(folder, { recursive: true }),
-  };
 }
 
 /** Numbered lines, so that any two parts of them differ. */
@@ -675,6 +663,131 @@ Deno.test(
     assertEquals(Deno.readTextFileSync(unsent), "two");
   },
 );
+
+for (const signal of ["SIGINT", "SIGTERM"] as const) {
+  for (const source of ["a file", "standard input"]) {
+    for (const lines of [false, true]) {
+      for (
+        const [state, last] of [
+          ["works", answer(200)],
+          ["is down", close],
+          ["stalls", never],
+        ] as const
+      ) {
+        Deno.test(
+          `cli loses nothing on ${signal}, from ${source}${
+            lines ? " with --lines" : ""
+          }, while the server ${state}`,
+          {
+            ignore: Deno.build.os === "windows",
+          },
+          async () => {
+            await using folder = await temporary();
+            const unsent = folder.file("unsent");
+            const text = linesOf(3_000_000);
+            const { release, behaviour } = held(last);
+            await using server = new FaultyServer(
+              [answer(200), behaviour],
+              last,
+            );
+            await using running = start([
+              ...["--capacity", "100K", "--unsent", unsent],
+              ...lines ? ["--lines"] : [],
+              ...[
+                server.url,
+                source === "a file" ? folder.file("input", text) : "-",
+              ],
+            ]);
+            const writer = running.process.stdin.getWriter();
+            // More than it reads ahead: it ends in the midst of it.
+            const writing = source === "a file"
+              ? Promise.resolve()
+              : writer.write(new TextEncoder().encode(text)).catch(() => {});
+            await server.received(2);
+            running.process.kill(signal);
+            await running.said("interrupted");
+            release();
+            // Another one: two of a kind may arrive as one.
+            if (state !== "works") running.process.kill("SIGHUP");
+            const { code, stderr } = await running.outcome;
+            await writing;
+            writer.releaseLock();
+            assertEquals(code, 1);
+            const [, count] = stderr.match(/(\d+) bytes acknowledged/)!;
+            const saved = await Deno.readTextFile(unsent).catch(() => "");
+            const acknowledged = received(server).slice(0, Number(count));
+            assertEquals(saved === "", state === "works", stderr);
+            // No gap, and nothing twice; and two requests at least.
+            const whole = acknowledged + saved;
+            assert(text.startsWith(whole), "bytes are missing");
+            assert(whole.length > 200_000, `only ${whole.length} bytes`);
+          },
+        );
+      }
+    }
+  }
+}
+
+for (const lines of [false, true]) {
+  Deno.test(
+    `cli leaves no gap when a second signal comes at once, and data still${
+      lines ? " with --lines" : ""
+    }`,
+    {
+      ignore: Deno.build.os === "windows",
+    },
+    async () => {
+      await using folder = await temporary();
+      const unsent = folder.file("unsent");
+      const text = linesOf(2_000_000);
+      await using server = new FaultyServer([answer(200)], never);
+      await using running = start([
+        ...["--capacity", "1M", "--interval", "1ms", "--unsent", unsent],
+        ...lines ? ["--lines"] : [],
+        server.url,
+      ]);
+      const writer = running.process.stdin.getWriter();
+      const feeding = (async () => {
+        for (let at = 0; at < text.length; at += 50) {
+          const piece = text.slice(at, at + 50);
+          await writer.write(new TextEncoder().encode(piece));
+        }
+      })().catch(() => {});
+      await server.received(2);
+      running.process.kill("SIGINT");
+      running.process.kill("SIGTERM");
+      const { code, stderr } = await running.outcome;
+      await feeding;
+      writer.releaseLock();
+      assertEquals(code, 1);
+      const [, count] = stderr.match(/(\d+) bytes acknowledged/)!;
+      const saved = Deno.readTextFileSync(unsent);
+      const whole = received(server).slice(0, Number(count)) + saved;
+      assert(text.startsWith(whole), "there is a gap");
+    },
+  );
+}
+
+Deno.test("cli gives up by itself after an interrupt, and saves what is left", {
+  ignore: Deno.build.os === "windows",
+}, async () => {
+  await using folder = await temporary();
+  const unsent = folder.file("unsent");
+  await using server = new FaultyServer([answer(200)], never);
+  await using running = start([
+    ...["--interval", "10ms", "--unsent", unsent],
+    server.url,
+  ]);
+  const writer = running.process.stdin.getWriter();
+  await writer.write(new TextEncoder().encode("one"));
+  await server.received(1);
+  await writer.write(new TextEncoder().encode("two"));
+  await server.received(2);
+  running.process.kill("SIGINT");
+  const { code } = await running.outcome;
+  writer.releaseLock();
+  assertEquals([code, Deno.readTextFileSync(unsent)], [1, "two"]);
+});
 
 // -- The terminal --
 
