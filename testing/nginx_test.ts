@@ -1,0 +1,348 @@
+/**
+ * Through nginx, as most servers on the web are reached: whatever it does to a
+ * request, the server behind it ends up with exactly what was written.
+ */
+import {
+  assert,
+  assertEquals,
+  assertInstanceOf,
+  assertMatch,
+  assertRejects,
+  assertStringIncludes,
+} from "@std/assert";
+import {
+  FlushError,
+  type StreamBuffer,
+  type StreamBufferOptions,
+} from "../buffer.ts";
+import { type FetchSenderOptions, SendError, streamTo } from "../sender.ts";
+import {
+  assertReceived,
+  makeCertificate,
+  NGINX,
+  OPENSSL,
+  RealServer,
+  Receiver,
+  Retries,
+  run,
+  testWith,
+  writeDuring,
+  writeLines,
+} from "./real_servers.ts";
+
+const MIB = 2 ** 20;
+const RELOADS = 5;
+const RESTARTS = 3;
+
+const PROTOCOLS = ["HTTP/1.1", "HTTP/2.0"] as const;
+
+interface Settings {
+  /** Deno speaks HTTP/2 over TLS only, so that is what the second one has. */
+  protocol: (typeof PROTOCOLS)[number];
+  /** Directives of `http` and of `server`. */
+  http?: string;
+  server?: string;
+}
+
+/** One line of nginx's log. */
+interface Request {
+  worker: string;
+  connection: string;
+  protocol: string;
+  status: number;
+}
+
+/** nginx in front of a receiver, and what it takes to send there. */
+class Site implements AsyncDisposable {
+  readonly #resources = new AsyncDisposableStack();
+  readonly receiver: Receiver;
+  readonly nginx: RealServer;
+  readonly retries = new Retries();
+  readonly url: string;
+  readonly client: Deno.HttpClient | undefined;
+
+  static async start(settings: Settings): Promise<Site> {
+    await using resources = new AsyncDisposableStack();
+    const receiver = resources.use(new Receiver());
+    const nginx = resources.use(
+      await RealServer.start({
+        program: NGINX,
+        configure: (folder, port) =>
+          configure(folder, port, receiver.port, settings),
+      }),
+    );
+    const client = settings.protocol === "HTTP/2.0"
+      ? resources.use(
+        Deno.createHttpClient({ caCerts: [await nginx.read("cert.pem")] }),
+      )
+      : undefined;
+    return new Site(receiver, nginx, client, resources.move());
+  }
+
+  private constructor(
+    receiver: Receiver,
+    nginx: RealServer,
+    client: Deno.HttpClient | undefined,
+    resources: AsyncDisposableStack,
+  ) {
+    this.receiver = receiver;
+    this.nginx = nginx;
+    this.client = client;
+    this.#resources = resources;
+    const scheme = client === undefined ? "http" : "https";
+    this.url = `${scheme}://127.0.0.1:${nginx.port}/ingest`;
+  }
+
+  /** A stream there, in many small requests unless told otherwise. */
+  stream(options: StreamBufferOptions & FetchSenderOptions = {}): StreamBuffer {
+    return streamTo(this.url, {
+      capacity: 4 * 1024,
+      ...this.retries.options,
+      ...this.client && { client: this.client },
+      ...options,
+    });
+  }
+
+  /** Does something, and waits until the stream comes through a new worker. */
+  async newWorker(work: () => Promise<void>): Promise<void> {
+    const worker = (headers: Headers) => headers.get("X-Worker");
+    const known = new Set(this.receiver.requests.map(worker));
+    await work();
+    await this.receiver.saw((headers) => !known.has(worker(headers)));
+  }
+
+  /** Has nginx read its configuration again, which replaces its workers. */
+  async reload(): Promise<void> {
+    await run(NGINX, [...argsFor(this.nginx.folder), "-s", "reload"]);
+  }
+
+  /** Stops nginx, and so has all of its log. */
+  async log(): Promise<Request[]> {
+    await this.nginx.stop("SIGQUIT");
+    const lines = (await this.nginx.read("access.log")).trimEnd().split("\n");
+    return lines.map((line) => {
+      const [worker, connection, protocol, status] = line.split(" ");
+      return {
+        worker: worker!,
+        connection: connection!,
+        protocol: protocol!,
+        status: Number(status),
+      };
+    });
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.#resources.disposeAsync();
+  }
+}
+
+function argsFor(folder: string): string[] {
+  return ["-p", folder, "-c", "nginx.conf", "-e", "error.log"];
+}
+
+async function configure(
+  folder: string,
+  port: number,
+  upstream: number,
+  { protocol, http = "", server = "" }: Settings,
+): Promise<string[]> {
+  let flags = "";
+  if (protocol === "HTTP/2.0") {
+    await makeCertificate(folder);
+    flags = " ssl http2";
+    server += "ssl_certificate cert.pem; ssl_certificate_key key.pem;";
+  }
+  const folders = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
+  await Deno.writeTextFile(
+    `${folder}/nginx.conf`,
+    `
+      daemon off;
+      pid nginx.pid;
+      # As root it would run its workers as someone who may not enter the folder.
+      ${Deno.uid() === 0 ? "user root;" : ""}
+      events {}
+      http {
+        ${folders.map((name) => `${name}_temp_path ${name};`).join("\n")}
+        log_format short '$pid $connection $server_protocol $status';
+        access_log access.log short;
+        ${http}
+        server {
+          listen 127.0.0.1:${port}${flags};
+          ${server}
+          location / {
+            proxy_pass http://127.0.0.1:${upstream};
+            proxy_set_header X-Worker $pid;
+          }
+        }
+      }
+    `,
+  );
+  return argsFor(folder);
+}
+
+const test = testWith(NGINX, OPENSSL);
+
+for (const protocol of PROTOCOLS) {
+  test(`nginx, ${protocol}: ${RELOADS} reloads under a stream lose nothing`, async () => {
+    await using site = await Site.start({ protocol });
+    await using out = site.stream();
+    const written = await writeDuring(out, async () => {
+      await site.receiver.next();
+      for (let reload = 0; reload < RELOADS; reload++) {
+        await site.newWorker(() => site.reload());
+      }
+    });
+    assertReceived(site.receiver, written);
+    const log = await site.log();
+    assertEquals(new Set(log.map(({ worker }) => worker)).size, RELOADS + 1);
+    assertEquals([...new Set(log.map((entry) => entry.protocol))], [protocol]);
+  });
+
+  for (const signal of ["SIGTERM", "SIGQUIT"] as const) {
+    test(`nginx, ${protocol}: ${RESTARTS} restarts (${signal}) under a stream lose nothing`, async () => {
+      await using site = await Site.start({ protocol });
+      await using out = site.stream();
+      const written = await writeDuring(out, async () => {
+        await site.receiver.next();
+        for (let restart = 0; restart < RESTARTS; restart++) {
+          await site.newWorker(async () => {
+            await site.nginx.stop(signal);
+            await site.retries.next();
+            await site.nginx.start();
+          });
+        }
+      });
+      assertReceived(site.receiver, written);
+    });
+  }
+
+  test(`nginx, ${protocol}: a capacity of 1 MiB is within its limit`, async () => {
+    await using site = await Site.start({ protocol });
+    await using out = site.stream({ capacity: MIB });
+    const bytes = pseudoRandom(3 * MIB);
+    await out.write(bytes);
+    await out.close();
+    assertReceived(site.receiver, bytes);
+    assertEquals([out.stats.sends, site.retries.failures], [3, []]);
+  });
+
+  for (
+    const [name, size] of [["1 MiB and a byte", MIB + 1], [
+      "8 MiB",
+      8 * MIB,
+    ]] as const
+  ) {
+    test(`nginx, ${protocol}: a request of ${name} is a 413 that says what to do, and is kept`, async () => {
+      await using site = await Site.start({ protocol });
+      const out = site.stream({ capacity: size });
+      const bytes = pseudoRandom(size);
+      await out.write(bytes);
+      const { cause } = await assertRejects(() => out.close(), FlushError);
+      assertInstanceOf(cause, SendError);
+      assertEquals([cause.status, cause.attempts], [413, 1]);
+      assertStringIncludes(cause.message, "make `capacity` smaller");
+      assertStringIncludes(cause.excerpt, "Request Entity Too Large");
+      assertEquals(out.takeUnsent(), bytes);
+      assertEquals(site.receiver.requests, []);
+    });
+  }
+
+  test(`nginx, ${protocol}: everything arrives through limit_req`, async () => {
+    await using site = await Site.start({
+      protocol,
+      http: "limit_req_zone $server_port zone=all:64k rate=50r/s;",
+      server: "limit_req zone=all; limit_req_status 429;",
+    });
+    await using out = site.stream();
+    const written = await writeLines(out, 500);
+    assertReceived(site.receiver, written);
+    assertEquals(site.retries.statuses, [429]);
+    assertEquals(
+      (await site.log()).filter(({ status }) => status === 429).length,
+      site.retries.failures.length,
+    );
+  });
+
+  test(`nginx, ${protocol}: a server behind it that goes and comes back gets everything`, async () => {
+    await using site = await Site.start({ protocol });
+    await using out = site.stream();
+    const written = await writeDuring(out, async () => {
+      await site.receiver.next();
+      await site.receiver.stop();
+      for (let failure = 0; failure < 3; failure++) await site.retries.next();
+      site.receiver.start();
+      await site.receiver.next();
+    });
+    assertReceived(site.receiver, written);
+    assertEquals(site.retries.statuses, [502]);
+  });
+
+  test(`nginx, ${protocol}: a server behind it that was too slow gets everything once`, async () => {
+    await using site = await Site.start({
+      protocol,
+      server: "proxy_read_timeout 50ms;",
+    });
+    await using out = site.stream();
+    const written = await writeDuring(out, async () => {
+      await site.receiver.next();
+      site.receiver.hold();
+      for (let failure = 0; failure < 3; failure++) await site.retries.next();
+      // Now it stores what nginx and the stream have given up, too.
+      site.receiver.release();
+      await site.receiver.next();
+    });
+    assertReceived(site.receiver, written);
+    assert(site.retries.statuses.includes(504));
+  });
+
+  test(`nginx, ${protocol}: connections that it closes all the time lose nothing`, async () => {
+    await using site = await Site.start({
+      protocol,
+      server: "keepalive_requests 3; keepalive_timeout 4ms;",
+    });
+    await using out = site.stream();
+    const lines = await writeLines(out, 2_500, async (number) => {
+      // So that requests begin before, after, and while nginx closes.
+      if (number % 25 !== 0) return;
+      await out.flush();
+      await new Promise((resolve) => setTimeout(resolve, number / 25 % 8));
+    });
+    assertReceived(site.receiver, lines);
+    const log = await site.log();
+    const connections = new Set(log.map(({ connection }) => connection));
+    assert(connections.size >= log.length / 3, `${connections.size}`);
+  });
+
+  test(`nginx, ${protocol}: compressed requests arrive as they were written`, async () => {
+    await using site = await Site.start({ protocol });
+    await using out = site.stream({ compression: "gzip" });
+    assertReceived(site.receiver, await writeLines(out, 500));
+    const codings = site.receiver.requests.map((headers) =>
+      headers.get("Content-Encoding")
+    );
+    assertEquals([...new Set(codings)], ["gzip"]);
+  });
+}
+
+test("nginx: a certificate that nobody trusts fails with the reason, and nothing is lost", async () => {
+  await using site = await Site.start({ protocol: "HTTP/2.0" });
+  const out = streamTo(site.url, { retry: { maxElapsed: 50 } });
+  await out.write("secret");
+  const { cause } = await assertRejects(() => out.close(), FlushError);
+  assertInstanceOf(cause, SendError);
+  assertEquals(cause.status, undefined);
+  assertMatch(cause.message, /certificate/i);
+  assertEquals(new TextDecoder().decode(out.takeUnsent()), "secret");
+  assertEquals(site.receiver.requests, []);
+});
+
+/** Bytes that no compression and no text hides. */
+function pseudoRandom(size: number): Uint8Array {
+  const bytes = new Uint8Array(size);
+  let state = 1;
+  for (let i = 0; i < size; i++) {
+    state = Math.imul(state, 1_664_525) + 1_013_904_223;
+    bytes[i] = state >>> 24;
+  }
+  return bytes;
+}
