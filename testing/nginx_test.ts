@@ -54,7 +54,7 @@ interface Request {
 
 /** nginx in front of a receiver, and what it takes to send there. */
 class Site implements AsyncDisposable {
-  readonly #resources = new AsyncDisposableStack();
+  readonly #resources: AsyncDisposableStack;
   readonly receiver: Receiver;
   readonly nginx: RealServer;
   readonly retries = new Retries();

@@ -24,6 +24,15 @@ export interface Program {
 }
 
 export const NGINX: Program = { command: "nginx", package: "nginx" };
+export const TINYPROXY: Program = {
+  command: "tinyproxy",
+  package: "tinyproxy-bin",
+};
+export const INFLUXDB: Program = { command: "influxd", package: "influxdb" };
+export const CLICKHOUSE: Program = {
+  command: "clickhouse-server",
+  package: "clickhouse-server",
+};
 export const OPENSSL: Program = { command: "openssl", package: "openssl" };
 
 /** The path of a program, if it is installed. */
@@ -215,7 +224,10 @@ function kill(process: Deno.ChildProcess, signal: Deno.Signal): void {
 }
 
 /** Waits until something is so. */
-async function poll(what: string, isSo: () => Promise<boolean>): Promise<void> {
+export async function poll(
+  what: string,
+  isSo: () => Promise<boolean> | boolean,
+): Promise<void> {
   const start = Date.now();
   while (!await isSo()) {
     if (Date.now() - start > PATIENCE) throw new Error(`Not so: ${what}`);
@@ -252,14 +264,16 @@ export class Receiver implements AsyncDisposable {
   #held: PromiseWithResolvers<void> | undefined;
   /** The headers of every request that has been read, in order. */
   readonly requests: Headers[] = [];
+  readonly #tls: Deno.TlsCertifiedKeyPem | undefined;
   readonly port: number;
 
-  constructor(port = 0) {
-    this.port = this.start(port);
+  constructor(tls?: Deno.TlsCertifiedKeyPem) {
+    this.#tls = tls;
+    this.port = this.start(0);
   }
 
   get url(): string {
-    return `http://127.0.0.1:${this.port}/ingest`;
+    return `${this.#tls ? "https" : "http"}://127.0.0.1:${this.port}/ingest`;
   }
 
   /** Everything stored. */
@@ -272,6 +286,7 @@ export class Receiver implements AsyncDisposable {
       {
         hostname: "127.0.0.1",
         port,
+        ...this.#tls,
         onListen() {},
         // A connection broke while it was read; the default says so at length.
         onError: () => new Response(null, { status: 500 }),
@@ -357,12 +372,13 @@ export async function writeLines(
 export async function writeDuring(
   out: StreamBuffer,
   work: () => Promise<void>,
+  lineOf: (number: number) => string = line,
 ): Promise<Uint8Array> {
   const lines: string[] = [];
   let ended = false;
   const write = async () => {
     while (!ended) {
-      const next = line(lines.length);
+      const next = lineOf(lines.length);
       await out.write(next);
       lines.push(next);
     }

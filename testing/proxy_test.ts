@@ -1,0 +1,212 @@
+/** Through a proxy that the environment, or a client of the caller's, names. */
+import {
+  assert,
+  assertEquals,
+  assertMatch,
+  assertStringIncludes,
+} from "@std/assert";
+import { streamTo } from "../sender.ts";
+import {
+  assertReceived,
+  freePort,
+  line,
+  makeCertificate,
+  OPENSSL,
+  RealServer,
+  Receiver,
+  Retries,
+  type ServerOptions,
+  testWith,
+  TINYPROXY,
+  writeDuring,
+} from "./real_servers.ts";
+
+const CLI = new URL("../cli.ts", import.meta.url).pathname;
+const PASSWORD = "correct-horse";
+const CONTENT = Array.from({ length: 2_000 }, (_, i) => line(i)).join("");
+
+function proxy(directives = ""): ServerOptions {
+  return {
+    program: TINYPROXY,
+    async configure(folder, port) {
+      const path = `${folder}/tinyproxy.conf`;
+      await Deno.writeTextFile(
+        path,
+        `
+          Listen 127.0.0.1
+          Port ${port}
+          LogFile "${folder}/proxy.log"
+          LogLevel Connect
+          ${directives}
+        `,
+      );
+      return ["-d", "-c", path];
+    },
+  };
+}
+
+const hostOf = ({ port }: { port: number }) => `127.0.0.1:${port}`;
+
+/** Ships `CONTENT` in a process of its own; `heard` is told of its first retry. */
+async function ship(
+  url: string,
+  net: string,
+  env: Record<string, string>,
+  heard: () => Promise<void> = () => Promise.resolve(),
+): Promise<{ code: number; stderr: string }> {
+  const { PATH = "", HOME = "", DENO_DIR } = Deno.env.toObject();
+  const process = new Deno.Command(Deno.execPath(), {
+    args: `run -q --no-prompt -N=${net} ${CLI} --lines --capacity 16K`
+      .split(" ").concat(url),
+    // A proxy of this machine's has no part in it.
+    clearEnv: true,
+    env: { PATH, HOME, ...DENO_DIR && { DENO_DIR }, NO_COLOR: "1", ...env },
+    stdin: "piped",
+    stdout: "null",
+    stderr: "piped",
+  }).spawn();
+  const input = new Blob([CONTENT]).stream().pipeTo(process.stdin)
+    .catch(() => {}); // it may end without reading all of it
+  let stderr = "";
+  try {
+    for await (
+      const text of process.stderr.pipeThrough(new TextDecoderStream())
+    ) {
+      const before = stderr.includes("trying again");
+      stderr += text;
+      if (!before && stderr.includes("trying again")) await heard();
+    }
+  } catch (error) {
+    process.kill("SIGKILL");
+    throw error;
+  } finally {
+    await input;
+    await process.status;
+  }
+  return { code: (await process.status).code, stderr };
+}
+
+function assertShipped(receiver: Receiver): void {
+  assertReceived(receiver, new TextEncoder().encode(CONTENT));
+}
+
+function viaOf(receiver: Receiver): (string | null)[] {
+  return [...new Set(receiver.requests.map((headers) => headers.get("Via")))];
+}
+
+const test = testWith(TINYPROXY);
+
+for (const name of ["HTTP_PROXY", "http_proxy"]) {
+  test(`${name}: everything goes through it, with permission for the server alone`, async () => {
+    await using receiver = new Receiver();
+    await using server = await RealServer.start(proxy());
+    const { code, stderr } = await ship(receiver.url, hostOf(receiver), {
+      [name]: `http://${hostOf(server)}`,
+    });
+    assertEquals(code, 0, stderr);
+    assertShipped(receiver);
+    const [via, ...others] = viaOf(receiver);
+    assertMatch(via ?? "", /tinyproxy/);
+    assertEquals(others, []);
+  });
+}
+
+test("HTTP_PROXY: permission for the proxy alone is not enough", async () => {
+  await using receiver = new Receiver();
+  await using server = await RealServer.start(proxy());
+  const { code, stderr } = await ship(receiver.url, hostOf(server), {
+    HTTP_PROXY: `http://${hostOf(server)}`,
+  });
+  assertEquals(code, 2);
+  assertStringIncludes(stderr, `add --allow-net=${hostOf(receiver)}`);
+  assertEquals(receiver.requests, []);
+});
+
+test("HTTP_PROXY: a proxy that is down at first gets everything when it is there", async () => {
+  await using receiver = new Receiver();
+  await using server = await RealServer.prepare(proxy());
+  const { code } = await ship(receiver.url, hostOf(receiver), {
+    HTTP_PROXY: `http://${hostOf(server)}`,
+  }, () => server.start());
+  assertEquals(code, 0);
+  assertShipped(receiver);
+  assertMatch(viaOf(receiver).join(), /tinyproxy/);
+});
+
+test("HTTP_PROXY: its password gets in, and a wrong one shows in no error", async () => {
+  await using receiver = new Receiver();
+  await using server = await RealServer.start(
+    proxy(`BasicAuth user ${PASSWORD}`),
+  );
+  const through = (password: string) =>
+    ship(receiver.url, hostOf(receiver), {
+      HTTP_PROXY: `http://user:${password}@${hostOf(server)}`,
+    });
+  const wrong = await through(`${PASSWORD}-not`);
+  assertEquals(wrong.code, 1);
+  assertMatch(wrong.stderr, /the server answered 40[17]/);
+  assert(!wrong.stderr.includes(PASSWORD), wrong.stderr);
+  assertEquals(receiver.requests, []);
+  assertEquals((await through(PASSWORD)).code, 0);
+  assertShipped(receiver);
+});
+
+test("NO_PROXY: what it names is reached without the proxy", async () => {
+  await using receiver = new Receiver();
+  const { code } = await ship(receiver.url, hostOf(receiver), {
+    HTTP_PROXY: `http://127.0.0.1:${freePort()}`,
+    NO_PROXY: "example.com,127.0.0.1",
+  });
+  assertEquals(code, 0);
+  assertShipped(receiver);
+  assertEquals(viaOf(receiver), [null]);
+});
+
+test("a proxy that is restarted under a stream, and one that cannot reach the server, lose nothing", async () => {
+  await using receiver = new Receiver();
+  await using server = await RealServer.start(proxy());
+  const retries = new Retries();
+  using client = Deno.createHttpClient({
+    proxy: { url: `http://${hostOf(server)}` },
+  });
+  await using out = streamTo(receiver.url, {
+    capacity: 4 * 1024,
+    client,
+    ...retries.options,
+  });
+  const written = await writeDuring(out, async () => {
+    await receiver.next();
+    await server.stop();
+    await retries.next();
+    await server.start();
+    await receiver.next();
+    await receiver.stop();
+    await retries.next();
+    receiver.start();
+    await receiver.next();
+  });
+  assertReceived(receiver, written);
+  assertMatch(viaOf(receiver).join(), /^[^,]*tinyproxy[^,]*$/);
+});
+
+testWith(TINYPROXY, OPENSSL)(
+  "HTTPS_PROXY: everything goes through a tunnel, with permission for the server alone",
+  async () => {
+    await using server = await RealServer.start(proxy());
+    const { key, cert } = await makeCertificate(server.folder);
+    await using receiver = new Receiver({
+      key: await Deno.readTextFile(key),
+      cert: await Deno.readTextFile(cert),
+    });
+    const { code, stderr } = await ship(receiver.url, hostOf(receiver), {
+      HTTPS_PROXY: `http://${hostOf(server)}`,
+      DENO_CERT: cert,
+    });
+    assertEquals(code, 0, stderr);
+    assertShipped(receiver);
+    assertStringIncludes(
+      await server.read("proxy.log"),
+      `CONNECT ${hostOf(receiver)}`,
+    );
+  },
+);
