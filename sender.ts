@@ -161,7 +161,7 @@ export interface FetchSenderOptions {
   fetch?: typeof fetch;
   /**
    * Deno only: certificates, proxy and connection pool. It stays the caller's,
-   * who closes it.
+   * who closes it, after the buffer.
    */
   client?: Deno.HttpClient;
   /** Told of each failure that is followed by another attempt, `delay` ms later. */
@@ -504,7 +504,8 @@ export class FetchSender implements Sender, AsyncDisposable {
       reply = await settle(response);
     } catch (error) {
       const cause = signal.aborted ? signal.reason : scrub(error, secrets);
-      return fail(messageOf(cause), { cause });
+      const advice = isClosedClient(cause) ? "; is the `client` closed?" : "";
+      return fail(messageOf(cause) + advice, { cause });
     }
     if (response.ok) return undefined;
     const { status } = response;
@@ -692,7 +693,9 @@ function scrub(error: unknown, secrets: Set<string>): Error {
 
 /** Whether the same request may succeed later. */
 function isTransient({ status, cause }: SendError): boolean {
-  if (status === undefined) return !isPermissionError(cause);
+  if (status === undefined) {
+    return !isPermissionError(cause) && !isClosedClient(cause);
+  }
   return status === 408 || status === 425 || status === 429 ||
     (status >= 500 && status !== 501 && status !== 505);
 }
@@ -707,6 +710,11 @@ function mayConnect({ protocol, hostname, port }: URL): boolean {
 /** Deno's error for a permission that was not granted. */
 function isPermissionError(error: unknown): error is Error {
   return error instanceof Error && error.name === "NotCapable";
+}
+
+/** Deno's error for an `HttpClient` that has been closed. */
+function isClosedClient(error: unknown): boolean {
+  return error instanceof Error && error.name === "BadResource";
 }
 
 function adviceOn(status: number): string {

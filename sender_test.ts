@@ -28,6 +28,7 @@ import {
   head,
   never,
 } from "./testing/faulty_server.ts";
+import { freePort } from "./testing/free_port.ts";
 
 const URL_OF_NOBODY = "http://127.0.0.1:9/ingest";
 const BYTES = new TextEncoder().encode("0123456789");
@@ -432,7 +433,7 @@ for (
 }
 
 Deno.test("send() finds a server that appears later", async () => {
-  const port = await freePort();
+  const port = freePort();
   await using stack = new AsyncDisposableStack();
   let server: FaultyServer | undefined;
   await using out = streamTo(`http://127.0.0.1:${port}/ingest`, {
@@ -449,11 +450,6 @@ Deno.test("send() finds a server that appears later", async () => {
   await out.close();
   assertEquals(server!.bodies, ["hello"]);
 });
-
-async function freePort(): Promise<number> {
-  await using server = new FaultyServer();
-  return server.port;
-}
 
 Deno.test("lastFailure is that of the newest request", async () => {
   await using server = new FaultyServer([
@@ -1070,6 +1066,21 @@ Deno.test({
   },
 });
 
+Deno.test("a client that is closed fails at once, and the error says so", async () => {
+  const client = Deno.createHttpClient({});
+  client.close();
+  await assertRejects(
+    () =>
+      deliver(`http://127.0.0.1:${freePort()}/`, {
+        client,
+        // Deno never lets go of a body that it cannot send.
+        fetch: (request, init) => fetch((request as Request).url, init),
+      }),
+    SendError,
+    "(attempt 1): Bad resource ID; is the `client` closed?",
+  );
+});
+
 // -- Abort --
 
 for (
@@ -1211,7 +1222,7 @@ Deno.test("send() leaves no listener on the stream's signal", async () => {
 // -- Secrets --
 
 Deno.test("no header value and no query shows in any error", async () => {
-  const port = await freePort();
+  const port = freePort();
   await using server = new FaultyServer([], async (exchange) => {
     // A server that repeats what it was sent.
     const { path, headers } = exchange.request;

@@ -8,7 +8,6 @@ import {
 import { streamTo } from "../sender.ts";
 import {
   assertReceived,
-  freePort,
   line,
   makeCertificate,
   OPENSSL,
@@ -20,6 +19,7 @@ import {
   TINYPROXY,
   writeDuring,
 } from "./real_servers.ts";
+import { freePort } from "./free_port.ts";
 
 const CLI = new URL("../cli.ts", import.meta.url).pathname;
 const PASSWORD = "correct-horse";

@@ -7,6 +7,7 @@ import { concat } from "@std/bytes";
 import type { StreamBuffer } from "../buffer.ts";
 import { receiver } from "../examples/receiver.ts";
 import type { SendError } from "../sender.ts";
+import { freePort } from "./free_port.ts";
 
 /** How long a server, or what a test does under a stream, may take, in ms. */
 const PATIENCE = 30_000;
@@ -185,23 +186,6 @@ export class RealServer implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     await this.stop();
     await Deno.remove(this.folder, { recursive: true });
-  }
-}
-
-/**
- * A port that is free now. It is below those that systems hand out themselves
- * (Linux from 32768 on, others from 49152 on): none of these can take it before
- * its server is started, or while that is restarted.
- */
-export function freePort(): number {
-  for (;;) {
-    const port = 10_000 + Math.floor(Math.random() * 22_000);
-    try {
-      Deno.listen({ hostname: "127.0.0.1", port }).close();
-      return port;
-    } catch (error) {
-      if (!(error instanceof Deno.errors.AddrInUse)) throw error;
-    }
   }
 }
 

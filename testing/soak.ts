@@ -28,6 +28,7 @@ Options:
       --buffers N    How many at once (default: 64).
       --stall N      Then so many seconds in which the server neither reads nor
                      answers, while nobody awaits a write (default: 0).
+      --good         A server without faults, for more flushes a second.
       --seed N       (default: another each time).
       --help         Show this.
 `;
@@ -65,7 +66,7 @@ interface Report {
 }
 
 /** Says its port, does what it is told line by line, and reports at the end. */
-async function serve(seed: number): Promise<void> {
+async function serve(seed: number, good: boolean): Promise<void> {
   /** Where each request of a stream begins, and the next one will. */
   const streams = new Map<string, number[]>();
   let repeats = 0;
@@ -97,7 +98,7 @@ async function serve(seed: number): Promise<void> {
   };
   const behave: Behaviour = async (exchange) => {
     await stalled?.promise;
-    const behaviour = stalled ? BEHAVIOURS["200"]! : faults;
+    const behaviour = good || stalled ? BEHAVIOURS["200"]! : faults;
     try {
       await behaviour({ ...exchange, keep: () => store(exchange) });
     } finally {
@@ -118,9 +119,12 @@ async function serve(seed: number): Promise<void> {
 }
 
 /** The server in a process of its own, so that its memory is not ours. */
-async function startServer(seed: number) {
+async function startServer(seed: number, good: boolean) {
   const process = new Deno.Command(Deno.execPath(), {
-    args: ["run", "-A", import.meta.filename!, "--serve", `${seed}`],
+    args: [
+      ...["run", "-A", import.meta.filename!, "--serve", "--seed", `${seed}`],
+      ...good ? ["--good"] : [],
+    ],
     stdin: "piped",
     stdout: "piped",
   }).spawn();
@@ -275,10 +279,11 @@ async function soak(
   seconds: number,
   buffers: number,
   stall: number,
+  good: boolean,
   seed: number,
 ): Promise<void> {
   console.log(`${buffers} buffers, ${seconds} s, seed ${seed}`);
-  const server = await startServer(seed);
+  const server = await startServer(seed, good);
   const soak = new Soak(server.url, buffers, seed);
   const work = soak.run();
   const watch = async (seconds: number, samples: number) => {
@@ -305,7 +310,9 @@ async function soak(
   console.log(
     `growth over ${flushes.toFixed(3)} million flushes: ${
       growth.toFixed(2)
-    } MiB, ${after.files - before.files} open files`,
+    } MiB, ${after.files - before.files} open files; a million: ${
+      (growth / flushes).toFixed(2)
+    } MiB`,
   );
   if (stall > 0) {
     console.log(`the server stalls for ${stall} s`);
@@ -347,7 +354,8 @@ if (import.meta.main) {
       buffers: { type: "string", default: "64" },
       stall: { type: "string", default: "0" },
       seed: { type: "string", default: `${Date.now() % 1e6}` },
-      serve: { type: "string" },
+      good: { type: "boolean", default: false },
+      serve: { type: "boolean" },
       help: { type: "boolean" },
     },
   });
@@ -358,6 +366,6 @@ if (import.meta.main) {
     values.seed,
   ].map(Number) as [number, number, number, number];
   if (values.help) console.log(HELP.trimEnd());
-  else if (values.serve !== undefined) await serve(Number(values.serve));
-  else await soak(seconds, buffers, stall, seed);
+  else if (values.serve) await serve(seed, values.good);
+  else await soak(seconds, buffers, stall, values.good, seed);
 }
