@@ -700,10 +700,11 @@ function isTransient({ status, cause }: SendError): boolean {
     (status >= 500 && status !== 501 && status !== 505);
 }
 
-/** Whether `fetch` goes ahead without asking the user. */
+/** Whether `fetch` goes ahead without asking the user; only Deno asks. */
 function mayConnect({ protocol, hostname, port }: URL): boolean {
   const host = `${hostname}:${port || (protocol === "https:" ? 443 : 80)}`;
-  const status = globalThis.Deno?.permissions.querySync({ name: "net", host });
+  const query = { name: "net", host } as const;
+  const status = globalThis.Deno?.permissions?.querySync?.(query);
   return status === undefined || status.state === "granted";
 }
 
