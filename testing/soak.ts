@@ -36,6 +36,8 @@ Options:
 const MIB = 2 ** 20;
 const CAPACITY = 4096;
 const MAX_QUEUED = MIB;
+/** The longest that a timer takes, in ms: a stall may last. */
+const FOR_EVER = 2 ** 31 - 1;
 /** Of those that end, on the average. */
 const WRITES_A_STREAM = 300;
 /** Prime, so that bytes in a wrong place are wrong bytes. */
@@ -201,11 +203,12 @@ class Soak {
     const random = this.#random;
     const sender = new FetchSender(this.#url, {
       timeout: 1_000,
-      retry: { initialDelay: 1, maxDelay: 20 },
+      retry: { initialDelay: 1, maxDelay: 20, maxElapsed: FOR_EVER },
     });
     const out = new StreamBuffer(sender, {
       capacity: CAPACITY,
       maxQueuedBytes: MAX_QUEUED,
+      closeTimeout: FOR_EVER,
     });
     this.#open.add(out);
     this.streams++;
