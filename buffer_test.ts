@@ -114,10 +114,10 @@ Deno.test("StreamBuffer() takes what a timer takes, and no more", async () => {
 Deno.test("StreamBuffer() has the defaults that it documents", async () => {
   using time = fakeTime();
   const sends: number[] = [];
-  const first = gate();
-  const out = new StreamBuffer((bytes) => {
+  const script = [accept, accept, ignore];
+  const out = new StreamBuffer((bytes, context) => {
     sends.push(bytes.length);
-    return first.promise;
+    return script.shift()!(context);
   });
   const capacity = 256 * 1024;
   await out.write(new Uint8Array(1));
@@ -125,6 +125,13 @@ Deno.test("StreamBuffer() has the defaults that it documents", async () => {
   assertEquals(sends, []);
   await time.tickAsync(1);
   assertEquals(sends, [1]);
+  await out.write(new Uint8Array(capacity - 1));
+  assertEquals(sends, [1]);
+  await out.write(new Uint8Array(1));
+  assertEquals(sends, [1, capacity]);
+  await settle();
+  await out.write(new Uint8Array(capacity));
+  assertEquals(sends, [1, capacity, capacity]);
   await out.write(new Uint8Array(capacity));
   // maxQueuedBytes: 64 times capacity.
   for (let i = 0; i < 64; i++) void out.write(new Uint8Array(capacity));
@@ -222,6 +229,28 @@ Deno.test("write() that just fills the store sends it, once", async () => {
   assertEquals(sender.sends, ["ab", "cc"]);
 });
 
+for (
+  const [title, text] of [
+    ["one character", "a"],
+    ["ASCII, character by character", "abc"],
+    ["another script", "aé"],
+    ["encoded aside", "a".repeat(40)],
+    ["encoded in place", "é".repeat(300)],
+  ] as const
+) {
+  Deno.test(`write() of a string that just fills the store sends it: ${title}`, async () => {
+    const { length } = new TextEncoder().encode(text);
+    for (const before of ["", "x"]) {
+      const { out, sender } = setUp({ capacity: before.length + length });
+      await out.write(before);
+      await out.write(text);
+      assertEquals(sender.sends, [before + text]);
+      await out.close();
+      assertEquals(sender.sends, [before + text]);
+    }
+  });
+}
+
 Deno.test("write() sends nothing before the store is full", async () => {
   const { out, sender } = setUp({ capacity: 1234 });
   for (const size of [1000, 200, 30]) await out.write(new Uint8Array(size));
@@ -239,8 +268,16 @@ Deno.test("write() returns the same resolved promise whenever it fits", async ()
   assertStrictEquals(out.write(""), first);
   assertStrictEquals(out.write(new Uint8Array(5)), first);
   await settle();
+  assertStrictEquals(out.write(new Uint8Array()), first);
   assertStrictEquals(out.write(new Uint8Array(8)), first);
   await out.close();
+  const large = setUp({ capacity: 4000 }).out;
+  for (const text of ["abc", "é", "a".repeat(40), "a".repeat(300)]) {
+    // Into an empty store, and behind what is there.
+    for (let i = 0; i < 2; i++) assertStrictEquals(large.write(text), first);
+    await large.flush();
+  }
+  await large.close();
 });
 
 Deno.test("write() of nothing makes no send and counts nothing", async () => {
@@ -259,6 +296,19 @@ Deno.test("write() of nothing makes no send and counts nothing", async () => {
   await out.close();
   assertEquals(sender.events, ["close"]);
   assertEquals(out.stats.bytesAccepted, 0);
+});
+
+Deno.test("write() of nothing does not try a failed send again", async () => {
+  const first = gate();
+  const { out, sender } = setUp({ capacity: 2 }, [first.step]);
+  await out.write("ab");
+  await out.write("cd");
+  first.reject(DOWN);
+  await settle();
+  for (const data of ["", new Uint8Array()]) await out.write(data);
+  assertEquals(sender.sends, ["ab"]);
+  await out.close();
+  assertEquals(sender.sends, ["ab", "ab", "cd"]);
 });
 
 Deno.test("write() has copied the bytes when it returns", async () => {
@@ -341,6 +391,7 @@ Deno.test("write() rejects a detached buffer and accepts nothing", async () => {
   await out.write("x");
   await assertRejects(() => out.write(view), TypeError, "detached");
   assertEquals(out.stats.bytesAccepted, 1);
+  assertEquals(out.stats.bytesRejected, 0);
   await out.close();
   assertEquals(sender.text, "x");
 });
@@ -364,6 +415,7 @@ Deno.test("write() rejects another type and names it", async () => {
     );
     assertStringIncludes(error.message, `received ${shown}`);
   }
+  assertEquals(out.stats.bytesRejected, 0);
   await out.close();
   assertEquals(sender.events, ["close"]);
 });
@@ -401,6 +453,7 @@ for (const size of [0, 1, 31, 32, 33, 255, 256, 257, 600]) {
       ["3 bytes at the end", "€"],
       ["a lone surrogate at the end", "\udbff"],
       ["the first that is not ASCII", "\x80".repeat(size)],
+      ["3 bytes each", "€".repeat(size)],
       ["mixed scripts", "aé€😀".repeat(size)],
     ] as const
   ) {
@@ -519,6 +572,19 @@ Deno.test("two stores are all that is ever allocated, the second when first need
   assertEquals(stores.size, 2);
 });
 
+Deno.test('oversize: "whole" leaves the two stores as they are', async () => {
+  const stores = new Set<ArrayBuffer>();
+  const out = new StreamBuffer(({ buffer }) => {
+    if (buffer.byteLength === 8) stores.add(buffer);
+    return settle();
+  }, { capacity: 8, oversize: "whole" });
+  for (let i = 0; i < 9; i++) {
+    for (const size of [8, 8, 20]) await out.write(new Uint8Array(size));
+  }
+  await out.close();
+  assertEquals(stores.size, 2);
+});
+
 Deno.test("write() past maxQueuedBytes rejects with BufferFullError and accepts nothing", async () => {
   const first = gate();
   const options = { capacity: 4, maxQueuedBytes: 6 };
@@ -538,20 +604,22 @@ Deno.test("write() past maxQueuedBytes rejects with BufferFullError and accepts 
   assertEquals(sender.sends, ["abcd", "efgh", "ijk", "lmn"]);
 });
 
-Deno.test("write() larger than maxQueuedBytes may wait alone", async () => {
-  const first = gate();
-  const options = { capacity: 4, maxQueuedBytes: 0 };
-  const { out, sender } = setUp(options, [first.step]);
-  await out.write("abcd");
-  await out.write("efgh");
-  await assertRejects(() => out.write("i"), BufferFullError);
-  const alone = out.write("0123456789");
-  assert(await isPending(alone));
-  await assertRejects(() => out.write("0123456789"), BufferFullError);
-  first.resolve();
-  await alone;
-  await out.close();
-  assertEquals(sender.text, "abcdefgh0123456789");
+Deno.test("write() larger than capacity may wait alone, whatever maxQueuedBytes", async () => {
+  for (const text of ["01234", "0123456789"]) {
+    const first = gate();
+    const options = { capacity: 4, maxQueuedBytes: 0 };
+    const { out, sender } = setUp(options, [first.step]);
+    await out.write("abcd");
+    await out.write("efgh");
+    await assertRejects(() => out.write("ijkl"), BufferFullError);
+    const alone = out.write(text);
+    assert(await isPending(alone));
+    await assertRejects(() => out.write(text), BufferFullError);
+    first.resolve();
+    await alone;
+    await out.close();
+    assertEquals(sender.text, `abcdefgh${text}`);
+  }
 });
 
 Deno.test("maxQueuedBytes is at least capacity by default", async () => {
@@ -613,6 +681,18 @@ Deno.test("write() of many small pieces that wait takes memory by the byte, not 
   assertEquals(sender.text, "\0".repeat(128) + "x".repeat(640));
 });
 
+Deno.test("write() that does not fit into what waits leaves it as it is", async () => {
+  const first = gate();
+  const { out, sender } = setUp({ capacity: 8 }, [first.step]);
+  for (const text of ["01234567", "89abcdef"]) await out.write(text);
+  const writes = ["A", "B", "C", "DEFGHI", "J"].map((text) => out.write(text));
+  assertStrictEquals(writes[2], writes[0]);
+  first.resolve();
+  await Promise.all(writes);
+  await out.close();
+  assertEquals(sender.sends, ["01234567", "89abcdef", "ABC", "DEFGHIJ"]);
+});
+
 // -- Oversize --
 
 for (const oversize of OVERSIZE) {
@@ -644,8 +724,9 @@ for (const oversize of OVERSIZE) {
   });
 }
 
-Deno.test('oversize: "reject" takes a write of just capacity', async () => {
+Deno.test('oversize: "reject" takes a write of just capacity, and no more', async () => {
   const { out, sender } = setUp({ capacity: 4, oversize: "reject" });
+  await assertRejects(() => out.write("12345"), RangeError);
   await out.write("abcd");
   await out.write(new TextEncoder().encode("efgh"));
   await out.close();
@@ -734,7 +815,8 @@ Deno.test("an array that is detached while it waits rejects, and harms no more",
   assertEquals(error.acceptedBytes, 0);
   await assertRejects(() => flush, FlushError);
   assertEquals(out.stats.bytesRejected, 10);
-  await out.write("gh");
+  // What the flush asked for is not to come, so nothing later goes in its place.
+  for (const text of ["g", "h"]) await out.write(text);
   await out.close();
   assertEquals(sender.sends, ["abcd", "ef", "gh"]);
 });
@@ -811,7 +893,9 @@ Deno.test("flush() calls for different bytes may settle with the same send", asy
 Deno.test("flush() is not prolonged by a write that is packed with its own", async () => {
   const first = gate();
   const { out, sender } = setUp({ capacity: 4 }, [first.step]);
-  for (const text of ["aaaa", "bbbb", "123456789", "x"]) void out.write(text);
+  for (const text of ["aaaa", "bbbb", "123456789"]) void out.write(text);
+  void out.flush();
+  void out.write("x");
   const flush = out.flush();
   void out.write("yyy");
   first.resolve();
@@ -1945,6 +2029,16 @@ Deno.test("a sender that calls back finds the buffer as it should be", async () 
   await assertRejects(() => out.flush(), FlushError);
   await out.close();
   assertEquals(sends, ["before ", "before ", "from within"]);
+
+  // From the send that a write has started: all of it is accounted for.
+  const queued: number[] = [];
+  await using counting: StreamBuffer = new StreamBuffer(() => {
+    const { bytesAccepted, bytesDelivered, bytesQueued } = counting.stats;
+    assertEquals(bytesAccepted + bytesQueued, 10);
+    queued.push(bytesQueued, bytesDelivered);
+  }, { capacity: 4 });
+  await counting.write("0123456789");
+  assertEquals(queued, [2, 0, 0, 4]);
 });
 
 Deno.test("abort() after the sender was closed leaves it closed", async () => {
