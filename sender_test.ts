@@ -401,15 +401,16 @@ for (const status of [408, 425, 429, 500, 502, 503, 504, 507, 599]) {
 
 for (
   const [status, advice] of [
-    [304, "304"],
-    [400, "the server answered 400"],
-    [401, "check the credentials in `headers`"],
-    [403, "check the credentials in `headers`"],
-    [404, "404"],
-    [409, "409"],
-    [413, "make `capacity` smaller"],
-    [501, "501"],
-    [505, "505"],
+    [304, ""],
+    [400, ""],
+    [401, "; check the credentials in `headers`"],
+    [403, "; check the credentials in `headers`"],
+    [404, ""],
+    [409, ""],
+    [413, "; make `capacity` smaller"],
+    [499, ""],
+    [501, ""],
+    [505, ""],
   ] as const
 ) {
   Deno.test(`send() fails at once after ${status}, and the bytes are kept`, async () => {
@@ -418,14 +419,17 @@ for (
     await out.write("0123456789");
     const { cause } = await assertRejects(() => out.flush(), FlushError);
     assertInstanceOf(cause, SendError);
-    assertStringIncludes(cause.message, advice);
-    assertStringIncludes(
+    const excerpt = status === 304 ? "" : "no, thanks"; // a 304 has no body
+    assertEquals(
       cause.message,
-      `Cannot POST 10 bytes to ${server.url} (attempt 1): the server answered`,
+      `Cannot POST 10 bytes to ${server.url} (attempt 1): the server answered ${status}${advice}${
+        excerpt && `: "${excerpt}"`
+      }`,
     );
     assertEquals(cause.status, status);
     assertEquals(cause.attempts, 1);
-    if (status !== 304) assertEquals(cause.excerpt, "no, thanks");
+    assertEquals(cause.excerpt, excerpt);
+    assertEquals(cause.retryAfter, undefined);
     assertEquals(server.requests.length, 1);
     await out.flush();
     assertEquals(server.bodies[1], "0123456789");
@@ -617,6 +621,48 @@ Deno.test("maxElapsed is 120 seconds by default", async () => {
   assertEquals(delays, [119_000]);
 });
 
+for (const [delay, attempts] of [[119_999, 2], [120_000, 1]] as const) {
+  Deno.test(`a retry after ${delay} ms: ${attempts} attempts in 120 seconds`, async () => {
+    using time = fakeTime();
+    const { onRetry } = skipDelays(time);
+    const { random } = Math;
+    Math.random = () => 0.5;
+    try {
+      await using server = new FaultyServer([], answer(503));
+      const retry = { initialDelay: 2 * delay, maxDelay: 2 * delay };
+      const error = await assertRejects(
+        () => deliver(server.url, { onRetry, retry }),
+        SendError,
+      );
+      assertEquals(error.attempts, attempts);
+    } finally {
+      Math.random = random;
+    }
+  });
+}
+
+Deno.test("an attempt that begins when maxElapsed has passed has a ms", async () => {
+  using time = fakeTime();
+  const answers = [Promise.resolve(new Response(null, { status: 503 }))];
+  await assertRejects(
+    () =>
+      deliver(URL_OF_NOBODY, {
+        retry: { initialDelay: 0, maxElapsed: 1_000 },
+        onRetry: () => {
+          // The delay took longer than it should, as on a machine that slept.
+          time.setSystemTime(2_000);
+          setImmediate(() => time.tick(0));
+        },
+        fetch: () => {
+          setImmediate(() => time.tick(1));
+          return answers.shift() ?? new Promise(() => {});
+        },
+      }),
+    SendError,
+    "(attempt 2): it took longer than 1 ms",
+  );
+});
+
 for (
   const value of [
     "31536000",
@@ -745,7 +791,11 @@ Deno.test("a 2xx with a reply that stalls is given up after 5 seconds", async ()
     },
   });
   await settled.promise;
-  await time.tickAsync(5_000);
+  let given = false;
+  void sent.then(() => given = true);
+  await time.tickAsync(4_999);
+  assertEquals(given, false);
+  await time.tickAsync(1);
   await sent;
   assertEquals(time.countTimers(), 0);
 });
@@ -851,16 +901,86 @@ Deno.test("a later attempt has only what is left of maxElapsed", async () => {
 
 Deno.test("a reply without end is cut by its size, not only by time", async () => {
   using _time = fakeTime();
-  await using server = new FaultyServer([REPLIES["that never ends"]!]);
+  const cut = Promise.withResolvers<void>();
+  await using server = new FaultyServer([async (exchange) => {
+    try {
+      await REPLIES["that never ends"]!(exchange);
+    } finally {
+      cut.resolve();
+    }
+  }]);
   await deliver(server.url, {});
+  // Its connection is closed, or the server would go on.
+  await cut.promise;
   assertEquals(server.requests.length, 1);
 });
 
-Deno.test("an error repeats what the server says of the media type", async () => {
-  const reply = "no application/octet-stream here";
-  await using server = new FaultyServer([answer(415, {}, reply)]);
-  const error = await assertRejects(() => deliver(server.url, {}), SendError);
-  assertEquals(error.excerpt, reply);
+Deno.test("a reply is read up to 64 KiB, and what is longer is cancelled", async () => {
+  for (const size of [64 * 1024, 64 * 1024 + 1]) {
+    let [read, cancels] = [0, 0];
+    const body = new ReadableStream<Uint8Array<ArrayBuffer>>({
+      pull(controller) {
+        const chunk = new Uint8Array(Math.min(4096, size - read));
+        read += chunk.length;
+        if (chunk.length > 0) controller.enqueue(chunk);
+        else controller.close();
+      },
+      cancel() {
+        cancels++;
+      },
+    }, { highWaterMark: 0 });
+    const fetch = () => Promise.resolve(new Response(body));
+    await deliver(URL_OF_NOBODY, { fetch });
+    assertEquals([read, cancels], [64 * 1024, 1]);
+  }
+});
+
+Deno.test("a reply that fails to be cancelled is no failure", async () => {
+  const body = new ReadableStream({
+    pull: (controller) => controller.enqueue(new Uint8Array(100_000)),
+    cancel: () => Promise.reject(new Error("no")),
+  });
+  const fetch = () => Promise.resolve(new Response(body));
+  await deliver(URL_OF_NOBODY, { fetch });
+});
+
+for (
+  const reply of [
+    "no application/octet-stream here",
+    "no deflate here",
+    "no stream-1-0 here",
+    "no value of 5 characters: short",
+  ]
+) {
+  Deno.test(`an error repeats what is no secret: ${reply}`, async () => {
+    await using server = new FaultyServer([answer(415, {}, reply)]);
+    const options = {
+      compression: "deflate",
+      idempotencyKey: "stream-1",
+      headers: { "X-A": "short" },
+    } as const;
+    const error = await assertRejects(
+      () => deliver(server.url, options),
+      SendError,
+    );
+    assertEquals(error.excerpt, reply);
+  });
+}
+
+Deno.test("an error shows a reply that comes in pieces, cut within a character", async () => {
+  const bytes = new TextEncoder().encode("no €, thanks");
+  const body = ReadableStream.from(Array.from(bytes, (byte) => [byte]))
+    .pipeThrough(
+      new TransformStream<number[], Uint8Array<ArrayBuffer>>({
+        transform: (chunk, stream) => stream.enqueue(new Uint8Array(chunk)),
+      }),
+    );
+  const fetch = () => Promise.resolve(new Response(body, { status: 400 }));
+  const error = await assertRejects(
+    () => deliver(URL_OF_NOBODY, { fetch }),
+    SendError,
+  );
+  assertEquals(error.excerpt, "no €, thanks");
 });
 
 Deno.test("an error shows the beginning of the reply, on one line", async () => {
@@ -1272,6 +1392,13 @@ for (
       "in2024SECRET",
     ],
     ["signs that patterns use", "", { "x-a": "(SECRET+$1*" }, "(SECRET+$1*"],
+    [
+      "all the signs that patterns use",
+      "",
+      { "x-a": "^$.*+?()[a]b{2}|\\SECRET" },
+      "^$.*+?()[a]b{2}|\\SECRET",
+    ],
+    ["a secret, twice", "", { "x-a": "mySECRET" }, "mySECRET, mySECRET"],
     ["a value of short words", "", { "x-a": "S E C R E T" }, "S E C R E T"],
     ["a query value as it was sent", "t=ab%2FSECRET&b=1", {}, "ab%2FSECRET"],
     ["a query value decoded", "t=ab%2FSECRET&b=1", {}, "ab/SECRET"],
@@ -1330,7 +1457,9 @@ Deno.test("a header function that fails cannot show where it asks for a token", 
 });
 
 Deno.test("what fetch throws is shown with its cause, but no secret", async () => {
-  const why = new Error("of Bearer hunter2, see http://a/b?q=1#c (d)");
+  const why = new Error(
+    "of Bearer hunter2, see http://a/b?q=1#c (d) or http://e/f#g",
+  );
   const error = await assertRejects(
     () =>
       deliver(URL_OF_NOBODY, {
@@ -1339,12 +1468,43 @@ Deno.test("what fetch throws is shown with its cause, but no secret", async () =
         fetch: () => Promise.reject(new RangeError("failed", { cause: why })),
       }),
     SendError,
-    "failed: of ***, see http://a/b (d)",
+    "(attempt 1): failed: of ***, see http://a/b (d) or http://e/f",
   );
   assertInstanceOf(error.cause, Error);
   assertEquals(error.cause.name, "RangeError");
+  assertEquals(
+    error.cause.message,
+    "failed: of ***, see http://a/b (d) or http://e/f",
+  );
   assert(!printed(error).includes("hunter2"));
 });
+
+for (
+  const [title, cause, message] of [
+    ["nothing", null, "failed: null"],
+    ["a text", "no", 'failed: "no"'],
+    [
+      "one after another",
+      new Error("b", { cause: new Error("c", { cause: undefined }) }),
+      "failed: b: c",
+    ],
+    ["itself", undefined, "failed: failed: failed: failed: failed"],
+  ] as const
+) {
+  Deno.test(`what fetch throws may be caused by ${title}`, async () => {
+    const thrown: Error = new Error("failed", { cause });
+    if (cause === undefined) thrown.cause = thrown;
+    const error = await assertRejects(
+      () =>
+        deliver(URL_OF_NOBODY, {
+          retry: { maxElapsed: 0 },
+          fetch: () => Promise.reject(thrown),
+        }),
+      SendError,
+    );
+    assertEquals((error.cause as Error).message, message);
+  });
+}
 
 Deno.test("a redirect that a browser hides behind status 0 is told as one", async () => {
   await assertRejects(
