@@ -2237,7 +2237,7 @@ const COMMAND: fc.Arbitrary<Command> = fc.oneof(
     weight: 6,
     arbitrary: fc.record({
       do: fc.constant("write" as const),
-      size: fc.nat(40),
+      size: fc.oneof(fc.nat(40), fc.nat(5)),
       text: fc.boolean(),
       wait: fc.boolean(),
     }),
