@@ -1081,7 +1081,6 @@ export class StreamBuffer implements AsyncDisposable {
   }
 
   #keep(batch: Batch, cause: unknown): void {
-    if (this.#head !== batch) return;
     batch.sending = false;
     const { sequence, offset } = batch.context;
     const error = this.#error(

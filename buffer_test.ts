@@ -1953,15 +1953,22 @@ Deno.test("abort() during close() sends no more, even if the send under way succ
   }
 });
 
-Deno.test("abort() tells nobody of the send that it cut off", async () => {
-  const told: unknown[] = [];
-  const onError = (error: unknown) => told.push(error);
-  const { out } = setUp({ capacity: 4, onError }, [stall]);
-  await out.write("abcd");
-  await out.abort();
-  await settle();
-  assertEquals(told, []);
-  assertEquals(out.stats.failures, 1);
+Deno.test("abort() tells nobody of the send that it cut off, but counts it", async () => {
+  for (const taken of [false, true]) {
+    const told: unknown[] = [];
+    const onError = (error: unknown) => told.push(error);
+    const last = gate();
+    const { out } = setUp({ capacity: 4, onError }, [last.step]);
+    await out.write("abcd");
+    await out.abort();
+    if (taken) assertEquals(textOf(out.takeUnsent()), "abcd");
+    last.reject(DOWN);
+    await settle();
+    assertEquals(told, []);
+    assertEquals(out.stats.failures, 1);
+    assertStrictEquals(out.stats.lastError!.cause, DOWN);
+    assertEquals(textOf(out.takeUnsent()), taken ? "" : "abcd");
+  }
 });
 
 Deno.test("a sender that ends its buffer rejects the write that made it send", async () => {
