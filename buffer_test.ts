@@ -801,25 +801,39 @@ Deno.test('oversize: "whole": settles with its delivery, and is kept if that fai
   assertEquals(sender.text, "abcdefgh");
 });
 
-Deno.test("an array that is detached while it waits rejects, and harms no more", async () => {
-  const first = gate();
-  const { out, sender } = setUp({ capacity: 4 }, [first.step]);
-  await out.write("abcd");
-  await out.write("ef");
-  const data = new Uint8Array(10);
-  const write = out.write(data);
-  const flush = out.flush();
-  data.buffer.transfer();
-  first.resolve();
-  const error = await assertRejects(() => write, FlushError, "detached");
-  assertEquals(error.acceptedBytes, 0);
-  await assertRejects(() => flush, FlushError);
-  assertEquals(out.stats.bytesRejected, 10);
-  // What the flush asked for is not to come, so nothing later goes in its place.
-  for (const text of ["g", "h"]) await out.write(text);
-  await out.close();
-  assertEquals(sender.sends, ["abcd", "ef", "gh"]);
-});
+for (const oversize of ["split", "whole"] as const) {
+  for (const before of ["", "ef"]) {
+    for (const size of [0, 9]) {
+      Deno.test(`oversize: "${oversize}": an array that shrinks to ${size} bytes while it waits behind "${before}" rejects, and harms no more`, async () => {
+        const first = gate();
+        const { out, sender } = setUp({ capacity: 4, oversize }, [first.step]);
+        await out.write("abcd");
+        await out.write(before);
+        const buffer = new ArrayBuffer(10, { maxByteLength: 10 });
+        const write = out.write(new Uint8Array(buffer));
+        const flush = out.flush();
+        // "split" has taken 4 bytes into an empty store.
+        const taken = oversize === "split" && before === "" ? 4 : 0;
+        if (size === 0) buffer.transfer();
+        else buffer.resize(size);
+        first.resolve();
+        const error = await assertRejects(() => write, FlushError, "detached");
+        assertEquals(error.acceptedBytes, taken);
+        await assertRejects(() => flush, FlushError);
+        assertEquals(out.stats.bytesRejected, 10 - taken);
+        assertEquals(out.stats.bytesQueued, 0);
+        // What the flush asked for is not to come: nothing later goes for it.
+        for (const text of ["g", "h"]) await out.write(text);
+        await out.close();
+        const between = before || "\0".repeat(taken);
+        assertEquals(
+          sender.sends,
+          ["abcd", between, "gh"].filter((text) => text !== ""),
+        );
+      });
+    }
+  }
+}
 
 // -- flush() --
 
@@ -1291,6 +1305,20 @@ for (const how of ["throws", "rejects"]) {
   });
 }
 
+Deno.test("readFrom() whose source fails leaves stores that are sent as they are", async () => {
+  const sent = new Set<ArrayBuffer>();
+  const out = new StreamBuffer(({ buffer }) => void sent.add(buffer));
+  const source = { read: () => Promise.reject(DOWN) };
+  await assertRejects(() => out.readFrom(source));
+  // One after the other: a copy would always be in the same.
+  for (let i = 0; i < 2; i++) {
+    await out.write("a");
+    await out.flush();
+  }
+  assertEquals(sent.size, 2);
+  await out.close();
+});
+
 Deno.test("readFrom() refuses what is no source, and changes nothing", async () => {
   const { out, sender } = setUp({ capacity: 8 });
   await out.write("abc");
@@ -1343,8 +1371,12 @@ Deno.test("close() ends readFrom() at once, and sends what it brings until then"
   const { resolve, step } = gate();
   const late = Promise.withResolvers<string>();
   const { out, sender } = setUp({ capacity: 8 }, [step]);
-  const source = new Source(["abc", late.promise, "never"]);
+  const middle = Promise.withResolvers<string>();
+  const source = new Source(["abc", middle.promise, late.promise, "never"]);
   const reading = out.readFrom(source);
+  await settle();
+  void out.flush();
+  middle.resolve("de");
   await settle();
   const closed = out.close();
   await assertRejects(
@@ -1352,12 +1384,12 @@ Deno.test("close() ends readFrom() at once, and sends what it brings until then"
     TypeError,
     "Cannot read on: the buffer is closing",
   );
-  late.resolve("de");
+  late.resolve("fg");
   await settle();
   resolve();
   await closed;
-  assertEquals(sender.sends, ["abc", "de"]);
-  assertEquals(source.text, "abcde");
+  assertEquals(sender.sends, ["abc", "defg"]);
+  assertEquals(source.text, "abcdefg");
 });
 
 Deno.test("close() does not wait for the source, and takeUnsent() has what comes later", async () => {

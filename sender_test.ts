@@ -341,12 +341,15 @@ Deno.test("send() refuses a second stream, which would repeat the first one's ke
   await using server = new FaultyServer();
   const sender = new FetchSender(server.url);
   await sender.send(BYTES, context(0));
-  await assertRejects(
-    () => sender.send(BYTES, context(0)),
-    TypeError,
-    "serves another StreamBuffer",
-  );
-  assertEquals(server.requests.length, 1);
+  await sender.send(BYTES, context(1));
+  for (const sequence of [0, 1]) {
+    await assertRejects(
+      () => sender.send(BYTES, context(sequence)),
+      TypeError,
+      "serves another StreamBuffer",
+    );
+  }
+  assertEquals(server.requests.length, 2);
 });
 
 Deno.test("send() takes a flush that failed again, whatever its signal", async () => {
@@ -360,6 +363,13 @@ Deno.test("send() takes a flush that failed again, whatever its signal", async (
   const same = context(2);
   for (let i = 0; i < 2; i++) await sender.send(BYTES, same);
   assertEquals(server.keys[3], server.keys[4]);
+  // What was delivered before one that failed is not free again.
+  await using other = new FaultyServer([answer(200), answer(400)]);
+  const failing = new FetchSender(other.url);
+  await failing.send(BYTES, context(0));
+  await assertRejects(() => failing.send(BYTES, context(1)), SendError);
+  await assertRejects(() => failing.send(BYTES, context(0)), TypeError);
+  assertEquals(other.requests.length, 2);
 });
 
 Deno.test("send() refuses another stream after one that failed, whose keys it would repeat", async () => {
