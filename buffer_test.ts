@@ -538,21 +538,28 @@ Deno.test("write() during a send goes out with the next", async () => {
   assertEquals(sender.sends, ["first", "second"]);
 });
 
-Deno.test("write() waits while both stores are full, and goes on with the server", async () => {
-  const first = gate();
-  const { out, sender } = setUp({ capacity: 4 }, [first.step]);
-  await out.write("abcd");
-  await out.write("efgh");
-  const waiting = out.write("i");
-  assert(await isPending(waiting));
-  assertEquals(out.stats.bytesAccepted, 8);
-  assertEquals(out.stats.bytesQueued, 1);
-  first.resolve();
-  await waiting;
-  assertEquals(out.stats.bytesQueued, 0);
-  await out.close();
-  assertEquals(sender.sends, ["abcd", "efgh", "i"]);
-});
+for (const oversize of OVERSIZE) {
+  for (const text of ["i", "ijkl"]) {
+    Deno.test(`write() of ${text} waits while both stores are full, and for no more than that, oversize: "${oversize}"`, async () => {
+      const [first, second] = [gate(), gate()];
+      const script = [first.step, second.step];
+      const { out, sender } = setUp({ capacity: 4, oversize }, script);
+      await out.write("abcd");
+      await out.write("efgh");
+      const waiting = out.write(text);
+      assert(await isPending(waiting));
+      assertEquals(out.stats.bytesAccepted, 8);
+      assertEquals(out.stats.bytesQueued, text.length);
+      first.resolve();
+      await waiting;
+      assertEquals(out.stats.bytesQueued, 0);
+      assertEquals(sender.sends, ["abcd", "efgh"]);
+      second.resolve();
+      await out.close();
+      assertEquals(sender.sends, ["abcd", "efgh", text]);
+    });
+  }
+}
 
 Deno.test("two stores are all that is ever allocated, the second when first needed", async () => {
   const stores = new Set<ArrayBuffer>();
@@ -731,6 +738,17 @@ Deno.test('oversize: "reject" takes a write of just capacity, and no more', asyn
   await out.write(new TextEncoder().encode("efgh"));
   await out.close();
   assertEquals(sender.sends, ["abcd", "efgh"]);
+});
+
+Deno.test('oversize: "whole" comes after what waits in the store', async () => {
+  const first = gate();
+  const options = { capacity: 4, oversize: "whole" } as const;
+  const { out, sender } = setUp(options, [first.step]);
+  for (const text of ["abcd", "e", "01234", "f"]) void out.write(text);
+  assertEquals(sender.sends, ["abcd"]);
+  first.resolve();
+  await out.close();
+  assertEquals(sender.sends, ["abcd", "e", "01234", "f"]);
 });
 
 Deno.test('oversize: "split": pieces wait for room one by one', async () => {

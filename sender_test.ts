@@ -1102,6 +1102,27 @@ for (const status of [401, 403]) {
   });
 }
 
+Deno.test("a header function is no reason to try another failure again", async () => {
+  await using server = new FaultyServer([], answer(400));
+  const error = await assertRejects(
+    () => deliver(server.url, { headers: () => ({}) }),
+    SendError,
+  );
+  assertEquals(error.attempts, 1);
+});
+
+Deno.test("a 401 is tried once more a flush, whatever comes between", async () => {
+  await using server = new FaultyServer(
+    [answer(401), answer(503)],
+    answer(401),
+  );
+  const error = await assertRejects(
+    () => deliver(server.url, { retry: FAST, headers: () => ({}) }),
+    SendError,
+  );
+  assertEquals([error.status, error.attempts], [401, 3]);
+});
+
 Deno.test("a 403 that asks to wait is not repeated before", async () => {
   using time = fakeTime();
   const { delays, onRetry } = skipDelays(time);
