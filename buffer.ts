@@ -929,7 +929,7 @@ export class StreamBuffer implements AsyncDisposable {
         const message = "Cannot write: its array was detached while it waited";
         const error = this.#error(message, new TypeError(message));
         this.#rejectAll((accepted) => forWrite(error, accepted));
-        this.#demand = Math.min(this.#demand, this.#accepted);
+        this.#demand = this.#accepted;
         return;
       }
       const rest = next.length - next.taken;
