@@ -898,12 +898,30 @@ Deno.test("flush() calls that overlap share the sends", async () => {
   const { out, sender } = setUp({}, [first.step]);
   await out.write("a");
   const flushes = [out.flush(), out.flush()];
+  assertStrictEquals(flushes[1], flushes[0]);
   await out.write("b");
   flushes.push(out.flush());
   assertEquals(sender.sends, ["a"]);
   first.resolve();
   await Promise.all(flushes);
   assertEquals(sender.sends, ["a", "b"]);
+  await out.close();
+});
+
+Deno.test("flush() calls for different bytes settle each in its turn", async () => {
+  const gates = [gate(), gate(), gate(), gate()];
+  const { out } = setUp({ capacity: 2 }, gates.map(({ step }) => step));
+  const settled: number[] = [];
+  for (const i of gates.keys()) {
+    void out.write("ab");
+    void out.flush().then(() => settled.push(i));
+  }
+  for (const [i, { resolve }] of gates.entries()) {
+    assertEquals(settled, [...gates.keys()].slice(0, i));
+    resolve();
+    await settle();
+  }
+  assertEquals(settled, [0, 1, 2, 3]);
   await out.close();
 });
 
@@ -1173,23 +1191,25 @@ Deno.test("readFrom() reads into the two stores, which are sent as they are", as
   assertEquals(sent, read);
 });
 
-Deno.test("readFrom() goes on when there is room, before a flush() has ended", async () => {
-  const [first, second] = [gate(), gate()];
-  const late = Promise.withResolvers<string>();
-  const { out } = setUp({ capacity: 4 }, [first.step, second.step]);
-  const source = new Source(["abcdef", late.promise]);
-  const reading = out.readFrom(source);
-  await settle();
-  const flushed = out.flush();
-  late.resolve("ghij");
-  await settle();
-  assertEquals(source.text, "abcdefgh");
-  first.resolve();
-  await settle();
-  assertEquals(source.text, "abcdefghij");
-  second.resolve();
-  await Promise.all([flushed, reading, out.close()]);
-});
+for (const behind of ["e", "ef"]) {
+  Deno.test(`readFrom() goes on when there is room, before a flush() of ${behind} behind has ended`, async () => {
+    const [first, second] = [gate(), gate()];
+    const late = Promise.withResolvers<string>();
+    const { out } = setUp({ capacity: 4 }, [first.step, second.step]);
+    const source = new Source([`abcd${behind}`, late.promise]);
+    const reading = out.readFrom(source);
+    await settle();
+    const flushed = out.flush();
+    late.resolve("ghijk");
+    await settle();
+    assertEquals(source.text.length, 8);
+    first.resolve();
+    await settle();
+    assertEquals(source.text, `abcd${behind}ghijk`);
+    second.resolve();
+    await Promise.all([flushed, reading, out.close()]);
+  });
+}
 
 Deno.test("readFrom() comes after the writes that wait", async () => {
   const { resolve, step } = gate();
