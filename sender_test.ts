@@ -193,12 +193,11 @@ Deno.test("send() calls the fetch given", async () => {
     seen.push([request as Request, init]);
     return Promise.resolve(new Response(null, { status: 204 }));
   }
-  await deliver(URL_OF_NOBODY, {
-    fetch: fetch as typeof globalThis.fetch,
-    client,
-  });
-  const [request, init] = seen[0]!;
-  assertEquals(init, { client });
+  const options = { fetch: fetch as typeof globalThis.fetch };
+  await deliver(URL_OF_NOBODY, { ...options, client });
+  await deliver(URL_OF_NOBODY, options);
+  assertEquals(seen.map(([, init]) => init), [{ client }, undefined]);
+  const [request] = seen[0]!;
   assertEquals(request.url, URL_OF_NOBODY);
   assertEquals(request.method, "POST");
   assertEquals(request.redirect, "manual");
