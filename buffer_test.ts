@@ -1071,6 +1071,16 @@ Deno.test("flush() and close() leave no clock running", async () => {
   assertEquals(time.countTimers(), 0);
 });
 
+Deno.test("flushInterval: 1 is the shortest", async () => {
+  using time = fakeTime();
+  const { out, sender } = setUp({ flushInterval: 1 });
+  await out.write("a");
+  assertEquals(sender.sends, []);
+  await time.tickAsync(1);
+  assertEquals(sender.sends, ["a"]);
+  await out.close();
+});
+
 Deno.test("flushInterval: 0 turns the clock off", async () => {
   using time = fakeTime();
   const { out, sender } = setUp({ flushInterval: 0 });

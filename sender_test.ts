@@ -600,6 +600,26 @@ for (
   });
 }
 
+Deno.test("Retry-After does not pass a ms too early", async () => {
+  using time = fakeTime();
+  const headers = { "retry-after": "2" };
+  const replies = [new Response(null, { status: 503, headers })];
+  let attempts = 0;
+  const sent = deliver(URL_OF_NOBODY, {
+    fetch: () => {
+      attempts++;
+      return Promise.resolve(replies.shift() ?? new Response());
+    },
+    retry: FAST,
+  });
+  await time.tickAsync(0);
+  await time.tickAsync(1_999);
+  assertEquals(attempts, 1);
+  await time.tickAsync(1);
+  await sent;
+  assertEquals(attempts, 2);
+});
+
 Deno.test("Retry-After is only a minimum", async () => {
   using time = fakeTime();
   const { delays, onRetry } = skipDelays(time);
@@ -872,6 +892,21 @@ Deno.test("timeout is told as a TimeoutError", async () => {
   assertInstanceOf(error.cause, DOMException);
   assertEquals(error.cause.name, "TimeoutError");
   assertEquals(time.countTimers(), 0);
+});
+
+Deno.test("timeout does not pass a ms too early", async () => {
+  using time = fakeTime();
+  let failed = false;
+  const sent = assertRejects(() =>
+    deliver(URL_OF_NOBODY, {
+      fetch: () => new Promise(() => {}),
+      retry: { maxElapsed: 0 },
+    }).finally(() => failed = true)
+  );
+  await time.tickAsync(29_999);
+  assertEquals(failed, false);
+  await time.tickAsync(1);
+  await sent;
 });
 
 Deno.test("an attempt may not take longer than what is left of maxElapsed", async () => {
@@ -1283,6 +1318,7 @@ Deno.test("abort() during the delay before a retry leaves no timer and sends no 
   assertStrictEquals(await flush.catch((error) => error), "enough");
   await time.tickAsync(60_000);
   assertEquals(time.countTimers(), 0);
+  assertEquals(out.stats.failures, 1, "send() has not ended");
   assertEquals(server.requests.length, 1);
   assertEquals(new TextDecoder().decode(out.takeUnsent()), "abcd");
 });
