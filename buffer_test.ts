@@ -1181,10 +1181,9 @@ Deno.test("readFrom() reads into the two stores, which are sent as they are", as
   await using out = new StreamBuffer((bytes) => {
     sent.add(bytes.buffer);
   }, { capacity: 4 });
-  const late = Promise.withResolvers<string>();
-  const text = "0123456789abcdef";
-  for (const chunks of [[text], ["ab", late.promise], [text, text]]) {
-    const source = new Source(chunks);
+  for (const text of ["0123456789abcdef", "ab", "0123456789abcdef012"]) {
+    const late = Promise.withResolvers<string>();
+    const source = new Source([text, late.promise]);
     const reading = out.readFrom({
       read: (p) => {
         read.add(p.buffer);
@@ -1198,7 +1197,8 @@ Deno.test("readFrom() reads into the two stores, which are sent as they are", as
   }
   await out.flush();
   assertEquals(read.size, 2);
-  assertEquals(sent, read);
+  // The same two, not only equal ones.
+  assertEquals(sent.union(read).size, 2);
 });
 
 for (const behind of ["e", "ef"]) {
