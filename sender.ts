@@ -643,7 +643,7 @@ async function settle({ body }: Response): Promise<string> {
     // Reset, cut short, or out of time.
   } finally {
     clearTimeout(timer);
-    await cancel();
+    void cancel(); // it may hang, and nothing depends on it
   }
   return text;
 }
