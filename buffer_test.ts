@@ -740,6 +740,23 @@ Deno.test('oversize: "reject" takes a write of just capacity, and no more', asyn
   assertEquals(sender.sends, ["abcd", "efgh"]);
 });
 
+Deno.test('oversize: "whole": onError is told of a failure after the one that rejected the write', async () => {
+  using time = fakeTime();
+  const told: FlushError[] = [];
+  const onError = (error: FlushError) => told.push(error);
+  const { out, sender } = setUp(
+    { capacity: 4, oversize: "whole", flushInterval: 100, onError },
+    [down, down],
+  );
+  await assertRejects(() => out.write("01234"), FlushError);
+  assertEquals(told.length, 0);
+  await time.tickAsync(100);
+  assertEquals(told.length, 1);
+  assertStrictEquals(told[0], out.stats.lastError);
+  await out.close();
+  assertEquals(sender.sends, ["01234", "01234", "01234"]);
+});
+
 Deno.test('oversize: "whole" comes after what waits in the store', async () => {
   const first = gate();
   const options = { capacity: 4, oversize: "whole" } as const;
