@@ -564,7 +564,7 @@ Deno.test("shouldRetry overrides, both ways", async () => {
 // -- Retry-After --
 
 for (
-  const [value, delay] of [
+  const [value, retryAfter] of [
     ["2", 2000],
     ["0", 0],
     ["Fri, 13 Feb 2009 23:31:33 GMT", 3000],
@@ -572,15 +572,21 @@ for (
     ["Fri Feb 13 23:31:33 2009", 3000],
     ["Fri, 13 Feb 2009 23:31:29 GMT", 0],
     ["1, 2", 2000],
-    ["Someday", 0],
-    ["Sunday", 0],
-    ["soon", 0],
-    ["-5", 0],
-    ["1.5", 0],
-    ["", 0],
+    ["10,  9", 10_000],
+    ["Someday", undefined],
+    ["Someday, 13 Foo 2009 23:31:33 GMT", undefined],
+    ["Sunday", undefined],
+    ["soon", undefined],
+    ["2099", 2_099_000],
+    ["2099-12-31", undefined],
+    ["31 Dec 2099", undefined],
+    ["-5", undefined],
+    ["1.5", undefined],
+    ["1,", undefined],
+    ["", undefined],
   ] as const
 ) {
-  Deno.test(`Retry-After: "${value}" is a minimum of ${delay} ms`, async () => {
+  Deno.test(`Retry-After: "${value}" asks for ${retryAfter} ms, and gets no less`, async () => {
     using time = fakeTime();
     time.setSystemTime(1_234_567_890_000); // 13 Feb 2009 23:31:30
     const { delays, onRetry } = skipDelays(time);
@@ -588,17 +594,37 @@ for (
       answer(503, { "retry-after": value }),
     ]);
     await deliver(server.url, {
-      retry: FAST,
+      retry: { ...FAST, maxElapsed: 10_000_000 },
       onRetry: (failure, delay) => {
-        assert((failure.retryAfter ?? 0) >= 0);
+        assertEquals(failure.retryAfter, retryAfter);
         onRetry(failure, delay);
       },
     });
     assertEquals(delays.length, 1);
-    assert(delays[0]! >= delay && delays[0]! <= delay + 1, `${delays}`);
+    const least = retryAfter ?? 0;
+    assert(delays[0]! >= least && delays[0]! <= least + 1, `${delays}`);
     assertEquals(server.requests.length, 2);
   });
 }
+
+Deno.test("Retry-After without a time zone is in GMT, wherever the client is", async () => {
+  using time = fakeTime();
+  const { delays, onRetry } = skipDelays(time);
+  const zone = Deno.env.get("TZ");
+  Deno.env.set("TZ", "Asia/Tokyo");
+  try {
+    const value = "Thu Jan  1 00:00:03 1970";
+    assert(Date.parse(value) < 0, "the zone has not changed");
+    await using server = new FaultyServer([
+      answer(503, { "retry-after": value }),
+    ]);
+    await deliver(server.url, { onRetry, retry: FAST });
+    assertEquals(delays, [3_000]);
+  } finally {
+    if (zone === undefined) Deno.env.delete("TZ");
+    else Deno.env.set("TZ", zone);
+  }
+});
 
 Deno.test("Retry-After does not pass a ms too early", async () => {
   using time = fakeTime();
