@@ -406,6 +406,7 @@ Deno.test("write() rejects another type and names it", async () => {
       [{ a: 1 }, "an object (Object)"],
       [["a"], "an object (Array)"],
       [new Blob(["a"]), "an object (Blob)"],
+      [Object.create(null), "an object (no prototype)"],
     ]
   ) {
     const error = await assertRejects(
@@ -796,6 +797,27 @@ Deno.test('oversize: "split": a failed send rejects with acceptedBytes', async (
   await out.close();
   assertEquals(sender.text, "abcdefg");
   assertEquals(out.stats.bytesRejected, 1);
+});
+
+Deno.test('oversize: "split": a failed send rejects with acceptedBytes, be it 1', async () => {
+  const first = gate();
+  const { out, sender } = setUp({ capacity: 1 }, [first.step]);
+  await out.write("a");
+  const write = out.write("bc");
+  first.reject(DOWN);
+  const error = await assertRejects(() => write, FlushError);
+  assertEquals(error.acceptedBytes, 1);
+  await out.close();
+  assertEquals(sender.text, "ab");
+});
+
+Deno.test('oversize: "whole" sends the array itself', async () => {
+  const sent: Uint8Array[] = [];
+  const options = { capacity: 4, oversize: "whole" } as const;
+  await using out = new StreamBuffer((bytes) => void sent.push(bytes), options);
+  const data = new Uint8Array(9);
+  await out.write(data);
+  assertStrictEquals(sent[0]!.buffer, data.buffer);
 });
 
 Deno.test('oversize: "whole": settles with its delivery, and is kept if that fails', async () => {
@@ -1613,6 +1635,11 @@ for (
   });
 }
 
+Deno.test("errors have their names", () => {
+  assertEquals(new FlushError("no", { unsentBytes: 1 }).name, "FlushError");
+  assertEquals(new BufferFullError("no").name, "BufferFullError");
+});
+
 Deno.test("a failure in the background ends nothing and is told once", async () => {
   using time = fakeTime();
   const told: FlushError[] = [];
@@ -1673,6 +1700,7 @@ Deno.test("write() that waits for room rejects when a send fails, and was not ac
   first.reject(DOWN);
   for (const write of waiting) {
     const error = await assertRejects(() => write, FlushError);
+    assertStrictEquals(error, out.stats.lastError);
     assertEquals(error.acceptedBytes, 0);
     assertEquals(error.unsentBytes, 6);
   }

@@ -439,6 +439,7 @@ for (
     assertEquals(cause.attempts, 1);
     assertEquals(cause.excerpt, excerpt);
     assertEquals(cause.retryAfter, undefined);
+    assertEquals(cause.name, "SendError");
     assertEquals(server.requests.length, 1);
     await out.flush();
     assertEquals(server.bodies[1], "0123456789");
@@ -1018,7 +1019,7 @@ for (
   const reply of [
     "no application/octet-stream here",
     "no deflate here",
-    "no stream-1-0 here",
+    'no "stream-1-0" here',
     "no value of 5 characters: short",
   ]
 ) {
