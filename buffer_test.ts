@@ -150,11 +150,19 @@ Deno.test("StreamBuffer() refuses another oversize, or onError, or sender", () =
   assertThrows(make({ oversize: 1 }), TypeError, "received 1");
   assertThrows(make({ onError: "log" }), TypeError, 'received "log"');
   assertThrows(make(null), TypeError, "options must be an object");
-  for (const sender of [undefined, null, "http://localhost", {}, { send: 1 }]) {
+  for (
+    const [sender, shown] of [
+      [undefined, "undefined"],
+      [null, "null"],
+      ["http://localhost", '"http://localhost"'],
+      [{}, "an object (Object)"],
+      [{ send: 1 }, "an object (Object)"],
+    ] as const
+  ) {
     assertThrows(
       () => new StreamBuffer(sender as never),
       TypeError,
-      "sender must be a function or have a method",
+      `Cannot create StreamBuffer: sender must be a function or have a method "send", received ${shown}`,
     );
   }
 });
@@ -1962,7 +1970,11 @@ Deno.test("a closed buffer rejects write() and flush(), and buffers nothing", as
   for (const data of ["x", "", new Uint8Array(3)]) {
     await assertRejects(() => out.write(data), TypeError, "closed");
   }
-  await assertRejects(() => out.flush(), TypeError, "the buffer is closed");
+  await assertRejects(
+    () => out.flush(),
+    TypeError,
+    "Cannot flush: the buffer is closed",
+  );
   assertEquals(sender.events, ["close"]);
   assertEquals(out.stats.bytesAccepted, 0);
   assertEquals(out.stats.bytesRejected, 4);

@@ -113,6 +113,9 @@ for (
     [{ idempotencyKey: "" }, RangeError, 'received ""'],
     [{ idempotencyKey: 'a"b' }, RangeError, "idempotencyKey"],
     [{ idempotencyKey: "é" }, RangeError, "printable ASCII"],
+    [{ idempotencyKey: "a\\b" }, RangeError, "idempotencyKey"],
+    [{ idempotencyKey: "a\x1fb" }, RangeError, "idempotencyKey"],
+    [{ idempotencyKey: "a\x7fb" }, RangeError, "idempotencyKey"],
     [{ idempotencyKey: true }, TypeError, "received true"],
     [{ compression: "toString" }, RangeError, 'received "toString"'],
     [{ compression: ["gzip"] }, TypeError, "an object (Array)"],
@@ -326,6 +329,14 @@ Deno.test("Idempotency-Key is the same when a flush fails and is sent again", as
   assertEquals(server.keys, ['"mine-0"', '"mine-0"']);
 });
 
+Deno.test("idempotencyKey may be all of printable ASCII but two signs", async () => {
+  await using server = new FaultyServer();
+  const codes = Array.from({ length: 0x7f - 0x20 }, (_, i) => 0x20 + i);
+  const idempotencyKey = String.fromCharCode(...codes).replace(/["\\]/g, "");
+  await deliver(server.url, { idempotencyKey });
+  assertEquals(server.keys, [`"${idempotencyKey}-0"`]);
+});
+
 Deno.test("idempotencyKey: false sends none, or the caller's own", async () => {
   await using server = new FaultyServer();
   await deliver(server.url, { idempotencyKey: false });
@@ -452,8 +463,9 @@ Deno.test("send() finds a server that appears later", async () => {
   let server: FaultyServer | undefined;
   await using out = streamTo(`http://127.0.0.1:${port}/ingest`, {
     retry: FAST,
-    onRetry: ({ attempts, status, cause }) => {
+    onRetry: ({ attempts, status, excerpt, cause }) => {
       assertEquals(status, undefined);
+      assertEquals(excerpt, "");
       assertInstanceOf(cause, Error);
       if (attempts === 3) {
         server = stack.use(new FaultyServer([], answer(200), port));
