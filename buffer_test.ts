@@ -1968,7 +1968,11 @@ Deno.test("a closed buffer rejects write() and flush(), and buffers nothing", as
   const { out, sender } = setUp();
   await out.close();
   for (const data of ["x", "", new Uint8Array(3)]) {
-    await assertRejects(() => out.write(data), TypeError, "closed");
+    await assertRejects(
+      () => out.write(data),
+      TypeError,
+      `Cannot write ${data.length} bytes: the buffer is closed`,
+    );
   }
   await assertRejects(
     () => out.flush(),

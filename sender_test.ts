@@ -170,6 +170,7 @@ Deno.test("streamTo() delivers everything, in order, a flush a request", async (
   assertEquals([method, path], ["POST", "/ingest"]);
   assertEquals(headers.get("content-length"), "8");
   assertEquals(headers.get("content-type"), "application/octet-stream");
+  assertEquals(headers.get("content-encoding"), null);
 });
 
 Deno.test("send() uses the method, the headers, the query and the client given", async () => {
@@ -1210,7 +1211,7 @@ Deno.test("a header function that fails, hangs or returns nonsense is a failed s
   const error = await assertRejects(
     () => deliver(server.url, { headers: () => Promise.reject(bug) }),
     SendError,
-    "no token",
+    "(attempt 1): there are no headers to send: no token",
   );
   // Where it comes from is of use, and shows no secret.
   assertInstanceOf(error.cause, Error);
