@@ -1451,7 +1451,11 @@ Deno.test("readFrom() has the buffer to itself", async () => {
       "the buffer is reading from a source; await readFrom() first",
     );
   }
-  await assertRejects(() => out.readFrom(new Source([])), TypeError, "reading");
+  await assertRejects(
+    () => out.readFrom(new Source([])),
+    TypeError,
+    "Cannot read: the buffer is reading from a source",
+  );
   assertThrows(() => out.takeUnsent(), TypeError, "reading");
   assertEquals(out.stats.bytesRejected, 302);
   late.resolve("b");

@@ -1429,20 +1429,44 @@ Deno.test("close() during a long backoff ends by closeTimeout and accounts for e
 Deno.test("send() leaves no listener on the stream's signal", async () => {
   await using server = new FaultyServer([answer(503), answer(503)]);
   const { signal } = new AbortController();
-  let listeners = 0;
+  const listeners = new Set<unknown>();
+  let added = 0;
   const { addEventListener, removeEventListener } = signal;
   signal.addEventListener = (...args: unknown[]) => {
-    listeners++;
+    added++;
+    listeners.add(args[1]);
     Reflect.apply(addEventListener, signal, args);
   };
   signal.removeEventListener = (...args: unknown[]) => {
-    listeners--;
+    if (args[0] === "abort") listeners.delete(args[1]);
     Reflect.apply(removeEventListener, signal, args);
   };
   const sender = new FetchSender(server.url, { retry: FAST });
   await sender.send(BYTES, context(0, signal));
   assertEquals(server.requests.length, 3);
-  assertEquals(listeners, 0);
+  assertEquals(added, 5); // three attempts, two delays
+  assertEquals(listeners.size, 0);
+});
+
+Deno.test("the signal of an attempt has the stream's reason", async () => {
+  const controller = new AbortController();
+  const reason = new Error("enough");
+  const signals: AbortSignal[] = [];
+  const sender = new FetchSender(URL_OF_NOBODY, {
+    headers: ({ signal }) => {
+      signals.push(signal);
+      return {};
+    },
+    fetch: (request) => {
+      signals.push((request as Request).signal);
+      controller.abort(reason);
+      return new Promise(() => {});
+    },
+  });
+  const sent = sender.send(BYTES, context(0, controller.signal));
+  assertStrictEquals(await assertRejects(() => sent), reason);
+  assertEquals(signals.length, 2);
+  for (const signal of signals) assertStrictEquals(signal.reason, reason);
 });
 
 // -- Secrets --
