@@ -1322,18 +1322,26 @@ Deno.test("readFrom() tells onError of a send that fails while it waits for its 
   assertEquals(sender.text, "abcdef");
 });
 
-const WRONG_READS = [undefined, NaN, -1, 6, 1.5, "3", 3n, { value: "x" }];
-
-for (const wrong of WRONG_READS) {
-  const title = typeof wrong === "object" ? "an object" : String(wrong);
-  Deno.test(`readFrom() refuses ${typeof wrong} ${title} as what was read`, async () => {
+for (
+  const [wrong, shown] of [
+    [undefined, "undefined"],
+    [NaN, "NaN"],
+    [-1, "-1"],
+    [6, "6"],
+    [1.5, "1.5"],
+    ["3", '"3"'],
+    [3n, "3"],
+    [{ value: "x" }, "an object (Object)"],
+  ] as const
+) {
+  Deno.test(`readFrom() refuses ${typeof wrong} ${shown} as what was read`, async () => {
     const { out, sender } = setUp({ capacity: 8 });
     await out.write("abc");
     const source = { read: () => Promise.resolve(wrong as number) };
-    await assertRejects(
-      () => out.readFrom(source),
-      TypeError,
-      "Cannot read: the source was given 5 bytes of room, and returned ",
+    const error = await assertRejects(() => out.readFrom(source), TypeError);
+    assertEquals(
+      error.message,
+      `Cannot read: the source was given 5 bytes of room, and returned ${shown}`,
     );
     await out.write("d");
     await out.close();
