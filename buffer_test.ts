@@ -564,11 +564,27 @@ for (const oversize of OVERSIZE) {
       assertEquals(out.stats.bytesQueued, 0);
       assertEquals(sender.sends, ["abcd", "efgh"]);
       second.resolve();
+      await settle();
+      // What waited is collected again, until it is a store full.
+      assertEquals(sender.sends.length, text.length === 4 ? 3 : 2);
       await out.close();
       assertEquals(sender.sends, ["abcd", "efgh", text]);
     });
   }
 }
+
+Deno.test("write() comes after those that go on waiting when one was taken in", async () => {
+  const first = gate();
+  const { out, sender } = setUp({ capacity: 4 }, [first.step], () => settle());
+  const texts = ["abcd", "efgh", "ijkl", "mnop"];
+  const writes = texts.map((text) => out.write(text));
+  first.resolve();
+  await writes[2];
+  for (const text of ["qrst", "uvwx"]) writes.push(out.write(text));
+  await Promise.all(writes);
+  await out.close();
+  assertEquals(sender.sends, [...texts, "qrst", "uvwx"]);
+});
 
 Deno.test("two stores are all that is ever allocated, the second when first needed", async () => {
   const stores = new Set<ArrayBuffer>();
@@ -883,6 +899,7 @@ for (const oversize of ["split", "whole"] as const) {
         else buffer.resize(size);
         first.resolve();
         const error = await assertRejects(() => write, FlushError, "detached");
+        assertInstanceOf(error.cause, TypeError);
         assertEquals(error.acceptedBytes, taken);
         await assertRejects(() => flush, FlushError);
         assertEquals(out.stats.bytesRejected, 10 - taken);
@@ -904,7 +921,7 @@ for (const oversize of ["split", "whole"] as const) {
 
 Deno.test("flush() with nothing to send makes no request", async () => {
   const { out, sender } = setUp();
-  await out.flush();
+  assert(out.flush() instanceof Promise);
   await out.write("x");
   await out.flush();
   await out.flush();

@@ -1041,7 +1041,7 @@ for (
     const options = {
       compression: "deflate",
       idempotencyKey: "stream-1",
-      headers: { "X-A": "short" },
+      headers: { "X-A": "short", "X-B": "secret|e" },
     } as const;
     const error = await assertRejects(
       () => deliver(server.url, options),
@@ -1539,6 +1539,7 @@ for (
       { authorization: "Bearer SECRET" },
       "token SECRET",
     ],
+    ["a password without its user", "", { "x-a": "me:SECRET" }, "SECRET"],
     ["one of several cookies", "", { cookie: "a=1; id=SECRET; b=2" }, "SECRET"],
     ["a piece in other case", "", { "x-keys": "k1,mySecret" }, "MYSECRET"],
   ] as const
@@ -1588,7 +1589,7 @@ Deno.test("a header function that fails cannot show where it asks for a token", 
 
 Deno.test("what fetch throws is shown with its cause, but no secret", async () => {
   const why = new Error(
-    "of Bearer hunter2, see http://a/b?q=1#c (d) or http://e/f#g",
+    "of Bearer hunter2, see http://a/b?q=1#c (d) or http://e/f#g, http://h ok? yes",
   );
   const error = await assertRejects(
     () =>
@@ -1598,13 +1599,13 @@ Deno.test("what fetch throws is shown with its cause, but no secret", async () =
         fetch: () => Promise.reject(new RangeError("failed", { cause: why })),
       }),
     SendError,
-    "(attempt 1): failed: of ***, see http://a/b (d) or http://e/f",
+    "(attempt 1): failed: of ***, see http://a/b (d) or http://e/f http://h ok? yes",
   );
   assertInstanceOf(error.cause, Error);
   assertEquals(error.cause.name, "RangeError");
   assertEquals(
     error.cause.message,
-    "failed: of ***, see http://a/b (d) or http://e/f",
+    "failed: of ***, see http://a/b (d) or http://e/f http://h ok? yes",
   );
   assert(!printed(error).includes("hunter2"));
 });
