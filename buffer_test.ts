@@ -107,7 +107,7 @@ Deno.test("StreamBuffer() takes what a timer takes, and no more", async () => {
   assertThrows(
     () => new StreamBuffer(() => {}, { flushInterval: max + 1 }),
     RangeError,
-    "received 2147483648",
+    "must be an integer from 0 to 2147483647, received 2147483648",
   );
 });
 
@@ -2069,6 +2069,22 @@ Deno.test("abort() aborts the send, rejects what waits with the reason, sends no
   assertEquals(sender.events, ["send 0", "abort", "fail 0"]);
   assertEquals(textOf(out.takeUnsent()), "abcdef");
   await assertRejects(() => out.write("x"), TypeError, "closed");
+});
+
+Deno.test("abort() of the sender is told the reason, be it the error of close()", async () => {
+  const told: unknown[] = [];
+  const make = () =>
+    new StreamBuffer({
+      send: () => Promise.reject(DOWN),
+      abort: (reason) => void told.push(reason),
+    });
+  await make().abort("enough");
+  const out = make();
+  await out.write("a");
+  const error = await assertRejects(() => out.close(), FlushError);
+  assertEquals(told.length, 2);
+  assertStrictEquals(told[0], "enough");
+  assertStrictEquals(told[1], error);
 });
 
 Deno.test("abort() without a reason gives an AbortError", async () => {

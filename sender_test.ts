@@ -78,6 +78,9 @@ for (
     ["http://me:sec/ret@example.com", 'received "***@example.com"'],
     ["http://me:secret#1@example.com", 'received "***@example.com"'],
     ["http://me:secret?1@example.com/", 'received "***@example.com/"'],
+    ["http://me:secret\n1@example.com/", 'received "***@example.com/"'],
+    ["ftp://example.com/x?1\nsecret", 'received "ftp://example.com/x"'],
+    ["ftp://example.com/x#secret", 'received "ftp://example.com/x"'],
   ] as const
 ) {
   Deno.test(`FetchSender() refuses the URL "${url}"`, () => {
@@ -87,6 +90,7 @@ for (
         TypeError,
         message,
       );
+      assertMatch(error.message, /^Cannot create FetchSender: url must /);
       assert(!printed(error).includes("secret"), error.message);
     }
   });
@@ -587,6 +591,7 @@ for (
     ["Fri, 13 Feb 2009 23:31:29 GMT", 0],
     ["1, 2", 2000],
     ["10,  9", 10_000],
+    ["1,20", 20_000],
     ["Someday", undefined],
     ["Someday, 13 Foo 2009 23:31:33 GMT", undefined],
     ["Sunday", undefined],
