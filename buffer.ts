@@ -145,7 +145,7 @@ export interface StreamBufferOptions {
   maxQueuedBytes?: number;
   /**
    * What becomes of a write larger than `capacity`: sent in pieces of
-   * `capacity`, in one send of its own, or refused with a `RangeError`.
+   * `capacity`, in one send of its own from a copy, or refused with a `RangeError`.
    *
    * @default {"split"}
    */
@@ -245,12 +245,10 @@ type State = "open" | "reading" | "closing" | "closed";
 
 /** Bytes that have left the store for the sender, until acknowledged. */
 interface Batch {
-  bytes: Uint8Array<ArrayBuffer>;
+  readonly bytes: Uint8Array<ArrayBuffer>;
   readonly context: SendContext;
   /** The store that `bytes` is a view of, to be filled again afterwards. */
   readonly store: Uint8Array<ArrayBuffer> | undefined;
-  /** The write whose own array `bytes` is. */
-  write: Waiting | undefined;
   sending: boolean;
 }
 
@@ -429,8 +427,7 @@ export class StreamBuffer implements AsyncDisposable {
    * are in a store. To await it is to keep pace with the server.
    *
    * An array larger than `capacity` is not copied when it has to wait: leave it
-   * unchanged until the promise settles. With `oversize: "whole"` that is when
-   * it has been delivered.
+   * unchanged until the promise settles.
    *
    * @example Usage
    * ```ts
@@ -951,12 +948,12 @@ export class StreamBuffer implements AsyncDisposable {
         if (this.#first === undefined) this.#last = undefined;
       }
       if (whole) {
-        this.#head = this.#batch(ownBytes(bytes), undefined, next);
+        this.#head = this.#batch(new Uint8Array(bytes));
       } else {
         this.#store.set(bytes, this.#length);
         this.#length += piece;
-        if (next.taken === next.length) next.resolve();
       }
+      if (next.taken === next.length) next.resolve();
       if (whole || this.#length === this.#capacity) this.#demandAll();
     }
   }
@@ -1024,7 +1021,6 @@ export class StreamBuffer implements AsyncDisposable {
   #batch(
     bytes: Uint8Array<ArrayBuffer>,
     store?: Uint8Array<ArrayBuffer>,
-    write?: Waiting,
   ): Batch {
     const context: SendContext = {
       sequence: this.#sequence++,
@@ -1032,7 +1028,7 @@ export class StreamBuffer implements AsyncDisposable {
       signal: this.#controller.signal,
     };
     this.#base += bytes.length;
-    return { bytes, context, store, write, sending: false };
+    return { bytes, context, store, sending: false };
   }
 
   /** The clock runs while there are bytes that nothing else is about to send. */
@@ -1073,7 +1069,6 @@ export class StreamBuffer implements AsyncDisposable {
     this.#delivered = this.#base;
     this.#sends++;
     this.#lastError = undefined;
-    batch.write?.resolve();
     while (this.#flushes[0] && this.#flushes[0].end <= this.#delivered) {
       this.#flushes.shift()!.resolve();
     }
@@ -1111,15 +1106,7 @@ export class StreamBuffer implements AsyncDisposable {
    * @returns Whether there was anyone.
    */
   #rejectAll(reason: (accepted: number) => unknown): boolean {
-    const write = this.#head?.write;
-    const told = this.#flushes.length > 0 || this.#first !== undefined ||
-      write !== undefined;
-    if (write !== undefined) {
-      // Once it knows the outcome, the caller may change its array.
-      this.#head!.bytes = new Uint8Array(this.#head!.bytes);
-      this.#head!.write = undefined;
-      write.reject(reason(write.length));
-    }
+    const told = this.#flushes.length > 0 || this.#first !== undefined;
     for (let next = this.#first; next !== undefined; next = next.next) {
       next.reject(reason(next.taken));
     }
@@ -1239,13 +1226,6 @@ function toBytes(data: ArrayBuffer | ArrayBufferView): Uint8Array {
   return view
     ? new Uint8Array(buffer, data.byteOffset, data.byteLength)
     : new Uint8Array(buffer);
-}
-
-/** `bytes`, or a copy when they are in memory that others may write to. */
-function ownBytes(bytes: Uint8Array): Uint8Array<ArrayBuffer> {
-  return bytes.buffer instanceof ArrayBuffer
-    ? bytes as Uint8Array<ArrayBuffer>
-    : new Uint8Array(bytes);
 }
 
 /**
