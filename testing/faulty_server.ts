@@ -46,7 +46,7 @@ export interface Exchange {
   hang(): Promise<void>;
   /** Waits for the beginning of the next request on this connection. */
   next(): Promise<void>;
-  /** Closes all connections and takes no more, for so many milliseconds. */
+  /** Breaks all connections off and takes no more, for so many milliseconds. */
   refuse(ms: number): void;
 }
 
@@ -148,8 +148,7 @@ const PASSING: Record<string, Behaviour> = {
     await answer(200)(exchange);
   },
   "200 before the body is read": async ({ write, keep }) => {
-    await write(reply(200));
-    await keep();
+    await Promise.all([keep(), write(reply(200))]);
   },
   "503 before the body is read": async ({ write, receive }) => {
     await write(reply(503));
@@ -310,6 +309,8 @@ export class FaultyServer implements AsyncDisposable {
   readonly #script: Behaviour[];
   readonly #otherwise: Behaviour;
   readonly #connections = new Set<Deno.Conn>();
+  /** Those whose request it may have acknowledged without having read it. */
+  readonly #keeping = new Set<Deno.Conn>();
   readonly #handlers = new Set<Promise<void>>();
   readonly #arrived = new EventTarget();
   readonly #stopped = Promise.withResolvers<void>();
@@ -369,6 +370,7 @@ export class FaultyServer implements AsyncDisposable {
           if (!(error instanceof Gone)) throw error;
         }).finally(() => {
           this.#connections.delete(connection);
+          this.#keeping.delete(connection);
           this.#handlers.delete(handler);
           tryClose(connection);
         });
@@ -415,7 +417,9 @@ export class FaultyServer implements AsyncDisposable {
           read,
           receive,
           keep: async () => {
+            this.#keeping.add(connection);
             const request = await receive();
+            this.#keeping.delete(connection);
             if (!this.kept.includes(request)) this.kept.push(request);
           },
           write: (data) => wire.write(data),
@@ -434,10 +438,13 @@ export class FaultyServer implements AsyncDisposable {
     }
   }
 
-  /** Closes all connections and takes no more, for so many milliseconds. */
+  /** Breaks all connections off and takes no more, for so many milliseconds. */
   refuse(ms: number): void {
     tryClose(this.#listener);
-    for (const connection of this.#connections) tryClose(connection);
+    // Nothing that was acknowledged is lost.
+    for (const connection of this.#connections.difference(this.#keeping)) {
+      tryClose(connection);
+    }
     this.#serving = this.#serving.then(async () => {
       await Promise.race([sleep(ms), this.#stopped.promise]);
       while (this.#running) {

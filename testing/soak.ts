@@ -102,9 +102,10 @@ async function serve(seed: number, good: boolean): Promise<void> {
     await stalled?.promise;
     const behaviour = good || stalled ? BEHAVIOURS["200"]! : faults;
     try {
-      await behaviour({ ...exchange, keep: () => store(exchange) });
+      const keep = () => exchange.keep().then(() => store(exchange));
+      await behaviour({ ...exchange, keep });
     } finally {
-      server.requests.length = server.broken.length = 0;
+      server.requests.length = server.broken.length = server.kept.length = 0;
     }
   };
 
@@ -313,9 +314,9 @@ async function soak(
   console.log(
     `growth over ${flushes.toFixed(3)} million flushes: ${
       growth.toFixed(2)
-    } MiB, ${after.files - before.files} open files; a million: ${
-      (growth / flushes).toFixed(2)
-    } MiB`,
+    } MiB, ${after.files - before.files} open files; for a million that is ${
+      flushes > 0.1 ? `${(growth / flushes).toFixed(2)} MiB` : "too few to tell"
+    }`,
   );
   if (stall > 0) {
     console.log(`the server stalls for ${stall} s`);
