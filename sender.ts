@@ -763,8 +763,12 @@ function toHeaders(init: HeadersInit): Headers {
 
 function checkUrl(url: string | URL): URL {
   const text = String(url);
+  // What is before an @ may be a password, and what is after a ? a token; with
+  // a ? before an @ nobody can tell where either of them ends.
   const shown = JSON.stringify(
-    text.replace(/^.*@/s, "***@").replace(/[?#].*/s, ""),
+    /[?#].*@/s.test(text)
+      ? "***"
+      : text.replace(/^.*@/s, "***@").replace(/[?#].*/s, ""),
   );
   if (!URL.canParse(text)) {
     throw new TypeError(
