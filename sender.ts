@@ -673,8 +673,9 @@ function hide(text: string, secrets: Set<string>): string {
  */
 function scrub(error: unknown, secrets: Set<string>): Error {
   if (isPermissionError(error)) return error;
+  // The secrets first: a query that is cut at its ")" is none of them any more.
   const clean = (text: string) =>
-    hide(text.replace(/\b(\w+:\/\/[^\s?#]*)[?#][^\s)]*/g, "$1"), secrets);
+    hide(text, secrets).replace(/\b(\w+:\/\/[^\s?#]*)[?#][^\s)]*/g, "$1");
   const messages = [messageOf(error)];
   for (
     let link = error;

@@ -1644,6 +1644,19 @@ for (
   });
 }
 
+Deno.test("a query with a parenthesis does not show in what fetch throws", async () => {
+  const port = freePort();
+  const error = await assertRejects(
+    () =>
+      deliver(`http://127.0.0.1:${port}/?t=(some)hunter2`, {
+        retry: { maxElapsed: 0 },
+      }),
+    SendError,
+  );
+  assertStringIncludes(error.message, `http://127.0.0.1:${port}/`);
+  assert(!printed(error).includes("hunter2"), printed(error));
+});
+
 Deno.test("a redirect that a browser hides behind status 0 is told as one", async () => {
   await assertRejects(
     () =>
