@@ -1124,10 +1124,8 @@ export class StreamBuffer implements AsyncDisposable {
     this.#state = "closing";
     this.#stopReading?.(this.#notOpen("read on"));
     const deadline = setTimeout(() => {
-      const { lastFailure } = this.#sender;
-      const message = `closeTimeout of ${this.#closeTimeout} ms has passed${
-        lastFailure === undefined ? "" : `: ${messageOf(lastFailure)}`
-      }`;
+      const message =
+        `closeTimeout of ${this.#closeTimeout} ms has passed${this.#whyLate()}`;
       this.#fail(
         this.#error(
           `Cannot close the buffer: ${message}`,
@@ -1142,6 +1140,16 @@ export class StreamBuffer implements AsyncDisposable {
       throw error;
     } finally {
       clearTimeout(deadline);
+    }
+  }
+
+  /** Nothing that the sender does may keep `close` from ending. */
+  #whyLate(): string {
+    try {
+      const { lastFailure } = this.#sender;
+      return lastFailure === undefined ? "" : `: ${messageOf(lastFailure)}`;
+    } catch {
+      return "";
     }
   }
 

@@ -1931,6 +1931,24 @@ Deno.test("close() that is out of time says why the sender's attempts have faile
   assertEquals((await close).unsentBytes, 3);
 });
 
+Deno.test("close() ends by closeTimeout when the sender cannot say why", async () => {
+  using time = fakeTime();
+  const out = new StreamBuffer({
+    send: () => new Promise(() => {}),
+    get lastFailure(): unknown {
+      throw DOWN;
+    },
+  }, { closeTimeout: 500 });
+  await out.write("abc");
+  const close = assertRejects(
+    () => out.close(),
+    FlushError,
+    "closeTimeout of 500 ms has passed",
+  );
+  await time.tickAsync(500);
+  assertEquals((await close).unsentBytes, 3);
+});
+
 Deno.test("close() ends by closeTimeout when the sender's own close hangs", async () => {
   using time = fakeTime();
   const out = new StreamBuffer({
