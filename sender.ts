@@ -41,7 +41,7 @@ const MAX_REPLY = 64 * 1024;
 const MAX_REPLY_TIME = 5_000;
 /** How much of a reply is shown in an error, in characters. */
 const MAX_EXCERPT = 200;
-/** A shorter piece of a value is no secret, and too common to be hidden. */
+/** A shorter piece of a secret is none, and too common to be hidden. */
 const MIN_SECRET = 6;
 /** Headers whose values no error needs to hide. */
 const PUBLIC_HEADERS = new Set([
@@ -407,9 +407,8 @@ export class FetchSender implements Sender, AsyncDisposable {
     { sequence, offset, signal }: SendContext,
   ): Promise<void> {
     const start = Date.now();
-    const secrets = new Set<string>();
-    addSecrets(secrets, this.#url.search.slice(1));
-    this.#url.searchParams.forEach((value) => addSecrets(secrets, value));
+    const secrets = new Set([this.#url.search.slice(1)]);
+    this.#url.searchParams.forEach((value) => secrets.add(value));
     const body = await this.#encode(bytes);
     let failure: SendError | undefined;
     let refreshed = false;
@@ -481,7 +480,7 @@ export class FetchSender implements Sender, AsyncDisposable {
       });
     }
     for (const [name, value] of headers) {
-      if (!PUBLIC_HEADERS.has(name)) addSecrets(secrets, value);
+      if (!PUBLIC_HEADERS.has(name)) secrets.add(value);
     }
     const request = new Request(href, {
       method: this.#method,
@@ -509,7 +508,8 @@ export class FetchSender implements Sender, AsyncDisposable {
     }
     if (response.ok) return undefined;
     const { status } = response;
-    const excerpt = hide(reply, secrets).slice(0, MAX_EXCERPT);
+    const beginning = onOneLine(reply).slice(0, MAX_EXCERPT);
+    const excerpt = hide(beginning, secrets).slice(0, MAX_EXCERPT);
     return fail(
       `the server answered ${status}${adviceOn(status)}${
         excerpt && `: ${JSON.stringify(excerpt)}`
@@ -648,22 +648,38 @@ async function settle({ body }: Response): Promise<string> {
   return text;
 }
 
-/** Adds a value that no error may show, and the pieces that it is made of. */
-function addSecrets(secrets: Set<string>, value: string): void {
-  for (const piece of [value, ...value.split(/[\s,;:=&]+/)]) {
-    if (piece.length >= MIN_SECRET) secrets.add(piece);
+/**
+ * `text` on one line, and with `***` in place of whatever it has in common with
+ * a secret: the server may repeat a piece of it only, or in other case.
+ */
+function hide(text: string, secrets: Set<string>): string {
+  const pieces = new Set<string>();
+  for (const secret of secrets) {
+    for (const piece of piecesOf(secret)) pieces.add(piece);
   }
+  const line = onOneLine(text);
+  let shown = "";
+  let hidden = 0; // up to here
+  for (const [i, piece] of piecesOf(line).entries()) {
+    if (!pieces.has(piece)) continue;
+    if (i > hidden || i === 0) shown += `${line.slice(hidden, i)}***`;
+    hidden = i + MIN_SECRET;
+  }
+  return shown + line.slice(hidden);
 }
 
-/** `text` on one line and without the secrets, as far as it repeats them as they are. */
-function hide(text: string, secrets: Set<string>): string {
-  // The longest first, lest a short one cuts a longer one in two.
-  const pattern = [...secrets]
-    .sort((a, b) => b.length - a.length)
-    .map((secret) => secret.replace(/[\\^$.*+?()[\]{}|]/g, "\\$&"))
-    .join("|");
-  return (pattern ? text.replace(new RegExp(pattern, "gi"), "***") : text)
-    .replace(/[\p{Cc}\s]+/gu, " ").trim();
+/** All pieces of the length of the shortest that is hidden. */
+function piecesOf(text: string): string[] {
+  const line = onOneLine(text).replace(/[A-Z]/g, (c) => c.toLowerCase());
+  const count = Math.max(line.length - MIN_SECRET + 1, 0);
+  return Array.from(
+    { length: count },
+    (_, i) => line.slice(i, i + MIN_SECRET),
+  );
+}
+
+function onOneLine(text: string): string {
+  return text.replace(/[\p{Cc}\s]+/gu, " ").trim();
 }
 
 /**
@@ -698,15 +714,19 @@ function isTransient({ status, cause }: SendError): boolean {
     return !isPermissionError(cause) && !isClosedClient(cause);
   }
   return status === 408 || status === 425 || status === 429 ||
-    (status >= 500 && status !== 501 && status !== 505);
+    (status >= 500 && status < 600 && status !== 501 && status !== 505);
 }
 
 /** Whether `fetch` goes ahead without asking the user; only Deno asks. */
 function mayConnect({ protocol, hostname, port }: URL): boolean {
   const host = `${hostname}:${port || (protocol === "https:" ? 443 : 80)}`;
-  const query = { name: "net", host } as const;
-  const status = globalThis.Deno?.permissions?.querySync?.(query);
-  return status === undefined || status.state === "granted";
+  try {
+    const query = { name: "net", host } as const;
+    const status = globalThis.Deno?.permissions?.querySync?.(query);
+    return status === undefined || status.state === "granted";
+  } catch {
+    return false; // no host that it knows of
+  }
 }
 
 /** Deno's error for a permission that was not granted. */

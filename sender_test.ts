@@ -1549,6 +1549,9 @@ for (
     ["a password without its user", "", { "x-a": "me:SECRET" }, "SECRET"],
     ["one of several cookies", "", { cookie: "a=1; id=SECRET; b=2" }, "SECRET"],
     ["a piece in other case", "", { "x-keys": "k1,mySecret" }, "MYSECRET"],
+    ["the beginning of one", "", { "x-a": "aSECRETSECRET" }, "aSECRET..."],
+    ["a piece between other signs", "", { "x-a": 'v1."SECRET/"' }, "SECRET/"],
+    ["one on two lines", "", { "x-a": "my own SECRET" }, "my\n own\tSECRET"],
   ] as const
 ) {
   Deno.test(`no error repeats a server's echo of ${title}`, async () => {
