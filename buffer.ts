@@ -609,7 +609,7 @@ export class StreamBuffer implements AsyncDisposable {
     }
     const sent = this.#head?.bytes ?? new Uint8Array();
     const unsent = new Uint8Array(sent.length + this.#length);
-    unsent.set(sent);
+    if (sent.length > 0) unsent.set(sent); // else a sender may have transferred it
     unsent.set(this.#store.subarray(0, this.#length), sent.length);
     this.#head = undefined;
     this.#base += this.#length;
@@ -621,6 +621,8 @@ export class StreamBuffer implements AsyncDisposable {
    * A `WritableStream` over this buffer, the same one each time: its chunks are
    * writes, its close is `close()`, its abort is `abort()`. When a write rejects
    * the stream is errored, so `pipeTo` cancels its source; the buffer lives on.
+   * A `pipeTo` whose buffer is closed or aborted by itself finds out at its next
+   * chunk; abort the pipe instead, by its `signal`.
    *
    * @example Usage
    * ```ts
@@ -1057,6 +1059,11 @@ export class StreamBuffer implements AsyncDisposable {
     );
     resolve(
       new Promise((settle) => {
+        if (batch.bytes.length === 0) {
+          throw new TypeError(
+            "the sender has transferred the bytes, and did not deliver them; it must copy what it transfers",
+          );
+        }
         settle(this.#sender.send(batch.bytes, batch.context));
       }),
     );
@@ -1065,7 +1072,8 @@ export class StreamBuffer implements AsyncDisposable {
   #acknowledge(batch: Batch): void {
     if (this.#head !== batch) return; // handed over by takeUnsent()
     this.#head = undefined;
-    this.#spare ??= batch.store;
+    // One that the sender has transferred all the same is empty now.
+    if (batch.store?.length === this.#capacity) this.#spare ??= batch.store;
     this.#delivered = this.#base;
     this.#sends++;
     this.#lastError = undefined;

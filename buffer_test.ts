@@ -2256,6 +2256,46 @@ Deno.test("abort() after the sender was closed leaves it closed", async () => {
   assertEquals(events, ["close"]);
 });
 
+for (const way of ["strings", "bytes"]) {
+  Deno.test(`a sender that transfers its bytes cannot make the buffer lose others: ${way}`, async () => {
+    const sends: string[] = [];
+    const out = new StreamBuffer((bytes) => {
+      sends.push(textOf(bytes));
+      bytes.buffer.transfer();
+    }, { capacity: 4, flushInterval: 0 });
+    for (const text of ["abc", "def", "ghi", "jkl"]) {
+      await out.write(
+        way === "strings" ? text : new TextEncoder().encode(text),
+      );
+      await out.flush();
+    }
+    await out.close();
+    assertEquals(sends, ["abc", "def", "ghi", "jkl"]);
+  });
+}
+
+Deno.test("a sender that transfers its bytes and fails is told that they are lost", async () => {
+  let sends = 0;
+  const out = new StreamBuffer((bytes) => {
+    sends++;
+    bytes.buffer.transfer();
+    throw DOWN;
+  }, { capacity: 4, flushInterval: 0 });
+  await out.write("abc");
+  await assertRejects(() => out.flush(), FlushError, "down");
+  await out.write("def");
+  for (let i = 0; i < 2; i++) {
+    await assertRejects(
+      () => i === 0 ? out.flush() : out.close(),
+      FlushError,
+      "the sender has transferred the bytes, and did not deliver them",
+    );
+  }
+  assertEquals(sends, 1);
+  assertEquals(out.stats.bytesDelivered, 0);
+  assertEquals(textOf(out.takeUnsent()), "def");
+});
+
 // -- The stream --
 
 Deno.test("writable takes strings and bytes, and its close sends the tail and closes", async () => {

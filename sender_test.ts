@@ -438,6 +438,7 @@ for (
     [499, ""],
     [501, ""],
     [505, ""],
+    [600, ""],
   ] as const
 ) {
   Deno.test(`send() fails at once after ${status}, and the bytes are kept`, async () => {
@@ -1295,6 +1296,18 @@ Deno.test({
     assertInstanceOf(cause.cause, Deno.errors.NotCapable);
     assertStringIncludes(message, "--allow-net");
     assertEquals(out.takeUnsent().length, 4);
+  },
+});
+
+Deno.test({
+  name: "a host that no permission can name fails as any other",
+  permissions: { net: ["127.0.0.1"] },
+  fn: async () => {
+    const out = streamTo("http://a;b/", { retry: { maxElapsed: 0 } });
+    await out.write("kept");
+    const { cause } = await assertRejects(() => out.close(), FlushError);
+    assertInstanceOf(cause, SendError);
+    assertStringIncludes(cause.message, "Cannot POST 4 bytes to http://a;b/");
   },
 });
 
