@@ -7,6 +7,7 @@
 import { Buffer } from "node:buffer";
 import { createHash } from "node:crypto";
 import { parseArgs } from "node:util";
+import { freePort } from "./free_port.ts";
 
 const CRLF = "\r\n";
 
@@ -330,12 +331,12 @@ export class FaultyServer implements AsyncDisposable {
   constructor(
     script: Behaviour[] = [],
     otherwise: Behaviour = answer(200),
-    port = 0,
+    port: number = freePort(),
   ) {
     this.#script = [...script];
     this.#otherwise = otherwise;
     this.#listener = Deno.listen({ hostname: "127.0.0.1", port });
-    this.port = this.#listener.addr.port;
+    this.port = port;
     this.#serving = this.#serve();
   }
 
@@ -455,7 +456,7 @@ export class FaultyServer implements AsyncDisposable {
           });
           return await this.#serve();
         } catch (error) {
-          // A connection of someone else's has the port for a moment.
+          // Someone else has the port for a moment.
           if (!(error instanceof Deno.errors.AddrInUse)) throw error;
           await sleep(ms);
         }

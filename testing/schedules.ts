@@ -149,6 +149,7 @@ async function check(plan: Plan): Promise<void> {
   const encode = (text: string) => new TextEncoder().encode(text);
   const writer = out.writable.getWriter();
   let streaming = true;
+  let early = false;
   let read: Promise<unknown> = Promise.resolve();
 
   for (const command of plan.commands) {
@@ -157,9 +158,14 @@ async function check(plan: Plan): Promise<void> {
       case "pause":
         promise = sleep(command.ms);
         break;
-      case "flush":
-        promise = track(out.flush());
+      case "flush": {
+        const { bytesAccepted } = out.stats;
+        const delivered = () => out.stats.bytesDelivered >= bytesAccepted;
+        const flush = track(out.flush());
+        promise = flush;
+        void flush.then(() => early ||= !delivered(), () => {});
         break;
+      }
       case "readFrom": {
         const texts = command.sizes.map(textOfSize);
         const readInto = async (p: Uint8Array) => {
@@ -210,6 +216,7 @@ async function check(plan: Plan): Promise<void> {
   await read;
   await sleep(0);
   assertEquals(pending.size, 0, "a promise is left pending");
+  assert(!early, "flush() resolved too early");
 
   const { bytesAccepted, bytesDelivered, sends } = out.stats;
   const unsent = out.takeUnsent();
