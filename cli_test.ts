@@ -8,6 +8,12 @@ import { concat } from "@std/bytes";
 import { toText } from "@std/streams";
 import config from "./deno.json" with { type: "json" };
 import {
+  CLI,
+  PERMISSIONS,
+  runCommand as run,
+  startCommand as start,
+} from "./testing/child.ts";
+import {
   answer,
   type Behaviour,
   close,
@@ -17,88 +23,14 @@ import {
 } from "./testing/faulty_server.ts";
 import { temporary } from "./testing/temporary.ts";
 
-const CLI = new URL("./cli.ts", import.meta.url).pathname;
-const PERMISSIONS = ["-N=127.0.0.1", "-R", "-W"];
-
-interface Outcome {
-  code: number;
-  stdout: string;
-  stderr: string;
-}
-
-interface Running extends AsyncDisposable {
-  readonly process: Deno.ChildProcess;
-  readonly outcome: Promise<Outcome>;
-  /** Waits until the process has said something on standard error. */
-  said(text: string): Promise<void>;
-}
+/** How it ends when all is well: it says nothing. */
+const WELL = { code: 0, signal: null, stdout: "", stderr: "" };
 
 /** Refuses, and repeats what should be secret. */
 const echo: Behaviour = async (exchange) => {
   const { headers, path } = exchange.request;
   await answer(400, {}, `${path} ${headers.get("authorization")}`)(exchange);
 };
-
-function start(args: string[], permissions = PERMISSIONS): Running {
-  const process = new Deno.Command(Deno.execPath(), {
-    args: ["run", "-q", "--no-prompt", ...permissions, CLI, ...args],
-    stdin: "piped",
-    stdout: "piped",
-    stderr: "piped",
-    env: { NO_COLOR: "1", TEST_TOKEN: "hunter2" },
-  }).spawn();
-  const [watched, whole] = process.stderr.tee();
-  let heard = "";
-  const ears: { text: string; resolve: () => void }[] = [];
-  const listening = watched.pipeThrough(new TextDecoderStream()).pipeTo(
-    new WritableStream({
-      write(text) {
-        heard += text;
-        for (const ear of ears) if (heard.includes(ear.text)) ear.resolve();
-      },
-    }),
-  );
-  const outcome = Promise.all([
-    process.status,
-    toText(process.stdout),
-    toText(whole),
-    listening,
-  ]).then(([{ code }, stdout, stderr]) => ({ code, stdout, stderr }));
-  return {
-    process,
-    outcome,
-    said: (text) =>
-      new Promise((resolve) => {
-        ears.push({ text, resolve });
-        if (heard.includes(text)) resolve();
-      }),
-    async [Symbol.asyncDispose]() {
-      try {
-        process.kill("SIGKILL");
-      } catch {
-        // It has ended by itself.
-      }
-      await process.stdin.close().catch(() => {});
-      await outcome;
-    },
-  };
-}
-
-async function run(
-  args: string[],
-  input: string | Uint8Array = "",
-  permissions?: string[],
-): Promise<Outcome> {
-  await using running = start(args, permissions);
-  const bytes = typeof input === "string"
-    ? new TextEncoder().encode(input)
-    : input;
-  const writer = running.process.stdin.getWriter();
-  // It may end without reading all of it.
-  await writer.write(bytes).then(() => writer.close()).catch(() => {});
-  writer.releaseLock();
-  return await running.outcome;
-}
 
 /** Numbered lines, so that any two parts of them differ. */
 function linesOf(size: number): string {
@@ -116,7 +48,7 @@ function received(server: FaultyServer): string {
 Deno.test("cli sends standard input, and says nothing when all is well", async () => {
   await using server = new FaultyServer();
   const outcome = await run([server.url], "a\nb\nc");
-  assertEquals(outcome, { code: 0, stdout: "", stderr: "" });
+  assertEquals(outcome, WELL);
   assertEquals(server.bodies, ["a\nb\nc"]);
 });
 
@@ -126,7 +58,7 @@ Deno.test("cli sends several files and standard input, in order", async () => {
   const one = folder.file("one", "1".repeat(300_000));
   const two = folder.file("two", "2");
   const outcome = await run([server.url, one, "-", two], "stdin");
-  assertEquals(outcome, { code: 0, stdout: "", stderr: "" });
+  assertEquals(outcome, WELL);
   assertEquals(received(server), "1".repeat(300_000) + "stdin2");
   assert(server.requests.length < 4, "it has sent small pieces");
 });
@@ -142,7 +74,7 @@ Deno.test("cli sends more than it reads ahead, to a server that is slower", asyn
 Deno.test("cli with nothing to send makes no request", async () => {
   await using server = new FaultyServer();
   const outcome = await run([server.url], "");
-  assertEquals(outcome, { code: 0, stdout: "", stderr: "" });
+  assertEquals(outcome, WELL);
   assertEquals(server.connections, 0);
 });
 
@@ -167,14 +99,11 @@ for (const capacity of [1, 7, 8, 9, 20, 1000]) {
 Deno.test("cli --lines never cuts a line that spans reads", async () => {
   await using server = new FaultyServer();
   await using running = start([server.url, "--lines", "--interval", "20ms"]);
-  const writer = running.process.stdin.getWriter();
-  const write = (text: string) => writer.write(new TextEncoder().encode(text));
-  await write("one\ntw");
-  await server.received(1);
-  await write("o and");
-  await write(" a half\nthree");
-  await writer.close();
-  writer.releaseLock();
+  await running.write("one\ntw");
+  await running.until(server.received(1));
+  await running.write("o and");
+  await running.write(" a half\nthree");
+  await running.end();
   assertEquals((await running.outcome).code, 0);
   assertEquals(server.bodies[0], "one\n");
   assertEquals(received(server), "one\ntwo and a half\nthree");
@@ -230,7 +159,7 @@ Deno.test("cli --help and --version answer on standard output", async () => {
   assertEquals([help.code, help.stderr], [0, ""]);
   assertMatch(help.stdout, /^Sends standard input.*\n\nUsage: /);
   const version = await run(["--version"], "", []);
-  assertEquals(version, { code: 0, stdout: `${config.version}\n`, stderr: "" });
+  assertEquals(version, { ...WELL, stdout: `${config.version}\n` });
 });
 
 for (
@@ -380,10 +309,8 @@ Deno.test("cli ends at once when a send fails while it waits for input", async (
   const unsent = folder.file("unsent");
   await using server = new FaultyServer([], answer(400, {}, "no"));
   await using running = start([server.url, "--interval", "10ms"]);
-  const writer = running.process.stdin.getWriter();
-  await writer.write(new TextEncoder().encode("data"));
+  await running.write("data");
   const { code, stderr } = await running.outcome;
-  writer.releaseLock();
   assertEquals(code, 1);
   assertStringIncludes(stderr, 'the server answered 400: "no"');
   assertStringIncludes(stderr, "4 bytes were read and not acknowledged");
@@ -391,10 +318,8 @@ Deno.test("cli ends at once when a send fails while it waits for input", async (
   // Even if the server would take what comes next: nobody may miss the gap.
   await using recovered = new FaultyServer([answer(400)]);
   await using stopped = start([recovered.url, "--interval", "10ms"]);
-  const other = stopped.process.stdin.getWriter();
-  await other.write(new TextEncoder().encode("data"));
+  await stopped.write("data");
   const outcome = await stopped.outcome;
-  other.releaseLock();
   assertEquals(outcome.code, 1);
   assertStringIncludes(outcome.stderr, "4 bytes were read and not");
 
@@ -403,12 +328,10 @@ Deno.test("cli ends at once when a send fails while it waits for input", async (
     ...["--interval", "10ms", "--unsent", unsent],
     server.url,
   ]);
-  const second = saving.process.stdin.getWriter();
-  await second.write(new TextEncoder().encode("data"));
+  await saving.write("data");
   await saving.said("0 bytes acknowledged");
-  await second.write(new TextEncoder().encode(" and more"));
-  await second.close();
-  second.releaseLock();
+  await saving.write(" and more");
+  await saving.end();
   assertEquals((await saving.outcome).code, 1);
   assertEquals(Deno.readTextFileSync(unsent), "data and more");
 });
@@ -424,12 +347,10 @@ Deno.test("cli counts what it has read ahead as not acknowledged, too", async ()
     },
   );
   await using running = start([`http://127.0.0.1:${server.addr.port}/`]);
-  const writer = running.process.stdin.getWriter();
   const size = 2_000_000;
-  await writer.write(new Uint8Array(size));
+  await running.write(new Uint8Array(size));
   written.resolve();
   const { stderr } = await running.outcome;
-  writer.releaseLock();
   await server.shutdown();
   const [, count] = stderr.match(/(\d+) bytes were read and not/)!;
   // What is in the pipe still was not read: 64 KiB at most.
@@ -444,12 +365,10 @@ Deno.test("cli sends what it could read when a file has gone", async () => {
     ...["--interval", "10ms", "--unsent", folder.file("unsent")],
     ...[server.url, "-", gone],
   ]);
-  const writer = running.process.stdin.getWriter();
-  await writer.write(new TextEncoder().encode("one"));
-  await server.received(1);
+  await running.write("one");
+  await running.until(server.received(1));
   await Deno.remove(gone);
-  await writer.close();
-  writer.releaseLock();
+  await running.end();
   const { code, stderr } = await running.outcome;
   assertEquals([code, received(server)], [1, "one"]);
   assertStringIncludes(stderr, "cannot read on: ");
@@ -474,12 +393,10 @@ Deno.test("cli says that a file is missing from what it saved", async () => {
     ...["--interval", "10ms", "--unsent", unsent],
     ...[server.url, "-", gone],
   ]);
-  const writer = running.process.stdin.getWriter();
-  await writer.write(new TextEncoder().encode("one"));
+  await running.write("one");
   await running.said("saving what is left");
   await Deno.remove(gone);
-  await writer.close();
-  writer.releaseLock();
+  await running.end();
   const { code, stderr } = await running.outcome;
   assertEquals([code, Deno.readTextFileSync(unsent)], [1, "one"]);
   assertStringIncludes(stderr, "3 bytes saved");
@@ -511,12 +428,10 @@ Deno.test("cli keeps little in memory, however much it sends", {
     },
   );
   await using running = start([`http://127.0.0.1:${server.addr.port}/`]);
-  const writer = running.process.stdin.getWriter();
   const chunk = new Uint8Array(2 ** 20);
-  for (let i = 0; i < 400; i++) await writer.write(chunk);
-  const status = Deno.readTextFileSync(`/proc/${running.process.pid}/status`);
-  await writer.close();
-  writer.releaseLock();
+  for (let i = 0; i < 400; i++) await running.write(chunk);
+  const status = Deno.readTextFileSync(`/proc/${running.pid}/status`);
+  await running.end();
   assertEquals((await running.outcome).code, 0);
   await server.shutdown();
   const [, peak] = status.match(/VmHWM:\s+(\d+) kB/) as unknown as string[];
@@ -588,12 +503,10 @@ for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
   }, async () => {
     await using server = new FaultyServer();
     await using running = start([server.url, "--lines", "--interval", "10ms"]);
-    const writer = running.process.stdin.getWriter();
-    await writer.write(new TextEncoder().encode("one\ntwo"));
-    await server.received(1);
-    running.process.kill(signal);
+    await running.write("one\ntwo");
+    await running.until(server.received(1));
+    running.kill(signal);
     const { code, stdout, stderr } = await running.outcome;
-    writer.releaseLock();
     assertEquals([code, stdout], [1, ""]);
     assertEquals(received(server), "one\ntwo");
     assertStringIncludes(stderr, "interrupted: sending what was read");
@@ -611,16 +524,14 @@ for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
         ...["--lines", "--interval", "10ms", "--unsent", unsent],
         server.url,
       ]);
-      const writer = running.process.stdin.getWriter();
-      await writer.write(new TextEncoder().encode("one\n"));
-      await server.received(1);
-      await writer.write(new TextEncoder().encode("two\nthree"));
-      await server.received(2);
-      running.process.kill(signal);
+      await running.write("one\n");
+      await running.until(server.received(1));
+      await running.write("two\nthree");
+      await running.until(server.received(2));
+      running.kill(signal);
       await running.said("interrupted");
-      running.process.kill(signal);
+      running.kill(signal);
       const { code, stderr } = await running.outcome;
-      writer.releaseLock();
       assertEquals(code, 1);
       assertStringIncludes(stderr, "4 bytes acknowledged in 1 requests");
       assertEquals(Deno.readTextFileSync(unsent), "two\nthree");
@@ -643,16 +554,14 @@ Deno.test(
         ...["--interval", "10ms", "--unsent", unsent],
         server.url,
       ]);
-      const writer = running.process.stdin.getWriter();
-      await writer.write(new TextEncoder().encode("one"));
-      await server.received(1);
-      await writer.write(new TextEncoder().encode("two"));
-      await server.received(2);
-      running.process.kill("SIGINT");
+      await running.write("one");
+      await running.until(server.received(1));
+      await running.write("two");
+      await running.until(server.received(2));
+      running.kill("SIGINT");
       await running.said("interrupted");
-      if (last === never) running.process.kill("SIGINT");
+      if (last === never) running.kill("SIGINT");
       const { code, stderr } = await running.outcome;
-      writer.releaseLock();
       assertEquals([code, received(server)], [1, "onetwo"]);
       const [bytes, requests] = last === never ? [3, 1] : [6, 2];
       assertStringIncludes(
@@ -698,20 +607,18 @@ for (const signal of ["SIGINT", "SIGTERM"] as const) {
                 source === "a file" ? folder.file("input", text) : "-",
               ],
             ]);
-            const writer = running.process.stdin.getWriter();
             // More than it reads ahead: it ends in the midst of it.
             const writing = source === "a file"
               ? Promise.resolve()
-              : writer.write(new TextEncoder().encode(text)).catch(() => {});
-            await server.received(2);
-            running.process.kill(signal);
+              : running.write(text).catch(() => {});
+            await running.until(server.received(2));
+            running.kill(signal);
             await running.said("interrupted");
             release();
             // Another one: two of a kind may arrive as one.
-            if (state !== "works") running.process.kill("SIGHUP");
+            if (state !== "works") running.kill("SIGHUP");
             const { code, stderr } = await running.outcome;
             await writing;
-            writer.releaseLock();
             assertEquals(code, 1);
             const [, count] = stderr.match(/(\d+) bytes acknowledged/)!;
             const saved = await Deno.readTextFile(unsent).catch(() => "");
@@ -746,19 +653,17 @@ for (const lines of [false, true]) {
         ...lines ? ["--lines"] : [],
         server.url,
       ]);
-      const writer = running.process.stdin.getWriter();
       const feeding = (async () => {
         for (let at = 0; at < text.length; at += 50) {
           const piece = text.slice(at, at + 50);
-          await writer.write(new TextEncoder().encode(piece));
+          await running.write(piece);
         }
       })().catch(() => {});
-      await server.received(2);
-      running.process.kill("SIGINT");
-      running.process.kill("SIGTERM");
+      await running.until(server.received(2));
+      running.kill("SIGINT");
+      running.kill("SIGTERM");
       const { code, stderr } = await running.outcome;
       await feeding;
-      writer.releaseLock();
       assertEquals(code, 1);
       const [, count] = stderr.match(/(\d+) bytes acknowledged/)!;
       const saved = Deno.readTextFileSync(unsent);
@@ -778,14 +683,12 @@ Deno.test("cli gives up by itself after an interrupt, and saves what is left", {
     ...["--interval", "10ms", "--unsent", unsent],
     server.url,
   ]);
-  const writer = running.process.stdin.getWriter();
-  await writer.write(new TextEncoder().encode("one"));
-  await server.received(1);
-  await writer.write(new TextEncoder().encode("two"));
-  await server.received(2);
-  running.process.kill("SIGINT");
+  await running.write("one");
+  await running.until(server.received(1));
+  await running.write("two");
+  await running.until(server.received(2));
+  running.kill("SIGINT");
   const { code } = await running.outcome;
-  writer.releaseLock();
   assertEquals([code, Deno.readTextFileSync(unsent)], [1, "two"]);
 });
 

@@ -1,16 +1,5 @@
-/** A script in a process of its own, which a test writes where it needs it. */
-import { toText } from "@std/streams";
+/** Processes that a test starts, watches, and always ends. */
 import type { StreamBuffer, streamTo } from "../mod.ts";
-
-/** What a script in a child process is given. */
-export interface Scope {
-  readonly StreamBuffer: typeof StreamBuffer;
-  readonly streamTo: typeof streamTo;
-  readonly url: string;
-  readonly args: string[];
-  /** Fulfils at each `child.go()`. */
-  readonly told: () => Promise<unknown>;
-}
 
 /** How a process ended, and what it said before. */
 export interface Outcome {
@@ -20,18 +9,97 @@ export interface Outcome {
   readonly stderr: string;
 }
 
-/** A running script. */
+/** A running process. */
 export interface Child extends AsyncDisposable {
+  readonly pid: number;
   readonly outcome: Promise<Outcome>;
   kill(signal: Deno.Signal): void;
-  /** Lets the script's `told()` go on. */
-  go(): Promise<void>;
-  /** Writes to the script's standard input, and ends it. */
-  tell(text: string): Promise<void>;
-  /** Waits until the script has said something on standard output. */
+  /** Writes to its standard input. */
+  write(data: string | Uint8Array): Promise<void>;
+  /** Ends its standard input. */
+  end(): Promise<void>;
+  /** Waits until it has said something on standard output or error. */
   said(text: string): Promise<void>;
-  /** Waits for what only the script brings about, as long as it runs. */
+  /** Waits for what only the process brings about, as long as it runs. */
   until(event: Promise<void>): Promise<void>;
+}
+
+/**
+ * Starts `deno run`. It may not ask for permissions, and has a secret in its
+ * environment.
+ *
+ * @param shell Commands for a shell that then becomes the process.
+ */
+export function run(args: string[], shell?: string): Child {
+  const command = [Deno.execPath(), "run", "-q", "--no-prompt", ...args];
+  if (shell) command.unshift("sh", "-c", `${shell}; exec "$@"`, "sh");
+  const process = new Deno.Command(command[0]!, {
+    args: command.slice(1),
+    stdin: "piped",
+    stdout: "piped",
+    stderr: "piped",
+    env: { NO_COLOR: "1", TEST_TOKEN: "hunter2" },
+  }).spawn();
+  const stdin = process.stdin.getWriter();
+  const heard = { stdout: "", stderr: "" };
+  const ears: (() => void)[] = [];
+  const hear = async (name: keyof typeof heard) => {
+    const texts = process[name].pipeThrough(new TextDecoderStream());
+    for await (const text of texts) {
+      heard[name] += text;
+      for (const ear of ears) ear();
+    }
+  };
+  const outcome = Promise.all([process.status, hear("stdout"), hear("stderr")])
+    .then(([{ code, signal }]) => ({ code, signal, ...heard }));
+  const until = (event: Promise<void>) => {
+    const ended = outcome.then(({ code, stderr }) => {
+      throw new Error(`It ended too early, with ${code}: ${stderr}`);
+    });
+    return Promise.race([event, ended]);
+  };
+  return {
+    pid: process.pid,
+    outcome,
+    kill: (signal) => process.kill(signal),
+    write: (data) =>
+      stdin.write(
+        typeof data === "string" ? new TextEncoder().encode(data) : data,
+      ),
+    end: () => stdin.close(),
+    said: (text) =>
+      until(
+        new Promise((resolve) => {
+          const ear = () => {
+            if (heard.stdout.includes(text) || heard.stderr.includes(text)) {
+              resolve();
+            }
+          };
+          ears.push(ear);
+          ear();
+        }),
+      ),
+    until,
+    async [Symbol.asyncDispose]() {
+      try {
+        process.kill("SIGKILL");
+      } catch {
+        // It has ended by itself.
+      }
+      await stdin.close().catch(() => {});
+      await outcome;
+    },
+  };
+}
+
+/** What a script in a child process is given. */
+export interface Scope {
+  readonly StreamBuffer: typeof StreamBuffer;
+  readonly streamTo: typeof streamTo;
+  readonly url: string;
+  readonly args: string[];
+  /** Fulfils at each byte of standard input. */
+  readonly told: () => Promise<unknown>;
 }
 
 /**
@@ -48,78 +116,39 @@ export function start(
     args?: string[];
   } = {},
 ): Child {
-  const module = (path: string) =>
-    JSON.stringify(new URL(path, import.meta.url).href);
+  const module = JSON.stringify(import.meta.resolve("../mod.ts"));
   const code = `
-    import { StreamBuffer, streamTo } from ${module("../mod.ts")};
+    import { StreamBuffer, streamTo } from ${module};
     const told = () => Deno.stdin.read(new Uint8Array(1));
     const [url, ...args] = Deno.args;
     await (${script})({ StreamBuffer, streamTo, url, args, told });`;
-  const process = new Deno.Command(Deno.execPath(), {
-    args: [
-      ...["run", "-q", "--no-prompt", "--no-check", ...permissions],
-      ...[`data:text/javascript,${encodeURIComponent(code)}`, url, ...args],
-    ],
-    stdin: "piped",
-    stdout: "piped",
-    stderr: "piped",
-    env: { NO_COLOR: "1" },
-  }).spawn();
-  const [watched, whole] = process.stdout.tee();
-  let heard = "";
-  const ears: { text: string; resolve: () => void }[] = [];
-  const listening = watched.pipeThrough(new TextDecoderStream()).pipeTo(
-    new WritableStream({
-      write(text) {
-        heard += text;
-        for (const ear of ears) if (heard.includes(ear.text)) ear.resolve();
-      },
-    }),
-  );
-  const outcome = Promise.all([
-    process.status,
-    toText(whole),
-    toText(process.stderr),
-    listening,
-  ]).then(([{ code, signal }, stdout, stderr]) => {
-    return { code, signal, stdout, stderr };
-  });
-  const until = (event: Promise<void>) => {
-    const ended = outcome.then(({ code, stderr }) => {
-      throw new Error(`It ended too early, with ${code}: ${stderr}`);
-    });
-    return Promise.race([event, ended]);
-  };
-  return {
-    outcome,
-    kill: (signal) => process.kill(signal),
-    async go() {
-      const writer = process.stdin.getWriter();
-      await writer.write(new Uint8Array(1));
-      writer.releaseLock();
-    },
-    async tell(text) {
-      const writer = process.stdin.getWriter();
-      await writer.write(new TextEncoder().encode(text));
-      await writer.close();
-      writer.releaseLock();
-    },
-    said: (text) =>
-      until(
-        new Promise((resolve) => {
-          ears.push({ text, resolve });
-          if (heard.includes(text)) resolve();
-        }),
-      ),
-    until,
-    async [Symbol.asyncDispose]() {
-      try {
-        process.kill("SIGKILL");
-      } catch {
-        // It has ended by itself.
-      }
-      await process.stdin.close().catch(() => {});
-      await outcome;
-    },
-  };
+  const data = `data:text/javascript,${encodeURIComponent(code)}`;
+  return run([...permissions, data, url, ...args]);
+}
+
+// -- The command --
+
+/** The command, and what it is usually allowed. */
+export const CLI = new URL("../cli.ts", import.meta.url).pathname;
+export const PERMISSIONS = ["-N=127.0.0.1", "-R", "-W"];
+
+/** Starts the command. */
+export function startCommand(
+  args: string[],
+  permissions: string[] = PERMISSIONS,
+  shell?: string,
+): Child {
+  return run([...permissions, CLI, ...args], shell);
+}
+
+/** Runs the command to its end, with `input`. */
+export async function runCommand(
+  args: string[],
+  input: string | Uint8Array = "",
+  permissions?: string[],
+): Promise<Outcome> {
+  await using command = startCommand(args, permissions);
+  // It may end without reading all of it.
+  await command.write(input).then(() => command.end()).catch(() => {});
+  return await command.outcome;
 }

@@ -1,6 +1,6 @@
 /** Nothing but the network, and of that nothing but the server. */
 import { assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
-import { type Scope, start } from "./child.ts";
+import { runCommand, type Scope, start } from "./child.ts";
 import { answer, FaultyServer } from "./faulty_server.ts";
 import { temporary } from "./temporary.ts";
 
@@ -38,7 +38,7 @@ for (const method of ["write", "readFrom", "writable"] as const) {
         await ReadableStream.from(["data"]).pipeTo(out.writable);
       }
     }, { permissions: ["--deny-net", ...DENIED], args: [method] });
-    if (method === "readFrom") await child.tell("data");
+    if (method === "readFrom") await child.write("data").then(child.end);
     const { code, stdout, stderr } = await child.outcome;
     assertEquals([code, stdout, stderr], [0, "data\n", ""]);
   });
@@ -64,7 +64,7 @@ for (const denied of ["--allow-net=127.0.0.1:9", "--deny-net"]) {
     await using server = new FaultyServer();
     await using child = start(server.url, beRefused, { permissions: [denied] });
     await child.said("data kept");
-    await child.go();
+    await child.write("x");
     const guard = setTimeout(() => child.kill("SIGKILL"), 30_000);
     const { code, stdout } = await child.outcome;
     clearTimeout(guard);
@@ -77,28 +77,6 @@ for (const denied of ["--allow-net=127.0.0.1:9", "--deny-net"]) {
 }
 
 // -- The command --
-
-/** Runs the command with `permissions` and no others, and gives it input. */
-async function command(
-  permissions: string[],
-  args: string[],
-  input = "data",
-): Promise<{ code: number; stderr: string }> {
-  const cli = new URL("../cli.ts", import.meta.url).pathname;
-  const process = new Deno.Command(Deno.execPath(), {
-    args: ["run", "-q", "--no-prompt", ...permissions, cli, ...args],
-    stdin: "piped",
-    stdout: "null",
-    stderr: "piped",
-    env: { NO_COLOR: "1", TEST_TOKEN: "hunter2" },
-  }).spawn();
-  const writer = process.stdin.getWriter();
-  // It may end without reading it.
-  await writer.write(new TextEncoder().encode(input))
-    .then(() => writer.close()).catch(() => {});
-  const { code, stderr } = await process.output();
-  return { code, stderr: new TextDecoder().decode(stderr) };
-}
 
 interface Row {
   readonly args: string[];
@@ -159,10 +137,10 @@ for (const [name, row] of Object.entries(ROWS)) {
     const serve = () => new FaultyServer([], answer(expected ? 400 : 200));
     {
       await using server = serve();
-      const { code, stderr } = await command(
-        [net(server), ...needs],
-        [server.url, ...args],
-      );
+      const { code, stderr } = await runCommand([server.url, ...args], "data", [
+        net(server),
+        ...needs,
+      ]);
       assertEquals(code, expected, stderr);
       assertEquals(server.bodies.length, 1);
     }
@@ -170,10 +148,10 @@ for (const [name, row] of Object.entries(ROWS)) {
     for (const missing of needs) {
       await using server = serve();
       const rest = needs.filter((need) => need !== missing);
-      const { code, stderr } = await command(
-        [net(server), ...rest],
-        [server.url, ...args],
-      );
+      const { code, stderr } = await runCommand([server.url, ...args], "data", [
+        net(server),
+        ...rest,
+      ]);
       assertEquals(code, 2, stderr);
       assertStringIncludes(stderr, missing.replace(/=.*/, ""));
       assertEquals(server.connections, 0);
@@ -183,10 +161,9 @@ for (const [name, row] of Object.entries(ROWS)) {
 
 Deno.test("the command refuses another server than its permission names", async () => {
   await using server = new FaultyServer();
-  const { code, stderr } = await command(
-    ["--allow-net=127.0.0.1:9"],
-    [server.url],
-  );
+  const { code, stderr } = await runCommand([server.url], "data", [
+    "--allow-net=127.0.0.1:9",
+  ]);
   assertEquals(code, 2);
   assertStringIncludes(stderr, `add ${net(server)}`);
   assertEquals(server.connections, 0);

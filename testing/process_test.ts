@@ -193,7 +193,7 @@ for (
     await using server = new FaultyServer([answer(200)], never);
     await using child = start(server.url, thenEnd(end));
     await isUpToItsNeck(child, server);
-    await child.go();
+    await child.write("x");
     const { code, stderr } = await child.outcome;
     assertEquals(code, expected);
     if (code === 1) assertStringIncludes(stderr, "Error: a mistake");
