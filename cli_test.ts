@@ -2,10 +2,12 @@ import {
   assert,
   assertEquals,
   assertMatch,
+  assertRejects,
   assertStringIncludes,
 } from "@std/assert";
 import { concat } from "@std/bytes";
 import { toText } from "@std/streams";
+import { main } from "./cli.ts";
 import config from "./deno.json" with { type: "json" };
 import {
   CLI,
@@ -31,6 +33,39 @@ const echo: Behaviour = async (exchange) => {
   const { headers, path } = exchange.request;
   await answer(400, {}, `${path} ${headers.get("authorization")}`)(exchange);
 };
+
+/**
+ * The permissions of a command in which `script` runs first, so that time and
+ * disks do as a test says. It is sent there as text.
+ */
+function after(script: () => void): string[] {
+  const code = encodeURIComponent(`(${script})()`);
+  return [...PERMISSIONS, `--preload=data:text/javascript,${code}`];
+}
+
+/** Says on standard output which timers are set and cleared. */
+function tellTimers(): void {
+  const { setTimeout, clearTimeout } = globalThis;
+  const delays = new Map<unknown, number | undefined>();
+  globalThis.setTimeout = ((fn: () => void, ms?: number) => {
+    const id = setTimeout(fn, ms);
+    delays.set(id, ms);
+    console.log(`set ${ms}`);
+    return id;
+  }) as typeof setTimeout;
+  globalThis.clearTimeout = (id) => {
+    console.log(`cleared ${delays.get(id)}`);
+    clearTimeout(id);
+  };
+}
+
+/** Lets 5 seconds never pass. */
+function stopTheClock(): void {
+  const { setTimeout } = globalThis;
+  globalThis.setTimeout =
+    ((fn: () => void, ms?: number) =>
+      ms === 5_000 ? 0 : setTimeout(fn, ms)) as typeof setTimeout;
+}
 
 /** Numbered lines, so that any two parts of them differ. */
 function linesOf(size: number): string {
@@ -114,7 +149,10 @@ Deno.test("cli --lines never cuts a line that spans reads", async () => {
 Deno.test("cli passes its options on", async () => {
   await using server = new FaultyServer([answer(503)]);
   await using folder = await temporary();
-  const headers = folder.file("headers", "X-One: 1\n\nX-Two: ${TEST_TOKEN}\n");
+  const headers = folder.file(
+    "headers",
+    "X-One: 1\n\n X-Two : ${TEST_TOKEN}, ${TEST_TOKEN}\r\n",
+  );
   const { code, stderr } = await run(
     [
       ...["-X", "PUT", "-H", "X-Zero: a: b", "--header", `@${headers}`],
@@ -132,7 +170,7 @@ Deno.test("cli passes its options on", async () => {
   assertEquals(method, "PUT");
   assertEquals(sent.get("x-zero"), "a: b");
   assertEquals(sent.get("x-one"), "1");
-  assertEquals(sent.get("x-two"), "hunter2");
+  assertEquals(sent.get("x-two"), "hunter2, hunter2");
   assertEquals(sent.get("content-encoding"), "gzip");
   const plain = new Blob([body]).stream()
     .pipeThrough(new DecompressionStream("gzip"));
@@ -143,7 +181,7 @@ for (const format of ["deflate", "brotli"]) {
   Deno.test(`cli --compress takes ${format}, and leaves a URL alone`, async () => {
     await using server = new FaultyServer();
     for (const args of [["--compress", format], [`--compress=${format}`]]) {
-      const { code } = await run([...args, server.url], "x");
+      const { code } = await run([...args, `${server.url}/gzip`], "x");
       assertEquals(code, 0);
     }
     const codings = server.requests.map(({ headers }) =>
@@ -153,6 +191,38 @@ for (const format of ["deflate", "brotli"]) {
     assertEquals(codings, [coding, coding]);
   });
 }
+
+Deno.test("cli --compress takes gzip unless told otherwise, wherever it stands", async () => {
+  await using server = new FaultyServer();
+  await using folder = await temporary();
+  const input = folder.file("input", "data");
+  for (
+    const args of [
+      [server.url, "--compress"],
+      ["--compress", `${server.url}/brotli`],
+      ["--compress", "--", server.url, input],
+    ]
+  ) {
+    const { code } = await run(args, "data");
+    assertEquals(code, 0);
+  }
+  const codings = server.requests.map(({ headers }) =>
+    headers.get("content-encoding")
+  );
+  assertEquals(codings, ["gzip", "gzip", "gzip"]);
+});
+
+Deno.test("cli sends 256 KiB a request unless told otherwise, with --lines as well", async () => {
+  await using folder = await temporary();
+  const input = folder.file("input", "x\n".repeat(300_000));
+  for (const args of [[], ["--lines"]]) {
+    await using server = new FaultyServer();
+    const { code } = await run([...args, server.url, input]);
+    assertEquals(code, 0);
+    const sizes = server.bodies.map(({ length }) => length);
+    assertEquals(sizes, [262_144, 262_144, 75_712]);
+  }
+});
 
 Deno.test("cli --help and --version answer on standard output", async () => {
   const help = await run(["--help"], "", []);
@@ -179,13 +249,15 @@ for (
     [["URL", "--timeout", "40000m"], "received 2400000000"],
     [["URL", "--timeout", "2500000s"], "received 2500000000"],
     [["URL", "--timeout", "2500000000ms"], "received 2500000000"],
+    [["URL", "--interval", "40000m"], "flushInterval must be"],
     [["URL", "--interval=-1"], "--interval must be a time"],
+    [["URL", "--interval", "1.5s"], "--interval must be a time"],
     [["URL", "--timeout", "1h"], 'like 500ms, 30s or 2m, received "1h"'],
     [["URL", "--timeout", "0"], "timeout must be an integer from 1"],
     [["URL", "--retry-for", "x"], "--retry-for must be a time like 500ms"],
     [["URL", "--compress=zip"], 'compression must be "gzip"'],
     [["URL", "-X", "GET"], 'may carry a body, received "GET"'],
-    [["URL", "-H", "hunter2"], '--header must be "Name: value"'],
+    [["URL", "-H", "hunter2"], '--header must be "Name: value"\n'],
     [["URL", "-H", "a b: hunter2"], 'and that of "a b" is not'],
     [["URL", "-H", "@/no/such"], "cannot read the headers in /no/such: no"],
     [["URL", "--unsent", "/no/such/file"], "cannot write /no/such/file: no"],
@@ -202,7 +274,16 @@ for (
     assertStringIncludes(stderr, message);
     assertMatch(stderr, /^stream-buffer: .*\nTry --help.\n$/);
     assert(!stderr.includes("hunter2"), stderr);
+    assert(!stderr.includes("FetchSender"), stderr);
     assertEquals(server.connections, 0);
+  });
+}
+
+for (const [url, port] of [["http:", 80], ["https:", 443]] as const) {
+  Deno.test(`cli names port ${port} when it may not connect to ${url}`, async () => {
+    const { code, stderr } = await run([`${url}//127.0.0.1`], "", []);
+    assertEquals(code, 2);
+    assertStringIncludes(stderr, `add --allow-net=127.0.0.1:${port}\n`);
   });
 }
 
@@ -250,6 +331,54 @@ Deno.test("main() leaves nothing behind that keeps a process alive", async () =>
   clearTimeout(guard);
   assert(success, "It did not end by itself");
   assertEquals(server.bodies, ["data"]);
+});
+
+Deno.test("main() closes what it has opened, and leaves no listener", async () => {
+  await using folder = await temporary();
+  const input = folder.file("input", "data");
+  const unsent = folder.file("unsent");
+  await using server = new FaultyServer();
+  assertEquals(await main(["--unsent", unsent, server.url, input]), 0);
+  const { error } = console;
+  console.error = () => {};
+  try {
+    assertEquals(await main(["--unsent", input, server.url, input]), 2);
+  } finally {
+    console.error = error;
+  }
+  assertEquals(server.bodies, ["data"]);
+});
+
+Deno.test("main() rejects with what is no wrong usage", async () => {
+  const { log } = console;
+  console.log = () => {
+    throw new RangeError("a mistake");
+  };
+  try {
+    await assertRejects(() => main(["--version"]), RangeError, "a mistake");
+  } finally {
+    console.log = log;
+  }
+});
+
+Deno.test("cli closes each file before it opens the next", {
+  ignore: Deno.build.os === "windows",
+}, async () => {
+  await using folder = await temporary();
+  await using server = new FaultyServer();
+  const files = Array.from(
+    { length: 200 },
+    (_, i) => folder.file(`${i}`, `${i}\n`),
+  );
+  await using running = start(
+    [server.url, ...files],
+    PERMISSIONS,
+    "ulimit -n 100",
+  );
+  const { code, stderr } = await running.outcome;
+  assertEquals([code, stderr], [0, ""]);
+  const numbers = Array.from(files, (_, i) => `${i}\n`);
+  assertEquals(received(server), numbers.join(""));
 });
 
 Deno.test("cli needs no permission but -N for standard input", async () => {
@@ -384,6 +513,64 @@ Deno.test("cli refuses to save into its own input", async () => {
   assertStringIncludes(stderr, `cannot write ${file}: it is the input ${file}`);
 });
 
+Deno.test("cli refuses to save into its standard input", {
+  ignore: Deno.build.os === "windows",
+}, async () => {
+  await using folder = await temporary();
+  await using server = new FaultyServer();
+  const file = folder.file("input", "data");
+  await using running = start(
+    ["--unsent", file, server.url],
+    PERMISSIONS,
+    `exec < ${file}`,
+  );
+  const { code, stderr } = await running.outcome;
+  assertEquals([code, Deno.readTextFileSync(file)], [2, "data"]);
+  assertStringIncludes(stderr, `cannot write ${file}: it is the input -`);
+  assertEquals(server.connections, 0);
+});
+
+Deno.test("cli saves everything on a disk that takes little at a time", async () => {
+  await using folder = await temporary();
+  const unsent = folder.file("unsent");
+  await using server = new FaultyServer([], answer(400));
+  const { code, stderr } = await run(
+    ["--unsent", unsent, server.url],
+    "one, two, three",
+    after(() => {
+      const { write } = Deno.FsFile.prototype;
+      Deno.FsFile.prototype.write = function (bytes) {
+        return write.call(this, bytes.subarray(0, 4));
+      };
+    }),
+  );
+  assertEquals([code, Deno.readTextFileSync(unsent)], [1, "one, two, three"]);
+  assertStringIncludes(stderr, "15 bytes saved");
+});
+
+Deno.test("cli says what it could not save on a disk that is full", async () => {
+  await using folder = await temporary();
+  const unsent = folder.file("unsent");
+  await using server = new FaultyServer([], answer(400));
+  const { code, stderr } = await run(
+    ["--unsent", unsent, server.url],
+    "one, two, three",
+    after(() => {
+      const { write } = Deno.FsFile.prototype;
+      let room = 5;
+      Deno.FsFile.prototype.write = function (bytes) {
+        if (room === 0) throw new Error("the disk is full");
+        const part = bytes.subarray(0, room);
+        room -= part.length;
+        return write.call(this, part);
+      };
+    }),
+  );
+  assertEquals([code, Deno.readTextFileSync(unsent)], [1, "one, "]);
+  assertStringIncludes(stderr, `cannot write ${unsent}: the disk is full`);
+  assertStringIncludes(stderr, `5 bytes saved in ${unsent}`);
+});
+
 Deno.test("cli says that a file is missing from what it saved", async () => {
   await using folder = await temporary();
   const gone = folder.file("gone", "data");
@@ -408,6 +595,20 @@ Deno.test("cli says once why it tries again", async () => {
   const { code, stderr } = await run([server.url], "data");
   assertEquals(code, 0);
   assertMatch(stderr, /^stream-buffer: .* answered 503; trying again\n$/);
+});
+
+Deno.test("cli waits for the server as long as it is told, not only as long as close()", async () => {
+  await using server = new FaultyServer();
+  const { code, stdout } = await run(
+    ["--timeout", "20s", server.url],
+    "data",
+    after(tellTimers),
+  );
+  assertEquals(code, 0);
+  const [, end] = stdout.split("cleared 20000\n");
+  assert(end !== undefined, stdout);
+  // The limit of close() begins when all is delivered.
+  assertEquals(stdout.includes("set 30000"), end.includes("set 30000"));
 });
 
 Deno.test("cli leaves alone what comes after --", async () => {
@@ -468,6 +669,20 @@ Deno.test("cli leaves no empty --unsent behind", async () => {
   assertEquals([...Deno.readDirSync(unsent.replace("/unsent", ""))], []);
 });
 
+Deno.test("cli does not mind that an --unsent it does not need has gone", async () => {
+  await using folder = await temporary();
+  const unsent = folder.file("unsent");
+  const { release, behaviour } = held();
+  await using server = new FaultyServer([behaviour]);
+  await using running = start(["--unsent", unsent, server.url]);
+  await running.write("data");
+  await running.end();
+  await running.until(server.received(1));
+  await Deno.remove(unsent);
+  release();
+  assertEquals(await running.outcome, WELL);
+});
+
 for (
   const [title, exitCode, behaviour, space, message] of [
     ["the server repeats what it was sent", 1, echo, " ", "answered 400"],
@@ -502,13 +717,19 @@ for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
     ignore,
   }, async () => {
     await using server = new FaultyServer();
-    await using running = start([server.url, "--lines", "--interval", "10ms"]);
+    await using running = start(
+      [server.url, "--lines", "--interval", "10ms"],
+      after(tellTimers),
+    );
     await running.write("one\ntwo");
     await running.until(server.received(1));
     running.kill(signal);
     const { code, stdout, stderr } = await running.outcome;
-    assertEquals([code, stdout], [1, ""]);
+    assertEquals(code, 1);
     assertEquals(received(server), "one\ntwo");
+    // What it was granted: for all, and for a read that was under way.
+    assertStringIncludes(stdout, "set 5000\nset 100\n");
+    assertStringIncludes(stdout, "cleared 5000\n");
     assertStringIncludes(stderr, "interrupted: sending what was read");
     assertStringIncludes(stderr, "7 bytes acknowledged in 2 requests");
   });
@@ -523,7 +744,7 @@ for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
       await using running = start([
         ...["--lines", "--interval", "10ms", "--unsent", unsent],
         server.url,
-      ]);
+      ], after(stopTheClock));
       await running.write("one\n");
       await running.until(server.received(1));
       await running.write("two\nthree");
