@@ -12,6 +12,7 @@ import config from "./deno.json" with { type: "json" };
 import {
   CLI,
   PERMISSIONS,
+  preload,
   runCommand as run,
   startCommand as start,
 } from "./testing/child.ts";
@@ -34,13 +35,9 @@ const echo: Behaviour = async (exchange) => {
   await answer(400, {}, `${path} ${headers.get("authorization")}`)(exchange);
 };
 
-/**
- * The permissions of a command in which `script` runs first, so that time and
- * disks do as a test says. It is sent there as text.
- */
+/** The permissions of a command in which `script` runs first. */
 function after(script: () => void): string[] {
-  const code = encodeURIComponent(`(${script})()`);
-  return [...PERMISSIONS, `--preload=data:text/javascript,${code}`];
+  return [...PERMISSIONS, preload(script)];
 }
 
 /** Says on standard output which timers are set and cleared. */

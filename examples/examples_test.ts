@@ -1,14 +1,10 @@
-import {
-  assert,
-  assertEquals,
-  assertMatch,
-  assertRejects,
-  assertStringIncludes,
-} from "@std/assert";
-import { toText } from "@std/streams";
+import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
 import { streamTo } from "../mod.ts";
 import {
+  type Child,
   type Outcome,
+  preload,
+  run,
   type Scope,
   start as startScript,
 } from "../testing/child.ts";
@@ -135,36 +131,79 @@ Deno.test("receiver() stores once what was committed before the connection died"
 
 // -- As processes --
 
-function start(example: string, ...args: string[]): Deno.ChildProcess {
+/** Starts an example, in which `script` runs first. */
+function start(
+  example: string,
+  args: string[],
+  script: () => void = () => {},
+): Child {
   const path = new URL(example, import.meta.url).pathname;
-  return new Deno.Command(Deno.execPath(), {
-    args: ["run", "-q", "--no-prompt", "-N", "-R", path, ...args],
-    stdin: "null",
-    stdout: "piped",
-    stderr: "piped",
-    env: { NO_COLOR: "1" },
-  }).spawn();
+  const permissions = ["-N=127.0.0.1", "-R", "-W"];
+  return run([...permissions, preload(script), path, ...args]);
 }
+
+Deno.test("receiver.ts appends what it receives to a file, on this machine only", async () => {
+  await using folder = await temporary();
+  const path = folder.file("received.bin", "before ");
+  await using child = start("./receiver.ts", [path], () => {
+    const { serve } = Deno;
+    // A free port, in place of the usual one; the permission names the host.
+    Deno.serve = ((options: object, handler: Deno.ServeHandler) => {
+      const server = serve({ ...options, port: 0 }, handler);
+      console.log(`on port ${(server.addr as Deno.NetAddr).port}.`);
+    }) as typeof serve;
+  });
+  await child.said(".\n");
+  const [, port] = child.heard.stdout.match(/on port (\d+)/)!;
+  const url = `http://127.0.0.1:${port}/`;
+  {
+    await using out = streamTo(url, { capacity: 4 });
+    for (const text of ["one ", "two ", "six "]) await out.write(text);
+  }
+  assertEquals(Deno.readTextFileSync(path), "before one two six ");
+  await child.said(`4 bytes appended to ${path}`);
+});
 
 Deno.test("demo.ts delivers every byte in every way", async () => {
   const path = new URL("../README.md", import.meta.url).pathname;
-  const { code, stdout } = await start("./demo.ts", path).output();
-  const rows = decoder.decode(stdout).split("\n");
+  await using child = start("./demo.ts", [path]);
+  const { code, stdout } = await child.outcome;
+  const rows = stdout.split("\n");
   assertEquals(code, 0);
   assertEquals(rows.filter((row) => row.endsWith("yes")).length, 4);
 });
 
 Deno.test("ndjson.ts sends whole records in few requests", async () => {
   await using server = new FaultyServer();
-  const { code, stdout } = await start("./ndjson.ts", server.url, "5000")
-    .output();
+  await using child = start("./ndjson.ts", [server.url, "5000"]);
+  const { code, stdout } = await child.outcome;
   assertEquals(code, 0);
-  assertMatch(decoder.decode(stdout), /^5000 records, \d+ bytes, 2 requests/);
+  assertMatch(stdout, /^5000 records, \d+ bytes, 2 requests/);
   const ids = server.bodies.flatMap((body) =>
     body.trimEnd().split("\n").map((line) => JSON.parse(line).id)
   );
   assertEquals(ids, Array.from({ length: 5000 }, (_, i) => i));
+  const [type] = server.requests.map((r) => r.headers.get("content-type"));
+  assertEquals(type, "application/x-ndjson");
 });
+
+Deno.test("ship_log.ts says how it is used", async () => {
+  for (const args of [[], ["http://127.0.0.1:9/"]]) {
+    await using child = start("./ship_log.ts", args);
+    const { code, stderr } = await child.outcome;
+    assertEquals([code, stderr], [2, "usage: ship_log.ts URL FILE\n"]);
+  }
+});
+
+/** Says when a file that it looks for is not there. */
+function tellGone(): void {
+  const { stat } = Deno;
+  Deno.stat = (path) =>
+    stat(path).catch((error) => {
+      console.log("it is gone");
+      throw error;
+    });
+}
 
 Deno.test(
   "ship_log.ts ships what is appended, over a rotation, in whole lines",
@@ -173,44 +212,73 @@ Deno.test(
   },
   async () => {
     await using server = new FaultyServer();
-    const path = await Deno.makeTempFile();
+    await using folder = await temporary();
+    const path = folder.file("app.log", "old\n");
     const append = (text: string) =>
       Deno.writeTextFile(path, text, { append: true });
-    try {
-      await append("old\n");
-      const process = start("./ship_log.ts", server.url, path);
-      const [watched, whole] = process.stdout.tee();
-      const reader = watched.getReader();
-      await reader.read();
-      await append("one\ntw");
-      await server.received(1);
-      await append("o\n");
-      await server.received(2);
-      await Deno.writeTextFile(path, "new\n");
-      await server.received(3);
-      // Renamed, and a longer one in its place.
-      await Deno.rename(path, `${path}.1`);
-      await Deno.writeTextFile(path, "another one\n");
-      await server.received(4);
-      await Deno.remove(`${path}.1`);
-      process.kill("SIGINT");
-      const [{ code }, stdout, stderr] = await Promise.all([
-        process.status,
-        toText(whole),
-        toText(process.stderr),
-        reader.cancel(),
-      ]);
-      assertEquals([code, stderr], [0, ""]);
-      assertStringIncludes(stdout, "Shipping what is appended");
-      assertEquals(
-        server.bodies,
-        ["one\n", "two\n", "new\n", "another one\n"],
-      );
-    } finally {
-      await Deno.remove(path);
-    }
+    const bodies = ["one\n", "two\nthree\n", "new\n", "another one\n", "end"];
+    await using child = start("./ship_log.ts", [server.url, path], tellGone);
+    const received = (count: number) => child.until(server.received(count));
+    await child.said(`Shipping what is appended to ${path}`);
+    await append("one\ntw");
+    await received(1);
+    await append("o\nthree\n");
+    await received(2);
+    await Deno.writeTextFile(path, "new\n");
+    await received(3);
+    // Renamed, and after a while a longer one in its place.
+    await Deno.rename(path, `${path}.1`);
+    await child.said("it is gone");
+    await Deno.writeTextFile(path, "another one\nend");
+    await received(4);
+    child.kill("SIGINT");
+    const { code, stderr } = await child.outcome;
+    assertEquals([code, stderr], [0, ""]);
+    assertEquals(server.bodies, bodies);
   },
 );
+
+Deno.test("ship_log.ts goes on trying, and ships everything once", async () => {
+  const refuse = answer(400, {}, "no");
+  await using server = new FaultyServer([
+    ...[refuse, answer(200)],
+    ...[refuse, refuse, refuse],
+  ]);
+  await using folder = await temporary();
+  const path = folder.file("app.log", "");
+  const append = (text: string) =>
+    Deno.writeTextFile(path, text, { append: true });
+  await using child = start("./ship_log.ts", [server.url, path]);
+  await child.said("Shipping");
+  await append("one\n");
+  await child.said('the server answered 400: "no"; trying again');
+  await child.until(server.received(2));
+  // More than two buffers, so that writes are refused while it fails.
+  const numbers = Array.from({ length: 120_000 }, (_, i) => `${i}\n`).join("");
+  const text = `${numbers}the end\n`;
+  await append(text);
+  for (let i = 5; !server.bodies.at(-1)!.endsWith("the end\n"); i++) {
+    await child.until(server.received(i));
+  }
+  child.kill("SIGTERM");
+  assertEquals((await child.outcome).code, 0);
+  assertEquals(server.bodies.slice(0, 2), ["one\n", "one\n"]);
+  assert(server.bodies.slice(5).join("") === text, "not what was appended");
+});
+
+Deno.test("ship_log.ts ships a line that is larger than the buffer once", async () => {
+  await using server = new FaultyServer([answer(400)]);
+  await using folder = await temporary();
+  const path = folder.file("app.log", "");
+  const line = "x".repeat(300_000) + "\n";
+  await using child = start("./ship_log.ts", [server.url, path]);
+  await child.said("Shipping");
+  await Deno.writeTextFile(path, line, { append: true });
+  await child.until(server.received(2));
+  await Deno.writeTextFile(path, "end\n", { append: true });
+  await child.until(server.received(3));
+  assert(server.bodies.join("") === `${line}${line}end\n`);
+});
 
 // -- whatever_happens.ts --
 

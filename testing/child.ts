@@ -13,6 +13,8 @@ export interface Outcome {
 export interface Child extends AsyncDisposable {
   readonly pid: number;
   readonly outcome: Promise<Outcome>;
+  /** What it has said so far. */
+  readonly heard: Readonly<Record<"stdout" | "stderr", string>>;
   kill(signal: Deno.Signal): void;
   /** Writes to its standard input. */
   write(data: string | Uint8Array): Promise<void>;
@@ -61,6 +63,7 @@ export function run(args: string[], shell?: string): Child {
   return {
     pid: process.pid,
     outcome,
+    heard,
     kill: (signal) => process.kill(signal),
     write: (data) =>
       stdin.write(
@@ -90,6 +93,15 @@ export function run(args: string[], shell?: string): Child {
       await outcome;
     },
   };
+}
+
+/**
+ * A flag with which `script` runs before the program, so that time, disks and
+ * ports do as a test says. It is sent there as text.
+ */
+export function preload(script: () => void): string {
+  const code = encodeURIComponent(`(${script})()`);
+  return `--preload=data:text/javascript,${code}`;
 }
 
 /** What a script in a child process is given. */
