@@ -53,6 +53,9 @@ Options:
 
 A TIME is in milliseconds, or has a unit: 500ms, 30s, 2m.
 
+Permissions: -N for the URL, -R for each FILE, -R -W for --unsent, and
+--allow-env=NAME for \${NAME}.
+
 Exit codes: 0 all acknowledged, 1 not delivered or interrupted, 2 wrong usage.
 `;
 

@@ -225,6 +225,7 @@ Deno.test("cli --help and --version answer on standard output", async () => {
   const help = await run(["--help"], "", []);
   assertEquals([help.code, help.stderr], [0, ""]);
   assertMatch(help.stdout, /^Sends standard input.*\n\nUsage: /);
+  assertMatch(help.stdout, /-R for each FILE, -R -W for --unsent.*\n.*-env=/);
   const version = await run(["--version"], "", []);
   assertEquals(version, { ...WELL, stdout: `${config.version}\n` });
 });
