@@ -81,6 +81,8 @@ const SIGNALS: Deno.Signal[] = Deno.build.os === "windows"
 const NEWLINE = 10;
 /** How far the input is read ahead; a power of 2. */
 const RING_SIZE = 2 * 1024 * 1024;
+/** Where counting begins: so shortly before it overflows that tests see that. */
+const START = 2 ** 31 - 2 ** 20;
 
 /** Wrong usage: exit code 2. */
 class UsageError extends Error {}
@@ -451,8 +453,8 @@ class Input implements Reader {
   readonly #thread: Worker;
   readonly #ring = new Uint8Array(new SharedArrayBuffer(RING_SIZE));
   /** How many bytes came into the ring and went out, modulo 2^32. */
-  readonly #written = new Int32Array(new SharedArrayBuffer(4));
-  readonly #taken = new Int32Array(new SharedArrayBuffer(4));
+  readonly #written = new Int32Array(new SharedArrayBuffer(4)).fill(START);
+  readonly #taken = new Int32Array(new SharedArrayBuffer(4)).fill(START);
   /** Counts what one may wait for. */
   readonly #news = new Int32Array(new SharedArrayBuffer(4));
   #ended = false;
@@ -533,7 +535,7 @@ class Input implements Reader {
       const at = taken & (RING_SIZE - 1);
       const part = this.#ring.subarray(at, at + Math.min(size, p.length));
       p.set(part);
-      Atomics.store(this.#taken, 0, (taken + part.length) | 0);
+      Atomics.store(this.#taken, 0, taken + part.length);
       Atomics.notify(this.#taken, 0);
       return part.length;
     }
@@ -626,7 +628,7 @@ function readAhead(): void {
         const at = start & (ring.length - 1);
         const size = file.readSync(ring.subarray(at, at + room));
         if (size === null) return;
-        Atomics.store(written, 0, (start + size) | 0);
+        Atomics.store(written, 0, start + size);
         Atomics.add(news, 0, 1);
         Atomics.notify(news, 0);
       }
