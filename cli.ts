@@ -102,7 +102,7 @@ interface Job {
 /** The file for what could not be delivered. */
 interface Unsent {
   readonly path: string;
-  readonly file: Deno.FsFile;
+  file: Deno.FsFile;
   readonly created: boolean;
 }
 
@@ -420,10 +420,20 @@ async function run(job: Job): Promise<number> {
 
 /** Nothing of the input is lost, even what has not been read yet. */
 async function save(
-  { file, path }: Unsent,
+  unsent: Unsent,
   left: Uint8Array[],
   input: Input,
 ): Promise<void> {
+  const { path } = unsent;
+  try {
+    // It has gone when another command shared it, and did not need it.
+    const file = await Deno.open(path, { append: true, create: true });
+    unsent.file.close();
+    unsent.file = file;
+  } catch {
+    // The one that is open will do.
+  }
+  const { file } = unsent;
   let saved = 0;
   const write = async (bytes: Uint8Array) => {
     for (let at = 0; at < bytes.length;) {

@@ -667,6 +667,41 @@ Deno.test("cli leaves no empty --unsent behind", async () => {
   assertEquals([...Deno.readDirSync(unsent.replace("/unsent", ""))], []);
 });
 
+Deno.test("cli saves into a new file when the --unsent has gone", async () => {
+  await using folder = await temporary();
+  const unsent = folder.file("unsent");
+  const { release, behaviour } = held(answer(400));
+  await using server = new FaultyServer([behaviour]);
+  await using running = start(["--unsent", unsent, server.url]);
+  await running.write("data");
+  await running.end();
+  await running.until(server.received(1));
+  // As another command does that shares it, and has nothing to save.
+  await Deno.remove(unsent);
+  release();
+  assertEquals((await running.outcome).code, 1);
+  assertEquals(Deno.readTextFileSync(unsent), "data");
+});
+
+Deno.test("cli saves even when it can open nothing any more", async () => {
+  await using folder = await temporary();
+  const unsent = folder.file("unsent");
+  await using server = new FaultyServer([], answer(400));
+  const { code, stderr } = await run(
+    ["--unsent", unsent, server.url],
+    "data",
+    after(() => {
+      const { open } = Deno;
+      Deno.open = (...args) => {
+        Deno.open = () => Promise.reject(new Error("too many open files"));
+        return open(...args);
+      };
+    }),
+  );
+  assertEquals([code, Deno.readTextFileSync(unsent)], [1, "data"]);
+  assertStringIncludes(stderr, "4 bytes saved");
+});
+
 Deno.test("cli does not mind that an --unsent it does not need has gone", async () => {
   await using folder = await temporary();
   const unsent = folder.file("unsent");
