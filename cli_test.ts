@@ -410,6 +410,10 @@ for (const source of ["a file", "standard input"]) {
       stderr,
       `${acknowledged.length} bytes acknowledged in 7 requests`,
     );
+    assertStringIncludes(
+      stderr,
+      `left in ${unsent}, to the end of the input\n`,
+    );
     assertStringIncludes(stderr, `${saved.length} bytes saved in ${unsent}`);
   });
 }
@@ -461,6 +465,15 @@ Deno.test("cli ends at once when a send fails while it waits for input", async (
   await saving.end();
   assertEquals((await saving.outcome).code, 1);
   assertEquals(Deno.readTextFileSync(unsent), "data and more");
+});
+
+Deno.test("cli --lines sends no line after one that failed", async () => {
+  await using server = new FaultyServer([answer(400)]);
+  await using running = start([server.url, "--lines", "--capacity", "4"]);
+  await running.write("one\nand more than a request");
+  const { code, stderr } = await running.outcome;
+  assertEquals([code, server.bodies], [1, ["one\n"]]);
+  assertStringIncludes(stderr, "27 bytes were read and not acknowledged");
 });
 
 Deno.test("cli counts what it has read ahead as not acknowledged, too", async () => {
@@ -611,9 +624,11 @@ Deno.test("cli waits for the server as long as it is told, not only as long as c
 
 Deno.test("cli leaves alone what comes after --", async () => {
   await using server = new FaultyServer();
-  const { code, stderr } = await run([server.url, "--", "--compress"]);
-  assertEquals(code, 2);
-  assertStringIncludes(stderr, "cannot read --compress: no such file");
+  for (const args of [[server.url, "--"], ["--", server.url]]) {
+    const { code, stderr } = await run([...args, "--compress"]);
+    assertEquals(code, 2);
+    assertStringIncludes(stderr, "cannot read --compress: no such file");
+  }
 });
 
 Deno.test("cli keeps little in memory, however much it sends", {
@@ -762,7 +777,10 @@ for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
     assertEquals(received(server), "one\ntwo");
     // What it was granted: for all, and for a read that was under way.
     assertStringIncludes(stdout, "set 5000\nset 100\n");
-    assertStringIncludes(stdout, "cleared 5000\n");
+    // The sender has one of 5 seconds, too.
+    const [set, cleared] = [/set 5000/g, /cleared 5000/g]
+      .map((pattern) => stdout.match(pattern)?.length);
+    assertEquals(cleared, set);
     assertStringIncludes(stderr, "interrupted: sending what was read");
     assertStringIncludes(stderr, "7 bytes acknowledged in 2 requests");
   });
@@ -974,7 +992,9 @@ Deno.test("cli shows its progress on a terminal, unless --quiet", {
   assertStringIncludes(shown, "0.1 MB of 0.1 MB acknowledged, ");
   assertMatch(shown, /\d+ bytes acknowledged in 1 requests/);
   assertEquals(await onTerminal([...command, "-q"]), "");
-  assertEquals(server.requests.length, 2);
+  const endless = await onTerminal([...command, "-"]);
+  assert(!endless.includes(" of ") && endless.includes(" MB acknowledged, "));
+  assertEquals(server.requests.length, 3);
 });
 
 Deno.test("cli takes bytes as they are", async () => {
