@@ -315,6 +315,7 @@ async function comeToAnEnd({ streamTo, url, args, told }: Scope) {
   }
   if (how === "Deno.exit()") Deno.exit(4);
   if (how.startsWith("SIG")) await told();
+  Deno.exitCode = 3;
 }
 
 const ENDS = {
@@ -323,7 +324,8 @@ const ENDS = {
   "an exception in a callback": 1,
   "a rejection": 1,
   "Deno.exit()": 4,
-  "the end of the script": 0,
+  "the end of the script": 3,
+  "SIGHUP": 129,
   "SIGINT": 130,
   "SIGTERM": 143,
 };
@@ -345,7 +347,7 @@ for (const [how, expected] of Object.entries(ENDS)) {
           last,
         );
         await using folder = await temporary();
-        const unsent = folder.file("unsent");
+        const unsent = folder.file("unsent", "before ");
         const example = import.meta.resolve("./whatever_happens.ts");
         await using child = startScript(server.url, comeToAnEnd, {
           args: [example, unsent, how],
@@ -355,13 +357,19 @@ for (const [how, expected] of Object.entries(ENDS)) {
         if (how.startsWith("SIG")) child.kill(how as Deno.Signal);
         else await child.write("x");
         // Another one: two of a kind may arrive as one.
-        if (state === "stalls") child.kill("SIGHUP");
+        if (state === "stalls") {
+          child.kill(how === "SIGHUP" ? "SIGTERM" : "SIGHUP");
+        }
         if (how === "Deno.exit()") await child.outcome; // it waits for no answer
         release();
         const { code, stderr }: Outcome = await child.outcome;
         assert(state === "stalls" ? code > 128 : code === expected, `${code}`);
         assertEquals(stderr.includes("Error: a mistake"), code === 1);
-        const saved = await Deno.readTextFile(unsent).catch(() => "");
+        if (how === "an exception in a block" && state === "is down") {
+          assertMatch(stderr, /Uncaught FlushError/);
+        }
+        const [, saved] = Deno.readTextFileSync(unsent).split("before ");
+        assert(saved !== undefined, "it has overwritten what was there");
         assertEquals(stderr.includes("saved in"), saved !== "");
         const acknowledged = state === "works" && how !== "Deno.exit()"
           ? ["one.", "two.", "six.", "end"]
