@@ -41,8 +41,10 @@ const MAX_REPLY = 64 * 1024;
 const MAX_REPLY_TIME = 5_000;
 /** How much of a reply is shown in an error, in characters. */
 const MAX_EXCERPT = 200;
-/** A shorter piece of a secret is none, and too common to be hidden. */
+/** A shorter word is no secret, and too common to be hidden. */
 const MIN_SECRET = 6;
+/** So much of a longer one is hidden, too: a server may repeat a piece of it. */
+const MAX_PIECE = 8;
 /** Headers whose values no error needs to hide. */
 const PUBLIC_HEADERS = new Set([
   "content-encoding",
@@ -182,7 +184,7 @@ export interface SendErrorOptions extends ErrorOptions {
 
 /**
  * An attempt to deliver a flush failed. It does not show the URL's query or
- * header values; where a server repeats them, pieces of six characters or more
+ * header values; where a server repeats them, pieces of eight characters or more
  * are hidden if it repeats them as they are.
  */
 export class SendError extends Error {
@@ -650,32 +652,36 @@ async function settle({ body }: Response): Promise<string> {
 
 /**
  * `text` on one line, and with `***` in place of whatever it has in common with
- * a secret: the server may repeat a piece of it only, or in other case.
+ * a secret, in whatever case.
  */
 function hide(text: string, secrets: Set<string>): string {
   const pieces = new Set<string>();
   for (const secret of secrets) {
-    for (const piece of piecesOf(secret)) pieces.add(piece);
+    const line = lowerCase(onOneLine(secret));
+    for (const word of [line, ...line.split(/[ ,;:=&]+/)]) {
+      const size = Math.min(word.length, MAX_PIECE);
+      for (let i = 0; size >= MIN_SECRET && i + size <= word.length; i++) {
+        pieces.add(word.slice(i, i + size));
+      }
+    }
   }
   const line = onOneLine(text);
+  const lower = lowerCase(line);
   let shown = "";
   let hidden = 0; // up to here
-  for (const [i, piece] of piecesOf(line).entries()) {
-    if (!pieces.has(piece)) continue;
-    if (i > hidden || i === 0) shown += `${line.slice(hidden, i)}***`;
-    hidden = i + MIN_SECRET;
+  for (let i = 0; i < line.length; i++) {
+    for (let size = MIN_SECRET; size <= MAX_PIECE; size++) {
+      if (!pieces.has(lower.slice(i, i + size))) continue;
+      if (i > hidden || hidden === 0) shown += `${line.slice(hidden, i)}***`;
+      hidden = Math.max(hidden, i + size);
+    }
   }
   return shown + line.slice(hidden);
 }
 
-/** All pieces of the length of the shortest that is hidden. */
-function piecesOf(text: string): string[] {
-  const line = onOneLine(text).replace(/[A-Z]/g, (c) => c.toLowerCase());
-  const count = Math.max(line.length - MIN_SECRET + 1, 0);
-  return Array.from(
-    { length: count },
-    (_, i) => line.slice(i, i + MIN_SECRET),
-  );
+/** Of ASCII, which leaves each character in its place. */
+function lowerCase(text: string): string {
+  return text.replace(/[A-Z]/g, (letter) => letter.toLowerCase());
 }
 
 function onOneLine(text: string): string {
