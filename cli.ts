@@ -307,7 +307,10 @@ async function checkFile(file: string): Promise<void> {
 async function checkNet(url: URL): Promise<void> {
   const port = url.port || (url.protocol === "https:" ? "443" : "80");
   const host = `${url.hostname}:${port}`;
-  const { state } = await Deno.permissions.request({ name: "net", host });
+  const { state } = await attempt(
+    `connect to ${host}`,
+    () => Deno.permissions.request({ name: "net", host }),
+  );
   if (state !== "granted") {
     throw new UsageError(`cannot connect to ${host}: add --allow-net=${host}`);
   }
@@ -338,7 +341,7 @@ function openUnsent(path: string, files: string[]): Promise<Unsent> {
   });
 }
 
-/** Does something with a file; if that fails, says what and why. */
+/** Does something; if that fails, says what and why. */
 async function attempt<T>(what: string, fn: () => Promise<T>): Promise<T> {
   try {
     return await fn();

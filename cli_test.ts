@@ -236,6 +236,7 @@ for (
     [["nonsense"], 'url must be an absolute URL, received "nonsense"'],
     [["http://me:hunter2@127.0.0.1/"], "must not carry credentials"],
     [["ftp://127.0.0.1/"], "url must begin with http"],
+    [["http://a;b/"], "cannot connect to a;b:80: "],
     [["URL", "--bogus"], "--bogus"],
     [["URL", "/no/such/file"], "cannot read /no/such/file: no such file"],
     [["URL", "/"], "cannot read /: it is a directory"],
