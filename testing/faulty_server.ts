@@ -7,7 +7,7 @@
 import { Buffer } from "node:buffer";
 import { createHash } from "node:crypto";
 import { parseArgs } from "node:util";
-import { freePort } from "./free_port.ts";
+import { listen } from "./free_port.ts";
 
 const CRLF = "\r\n";
 
@@ -331,12 +331,14 @@ export class FaultyServer implements AsyncDisposable {
   constructor(
     script: Behaviour[] = [],
     otherwise: Behaviour = answer(200),
-    port: number = freePort(),
+    port?: number,
   ) {
     this.#script = [...script];
     this.#otherwise = otherwise;
-    this.#listener = Deno.listen({ hostname: "127.0.0.1", port });
-    this.port = port;
+    this.#listener = port === undefined
+      ? listen()
+      : Deno.listen({ hostname: "127.0.0.1", port });
+    this.port = this.#listener.addr.port;
     this.#serving = this.#serve();
   }
 
@@ -447,7 +449,7 @@ export class FaultyServer implements AsyncDisposable {
       tryClose(connection);
     }
     this.#serving = this.#serving.then(async () => {
-      await Promise.race([sleep(ms), this.#stopped.promise]);
+      await sleep(ms);
       while (this.#running) {
         try {
           this.#listener = Deno.listen({
