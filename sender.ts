@@ -184,8 +184,8 @@ export interface SendErrorOptions extends ErrorOptions {
 
 /**
  * An attempt to deliver a flush failed. It does not show the URL's query or
- * header values; where a server repeats them, pieces of eight characters or more
- * are hidden if it repeats them as they are.
+ * header values. Where a server repeats them, words of six characters or more
+ * are hidden, and eight characters in a row of longer ones.
  */
 export class SendError extends Error {
   /** The name of the error. */
@@ -510,8 +510,7 @@ export class FetchSender implements Sender, AsyncDisposable {
     }
     if (response.ok) return undefined;
     const { status } = response;
-    const beginning = onOneLine(reply).slice(0, MAX_EXCERPT);
-    const excerpt = hide(beginning, secrets).slice(0, MAX_EXCERPT);
+    const excerpt = hide(reply, secrets).slice(0, MAX_EXCERPT);
     return fail(
       `the server answered ${status}${adviceOn(status)}${
         excerpt && `: ${JSON.stringify(excerpt)}`

@@ -1584,6 +1584,16 @@ for (
   });
 }
 
+Deno.test("no error repeats the beginning of a secret that its excerpt would cut", async () => {
+  const before = "x".repeat(194);
+  await using server = new FaultyServer([answer(400, {}, `${before}hunter2`)]);
+  const error = await assertRejects(
+    () => deliver(server.url, { headers: { authorization: "Bearer hunter2" } }),
+    SendError,
+  );
+  assertEquals(error.excerpt, `${before}***`);
+});
+
 Deno.test("no error repeats the token of an attempt before", async () => {
   await using server = new FaultyServer(
     [answer(401)],
