@@ -1913,41 +1913,33 @@ for (const [title, step] of [["heeds", stall], ["ignores", ignore]] as const) {
   });
 }
 
-Deno.test("close() that is out of time says why the sender's attempts have failed", async () => {
-  using time = fakeTime();
-  const out = new StreamBuffer({
-    send: () => new Promise(() => {}),
-    get lastFailure() {
-      return DOWN;
-    },
-  }, { closeTimeout: 500 });
-  await out.write("abc");
-  const close = assertRejects(
-    () => out.close(),
-    FlushError,
-    "closeTimeout of 500 ms has passed: down",
-  );
-  await time.tickAsync(500);
-  assertEquals((await close).unsentBytes, 3);
-});
-
-Deno.test("close() ends by closeTimeout when the sender cannot say why", async () => {
-  using time = fakeTime();
-  const out = new StreamBuffer({
-    send: () => new Promise(() => {}),
-    get lastFailure(): unknown {
+for (
+  const [title, why, shown] of [
+    ["says why the sender's attempts have failed", () => DOWN, "passed: down"],
+    ["ends when the sender cannot say why", () => {
       throw DOWN;
-    },
-  }, { closeTimeout: 500 });
-  await out.write("abc");
-  const close = assertRejects(
-    () => out.close(),
-    FlushError,
-    "closeTimeout of 500 ms has passed",
-  );
-  await time.tickAsync(500);
-  assertEquals((await close).unsentBytes, 3);
-});
+    }, "passed"],
+  ] as const
+) {
+  Deno.test(`close() that is out of time ${title}`, async () => {
+    using time = fakeTime();
+    const out = new StreamBuffer({
+      send: () => new Promise(() => {}),
+      get lastFailure() {
+        return why();
+      },
+    }, { closeTimeout: 500 });
+    await out.write("abc");
+    const close = assertRejects(() => out.close(), FlushError);
+    await time.tickAsync(500);
+    const { message, unsentBytes } = await close;
+    assertEquals(
+      message,
+      `Cannot close the buffer: closeTimeout of 500 ms has ${shown}`,
+    );
+    assertEquals(unsentBytes, 3);
+  });
+}
 
 Deno.test("close() ends by closeTimeout when the sender's own close hangs", async () => {
   using time = fakeTime();

@@ -10,6 +10,7 @@ import { toText } from "@std/streams";
 import { main } from "./cli.ts";
 import config from "./deno.json" with { type: "json" };
 import {
+  type Child,
   CLI,
   PERMISSIONS,
   preload,
@@ -73,6 +74,18 @@ function linesOf(size: number): string {
 
 function received(server: FaultyServer): string {
   return server.bodies.join("");
+}
+
+/** Writes each text when the server has had a request with the one before. */
+async function writeEach(
+  running: Child,
+  server: FaultyServer,
+  ...texts: string[]
+): Promise<void> {
+  for (const [i, text] of texts.entries()) {
+    await running.write(text);
+    await running.until(server.received(i + 1));
+  }
 }
 
 // -- Input --
@@ -797,10 +810,7 @@ for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
         ...["--lines", "--interval", "10ms", "--unsent", unsent],
         server.url,
       ], after(stopTheClock));
-      await running.write("one\n");
-      await running.until(server.received(1));
-      await running.write("two\nthree");
-      await running.until(server.received(2));
+      await writeEach(running, server, "one\n", "two\nthree");
       running.kill(signal);
       await running.said("interrupted");
       running.kill(signal);
@@ -827,10 +837,7 @@ Deno.test(
         ...["--interval", "10ms", "--unsent", unsent],
         server.url,
       ]);
-      await running.write("one");
-      await running.until(server.received(1));
-      await running.write("two");
-      await running.until(server.received(2));
+      await writeEach(running, server, "one", "two");
       running.kill("SIGINT");
       await running.said("interrupted");
       if (last === never) running.kill("SIGINT");
@@ -956,10 +963,7 @@ Deno.test("cli gives up by itself after an interrupt, and saves what is left", {
     ...["--interval", "10ms", "--unsent", unsent],
     server.url,
   ]);
-  await running.write("one");
-  await running.until(server.received(1));
-  await running.write("two");
-  await running.until(server.received(2));
+  await writeEach(running, server, "one", "two");
   running.kill("SIGINT");
   const { code } = await running.outcome;
   assertEquals([code, Deno.readTextFileSync(unsent)], [1, "two"]);

@@ -6,6 +6,7 @@
  */
 import { Buffer } from "node:buffer";
 import { createHash } from "node:crypto";
+import { setTimeout as sleep } from "node:timers/promises";
 import { parseArgs } from "node:util";
 import { listen } from "./free_port.ts";
 
@@ -505,10 +506,6 @@ export function deduplicate(
     if (bodies[i] === undefined) throw new Error(`Request ${i} never came`);
   }
   return bodies;
-}
-
-function sleep(ms: number): Promise<void> {
-  return new Promise((resolve) => setTimeout(resolve, ms));
 }
 
 function tryClose(resource: { close(): void }): void {

@@ -4,6 +4,7 @@
  */
 import { assertEquals } from "@std/assert";
 import { concat } from "@std/bytes";
+import { setTimeout as sleep } from "node:timers/promises";
 import type { StreamBuffer } from "../buffer.ts";
 import { receiver } from "../examples/receiver.ts";
 import type { SendError } from "../sender.ts";
@@ -215,7 +216,7 @@ export async function poll(
   const start = Date.now();
   while (!await isSo()) {
     if (Date.now() - start > PATIENCE) throw new Error(`Not so: ${what}`);
-    await new Promise((resolve) => setTimeout(resolve, PAUSE));
+    await sleep(PAUSE);
   }
 }
 

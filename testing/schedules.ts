@@ -7,6 +7,7 @@
 import { assert, assertEquals, assertInstanceOf } from "@std/assert";
 import { concat, equals } from "@std/bytes";
 import fc from "fast-check";
+import { setTimeout as sleep } from "node:timers/promises";
 import { gunzipSync } from "node:zlib";
 import { FlushError, type StreamBufferOptions } from "../buffer.ts";
 import { type FetchSenderOptions, streamTo } from "../sender.ts";
@@ -262,10 +263,6 @@ async function check(plan: Plan): Promise<void> {
 
 function countKept(server: FaultyServer): number {
   return new Set(server.kept.map(keyOf)).size;
-}
-
-function sleep(ms: number): Promise<void> {
-  return new Promise((resolve) => setTimeout(resolve, ms));
 }
 
 /** Checks so many schedules, and says which. */

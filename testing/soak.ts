@@ -5,6 +5,7 @@
  *     deno task soak --seconds 3600
  */
 import { Buffer } from "node:buffer";
+import { setTimeout as sleep } from "node:timers/promises";
 import { parseArgs } from "node:util";
 import { StreamBuffer } from "../buffer.ts";
 import { FetchSender } from "../sender.ts";
@@ -345,10 +346,6 @@ async function soak(
   console.log(
     `${bytes} bytes of ${streams} streams arrived, each once and in its place; the keys told of ${repeats} repeats`,
   );
-}
-
-function sleep(ms: number): Promise<void> {
-  return new Promise((resolve) => setTimeout(resolve, ms));
 }
 
 if (import.meta.main) {
