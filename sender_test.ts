@@ -1318,6 +1318,7 @@ Deno.test("a client that is closed fails at once, and the error says so", async 
     () =>
       deliver(`http://127.0.0.1:${freePort()}/`, {
         client,
+        retry: { maxElapsed: 1_000 },
         // Deno never lets go of a body that it cannot send.
         fetch: (request, init) => fetch((request as Request).url, init),
       }),
@@ -1609,6 +1610,17 @@ Deno.test("no error repeats the token of an attempt before", async () => {
     SendError,
   );
   assertEquals(error.excerpt, "***");
+});
+
+Deno.test("a header function that fails cannot show a token in its stack", async () => {
+  const bug = new Error("no token");
+  bug.stack = "Error: no token\n    at f (https://a/b.ts?key=hunter2:1:1)";
+  const error = await assertRejects(
+    () => deliver(URL_OF_NOBODY, { headers: () => Promise.reject(bug) }),
+    SendError,
+  );
+  assertStringIncludes(printed(error), "at f (https://a/b.ts)");
+  assert(!printed(error).includes("hunter2"), printed(error));
 });
 
 Deno.test("a header function that fails cannot show where it asks for a token", async () => {
