@@ -41,6 +41,7 @@ export {
 export {
   FetchSender,
   type FetchSenderOptions,
+  type RequestOptions,
   type RetryOptions,
   type SendAttempt,
   SendError,
