@@ -1219,8 +1219,12 @@ export function messageOf(cause: unknown): string {
   }
 }
 
-/** Keeps a rejection that nobody awaits from ending the process. */
-function handled<T>(promise: Promise<T>): Promise<T> {
+/**
+ * Keeps a rejection that nobody awaits from ending the process.
+ *
+ * @internal
+ */
+export function handled<T>(promise: Promise<T>): Promise<T> {
   promise.catch(() => {});
   return promise;
 }
@@ -1274,16 +1278,17 @@ export function check<T>(
  */
 export function checkInteger(
   action: string,
-  options: Record<string, number>,
+  options: Record<string, number | undefined>,
   min: number,
+  max = MAX_INTEGER,
 ): void {
-  const expected = `an integer from ${min} to ${MAX_INTEGER}`;
+  const expected = `an integer from ${min} to ${max}`;
   check(
     action,
     options,
     expected,
     "number",
-    (value) => Number.isInteger(value) && value >= min && value <= MAX_INTEGER,
+    (value) => Number.isInteger(value) && value >= min && value <= max,
   );
 }
 

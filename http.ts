@@ -165,6 +165,8 @@ export interface OutgoingRequest {
   /** Win over the caller's. */
   readonly headers?: Record<string, string>;
   readonly body?: BufferSource | Blob | ReadableStream<Uint8Array>;
+  /** Called as soon as the server has answered, before its reply is read. */
+  readonly onAnswer?: () => void;
 }
 
 /**
@@ -298,13 +300,14 @@ export class Requests {
 
   /** One request; a failure if there is no answer. It throws without headers. */
   async exchange(
-    { url = this.url, method, headers: own, body }: OutgoingRequest,
+    { url = this.url, method, headers: own, body, onAnswer }: OutgoingRequest,
     { deadline: _, secrets, ...details }: Attempt,
   ): Promise<Reply | SendError> {
     const { attempt: attempts, signal } = details;
-    const size = body !== undefined && "byteLength" in body
-      ? ` ${body.byteLength} bytes to`
-      : "";
+    const isStream = body !== undefined && !("byteLength" in body);
+    const size = body === undefined || isStream
+      ? ""
+      : ` ${body.byteLength} bytes to`;
     const target = `${url.origin}${url.pathname}`;
     const fail = (
       problem: string,
@@ -356,7 +359,9 @@ export class Requests {
     let response: Response;
     let text: string;
     try {
+      if (isStream && fetch === globalThis.fetch) await askToConnect(url);
       response = await until(signal, fetch(request, client && { client }));
+      onAnswer?.();
       text = await settle(response);
     } catch (error) {
       const cause = signal.aborted ? signal.reason : scrub(error, secrets);
@@ -399,7 +404,7 @@ export class Requests {
  * Runs `work` with a signal that is aborted by `outer`, and after `ms`
  * milliseconds with a `TimeoutError`.
  */
-async function within<T>(
+export async function within<T>(
   ms: number,
   outer: AbortSignal,
   work: (signal: AbortSignal) => Promise<T>,
@@ -420,7 +425,7 @@ async function within<T>(
 }
 
 /** Settles as `promise` does, or as soon as `signal` is aborted. */
-function until<T>(signal: AbortSignal, promise: Promise<T>): Promise<T> {
+export function until<T>(signal: AbortSignal, promise: Promise<T>): Promise<T> {
   return new Promise((resolve, reject) => {
     promise.then(resolve, reject);
     if (signal.aborted) reject(signal.reason);
@@ -545,15 +550,30 @@ function isTransient({ status, cause }: SendError): boolean {
 }
 
 /** Whether `fetch` goes ahead without asking the user; only Deno asks. */
-function mayConnect({ protocol, hostname, port }: URL): boolean {
-  const host = `${hostname}:${port || (protocol === "https:" ? 443 : 80)}`;
+function mayConnect(url: URL): boolean {
   try {
-    const query = { name: "net", host } as const;
+    const query = permissionFor(url);
     const status = globalThis.Deno?.permissions?.querySync?.(query);
     return status === undefined || status.state === "granted";
   } catch {
     return false; // no host that it knows of
   }
+}
+
+/** Asks as `fetch` does, and fails as it does, before there is a body to send. */
+async function askToConnect(url: URL): Promise<void> {
+  if (mayConnect(url)) return;
+  const permission = permissionFor(url);
+  const { state } = await Deno.permissions.request(permission);
+  if (state === "granted") return;
+  throw new Deno.errors.NotCapable(
+    `Requires net access to "${permission.host}", run again with the --allow-net flag`,
+  );
+}
+
+function permissionFor({ protocol, hostname, port }: URL) {
+  const host = `${hostname}:${port || (protocol === "https:" ? 443 : 80)}`;
+  return { name: "net", host } as const;
 }
 
 /** Deno's error for a permission that was not granted. */

@@ -386,7 +386,6 @@ export class FaultyServer implements AsyncDisposable {
     const wire = new Wire(connection);
     for (;;) {
       const headText = await wire.until(CRLF + CRLF);
-      if (headText === undefined) return;
       const [first, ...lines] = headText.split(CRLF);
       const [method, path] = first!.split(" ");
       const headers = new Headers(lines.map((line): [string, string] => {
@@ -399,17 +398,12 @@ export class FaultyServer implements AsyncDisposable {
         path: path!,
         headers,
       };
-      const body = new Uint8Array(Number(headers.get("content-length") ?? 0));
-      let size = 0;
+      const body = new Body(wire, headers);
       let received: RawRequest | undefined;
-      const read = async (wanted: number) => {
-        const end = Math.min(size + wanted, body.length);
-        while (size < end) size += await wire.read(body.subarray(size, end));
-      };
       const receive = async () => {
-        await read(body.length);
+        await body.read(Infinity);
         if (received === undefined) {
-          received = { ...request, body };
+          received = { ...request, body: body.bytes };
           this.requests.push(received);
           this.#arrived.dispatchEvent(new Event("request"));
         }
@@ -418,7 +412,7 @@ export class FaultyServer implements AsyncDisposable {
       try {
         await (this.#script.shift() ?? this.#otherwise)({
           request,
-          read,
+          read: (size) => body.read(size),
           receive,
           keep: async () => {
             this.#keeping.add(connection);
@@ -436,7 +430,7 @@ export class FaultyServer implements AsyncDisposable {
         await receive();
       } finally {
         if (received === undefined) {
-          this.broken.push({ ...request, body: body.subarray(0, size) });
+          this.broken.push({ ...request, body: body.bytes });
         }
       }
     }
@@ -516,6 +510,55 @@ function tryClose(resource: { close(): void }): void {
   }
 }
 
+/** The body of a request, as far as it was read: of a known size, or in chunks. */
+class Body {
+  readonly #wire: Wire;
+  readonly #isChunked: boolean;
+  /** How much is left of it, or of the chunk that it is in. */
+  #left: number;
+  #ended = false;
+  #buffer: Uint8Array<ArrayBuffer>;
+  #size = 0;
+
+  constructor(wire: Wire, headers: Headers) {
+    this.#wire = wire;
+    this.#isChunked = headers.get("transfer-encoding") === "chunked";
+    this.#left = Number(headers.get("content-length") ?? 0);
+    this.#buffer = new Uint8Array(this.#left);
+  }
+
+  get bytes(): Uint8Array<ArrayBuffer> {
+    return this.#buffer.subarray(0, this.#size);
+  }
+
+  /** Reads so many bytes of it, or what is left. */
+  async read(size: number): Promise<void> {
+    while (size > 0) {
+      if (this.#left === 0) await this.#nextChunk();
+      if (this.#left === 0) return;
+      const end = this.#size + Math.min(size, this.#left);
+      if (end > this.#buffer.length) {
+        const grown = new Uint8Array(2 * end);
+        grown.set(this.bytes);
+        this.#buffer = grown;
+      }
+      const part = this.#buffer.subarray(this.#size, end);
+      const read = await this.#wire.read(part);
+      this.#size += read;
+      this.#left -= read;
+      size -= read;
+      if (this.#isChunked && this.#left === 0) await this.#wire.until(CRLF);
+    }
+  }
+
+  async #nextChunk(): Promise<void> {
+    if (!this.#isChunked || this.#ended) return;
+    this.#left = parseInt(await this.#wire.until(CRLF), 16);
+    this.#ended = this.#left === 0;
+    if (this.#ended) await this.#wire.until(CRLF);
+  }
+}
+
 /** A connection, read up to a separator, or a number of bytes. */
 class Wire {
   readonly #connection: Deno.Conn;
@@ -526,7 +569,7 @@ class Wire {
     this.#connection = connection;
   }
 
-  async until(separator: string): Promise<string | undefined> {
+  async until(separator: string): Promise<string> {
     for (;;) {
       // Latin-1, so that a character is a byte.
       const text = new TextDecoder("latin1").decode(this.#pending);
