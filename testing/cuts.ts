@@ -1,0 +1,136 @@
+/**
+ * Uploads to a real tus server through a network that breaks at random: whatever
+ * is cut, the object is whole in the end. Run any number, with a seed if they
+ * are to be repeated:
+ *
+ *     deno task cuts 10000 42
+ */
+import { assert, assertEquals } from "@std/assert";
+import { equals } from "@std/bytes";
+import { StreamBuffer } from "../buffer.ts";
+import { TusSender } from "../tus.ts";
+import { type Cut, CuttingProxy, NO_CUT } from "./cutting_proxy.ts";
+import { randomFrom } from "./faulty_server.ts";
+import { startTusServer } from "./tus_server.ts";
+
+/** So many at a time, as each mostly waits. */
+const CONCURRENCY = 8;
+/** About what a request, or an answer, has besides a body. */
+const HEAD = 400;
+
+/** What became of all uploads. */
+export interface Tally {
+  uploads: number;
+  cuts: number;
+  /** How many senders it took besides the first of each upload. */
+  resumed: number;
+  bytes: number;
+  /** How many of them reached the server more than once. */
+  repeated: number;
+}
+
+/** One object, in as many senders as it takes. */
+async function upload(seed: number, tally: Tally): Promise<void> {
+  const random = randomFrom(seed);
+  const upTo = (max: number) => Math.floor(random() * (max + 1));
+  const capacity = 1 + upTo(random() < 0.5 ? 300 : 40_000);
+  const size = upTo(6 * capacity);
+  const object = new Uint8Array(size).map(() => upTo(255));
+  const cut = (): Cut =>
+    random() < 0.2
+      ? NO_CUT
+      : random() < 0.5
+      ? { ...NO_CUT, up: upTo(2 * HEAD + 2 * capacity) }
+      : { ...NO_CUT, down: upTo(3 * HEAD) };
+
+  await using server = await startTusServer();
+  await using proxy = new CuttingProxy(server.port, cut);
+  const known = random() < 0.5;
+  // A budget that runs out now and then, so that another sender must go on.
+  const options = {
+    timeout: 1_000,
+    retry: {
+      initialDelay: 1,
+      maxDelay: 5,
+      maxElapsed: random() < 0.5 ? 10_000 : 20,
+    },
+  };
+  let sender: TusSender | undefined;
+  let url: string | undefined;
+  for (;;) {
+    try {
+      sender = url === undefined
+        ? new TusSender(`http://127.0.0.1:${proxy.port}/files`, {
+          ...options,
+          ...known && { length: size },
+        })
+        : await TusSender.resume(url, options);
+      const out = new StreamBuffer(sender, { capacity });
+      const rest = object.subarray(sender.offset);
+      const step = 1 + upTo(2 * capacity);
+      try {
+        for (let at = 0; at < rest.length; at += step) {
+          await out.write(rest.subarray(at, at + step));
+          if (random() < 0.1) await out.flush();
+        }
+        await out.close();
+        break;
+      } catch (error) {
+        const { bytesDelivered } = out.stats;
+        await out.abort(error);
+        const unsent = out.takeUnsent();
+        const from = object.length - rest.length + bytesDelivered;
+        const expected = object.subarray(from, from + unsent.length);
+        assert(equals(unsent, expected), "other bytes were kept");
+      }
+    } catch {
+      // Not even asking for the offset went well.
+    }
+    url ??= sender?.url;
+    tally.resumed++;
+  }
+  url = sender.url!;
+  assert(equals(server.read(url), object), "another object arrived");
+  assert(server.isComplete(url), "it is not complete");
+  assertEquals(sender.offset, size);
+
+  const repeated = server.received - size;
+  assert(
+    repeated <= capacity * proxy.cuts,
+    `${repeated} bytes came twice at ${proxy.cuts} cuts and capacity ${capacity}`,
+  );
+  tally.uploads++;
+  tally.cuts += proxy.cuts;
+  tally.bytes += size;
+  tally.repeated += repeated;
+}
+
+/** Uploads until there were so many cuts. */
+export async function checkCuts(
+  count: number,
+  seed = Date.now() & 0xfffffff,
+): Promise<Tally> {
+  const tally = { uploads: 0, cuts: 0, resumed: 0, bytes: 0, repeated: 0 };
+  let next = seed;
+  await Promise.all(Array.from({ length: CONCURRENCY }, async () => {
+    while (tally.cuts < count) {
+      const seed = next++;
+      try {
+        await upload(seed, tally);
+      } catch (error) {
+        throw new Error(`The upload with seed ${seed} failed`, {
+          cause: error,
+        });
+      }
+    }
+  }));
+  console.log(
+    `${tally.cuts} cuts in ${tally.uploads} uploads from seed ${seed} on, ${tally.resumed} resumed: ${tally.repeated} of ${tally.bytes} bytes came more than once`,
+  );
+  return tally;
+}
+
+if (import.meta.main) {
+  const [count = 1_000, seed] = Deno.args.map(Number);
+  await checkCuts(count, seed);
+}

@@ -1,0 +1,575 @@
+/**
+ * {@linkcode TusSender}: a whole stream as one object, in an upload that survives
+ * the network and the process, to a server that speaks
+ * {@link https://tus.io/protocols/resumable-upload | tus 1.0.0}.
+ *
+ * @example Usage
+ * ```ts ignore
+ * import { StreamBuffer } from "@stream-buffer/stream-buffer/buffer";
+ * import { TusSender } from "@stream-buffer/stream-buffer/tus";
+ *
+ * const sender = new TusSender("https://example.com/files/", {
+ *   metadata: { filename: "dump.sql" },
+ * });
+ * const out = new StreamBuffer(sender, { capacity: 1024 * 1024 });
+ * await Deno.stdin.readable.pipeTo(out.writable);
+ * console.log("it is at", sender.url);
+ * ```
+ *
+ * @module
+ */
+import {
+  check,
+  checkInteger,
+  type SendContext,
+  type Sender,
+  show,
+} from "./buffer.ts";
+import {
+  type Attempt,
+  type OutgoingRequest,
+  type Reply,
+  type RequestOptions,
+  Requests,
+  type RetryOptions,
+  type SendAttempt,
+  SendError,
+  type SendErrorOptions,
+  until,
+} from "./http.ts";
+
+export {
+  type RequestOptions,
+  type RetryOptions,
+  type SendAttempt,
+  SendError,
+  type SendErrorOptions,
+};
+
+const ACTION = "Cannot create TusSender";
+const VERSION = "1.0.0";
+/** Another request has the upload, or is about to let it go; a part was damaged. */
+const PASSING = [409, 423, 460];
+/** Checksums that the platform can make, the best first. */
+const ALGORITHMS = [
+  { name: "sha256", digest: "SHA-256" },
+  { name: "sha1", digest: "SHA-1" },
+];
+/** What header functions are told about a request that is for no flush. */
+const FIRST = { sequence: 0, offset: 0 };
+const GONE =
+  "; the upload is gone: it has expired, was terminated, or was taken away when it was complete";
+
+/** Options of a {@linkcode TusSender}. */
+export interface TusSenderOptions extends RequestOptions {
+  /**
+   * What the server is told about the object, such as `filename` and `filetype`.
+   * Names are printable ASCII without spaces and commas; values are anything.
+   *
+   * @default {{}}
+   */
+  metadata?: Record<string, string | Uint8Array>;
+  /**
+   * The size of the object in bytes, if it is known. A stream that ends earlier
+   * or goes on is an error then, and a server that takes no object that large
+   * says so before anything was sent. Else the server is told at the end, which
+   * not every server can wait for.
+   *
+   * @default {undefined}
+   */
+  length?: number;
+  /**
+   * Whether each flush goes with its checksum, if the server offers SHA-256 or
+   * SHA-1.
+   *
+   * @default {true}
+   */
+  checksum?: boolean;
+  /**
+   * Whether `abort`, and a `close` that fails, remove the upload from the server,
+   * so that nobody can go on with it.
+   *
+   * @default {false}
+   */
+  terminate?: boolean;
+}
+
+/**
+ * Sends all that one {@linkcode StreamBuffer} is given to one resumable upload:
+ * each flush is a `PATCH`, and `close` completes it.
+ *
+ * - **The server says what it has.** After a failure it is asked for its offset:
+ *   bytes that it has are not sent again, and bytes that it lacks are not
+ *   skipped. An offset that cannot be is an error, and the bytes are kept.
+ * - **It outlives its process.** Another one goes on at the same `url`, with
+ *   {@linkcode TusSender.resume}, from the byte that it is told.
+ * - **Half an object is never completed** by `abort` or by a `close` that fails.
+ *   But `close` cannot know whether everything was written: do not call it, nor
+ *   leave an `await using` block, after an error in what writes. `pipeTo` sees
+ *   to that.
+ * - **Retry** and timeout are those of `FetchSender`, and 409, 423 and 460 are
+ *   tried again, too.
+ *
+ * The server may put an upload on another origin. It is sent there then, without
+ * the headers of the options, unless that would give up `https`.
+ *
+ * @example Go on where another process has died
+ * ```ts ignore
+ * import { StreamBuffer } from "@stream-buffer/stream-buffer/buffer";
+ * import { TusSender } from "@stream-buffer/stream-buffer/tus";
+ *
+ * const url = await Deno.readTextFile("upload-url");
+ * const sender = await TusSender.resume(url);
+ * using file = await Deno.open("dump.sql");
+ * await file.seek(sender.offset, Deno.SeekMode.Start);
+ * await file.readable.pipeTo(new StreamBuffer(sender).writable);
+ * ```
+ */
+export class TusSender implements Sender {
+  readonly #requests: Requests;
+  readonly #metadata: string;
+  readonly #checksum: boolean;
+  readonly #terminate: boolean;
+  /** Aborted by `abort`. */
+  readonly #controller = new AbortController();
+  #closed = false;
+
+  /** Where the upload is; `undefined` before it was created. */
+  #url: URL | undefined;
+  #creation: Promise<string> | undefined;
+  /** The size of the object, if it is known. */
+  #length: number | undefined;
+  /** The server knows #length. */
+  #declared = false;
+  /** What the server can do has been asked for. */
+  #discovered = false;
+  #maxSize = Infinity;
+  #algorithm: (typeof ALGORITHMS)[number] | undefined;
+
+  // Positions in the upload: #start <= #next <= #offset <= #sent.
+  /** Where the stream begins. */
+  #start = 0;
+  /** Where the flush begins that is to be sent. */
+  #next = 0;
+  /** Up to here the server has acknowledged. */
+  #offset = 0;
+  /** Up to here bytes were sent. */
+  #sent = 0;
+  /** The server may be beyond #offset, and has to be asked. */
+  #unsure = false;
+
+  /**
+   * Constructs a new instance. The upload is created when there is something to
+   * send, by {@linkcode TusSender.create}, or when the buffer closes.
+   *
+   * @param url Where the server creates uploads: http or https, without
+   *   credentials.
+   * @param options The size in bytes, times in milliseconds.
+   * @throws {TypeError} If the URL is none, is not http(s) or carries
+   *   credentials, or an option has the wrong type.
+   * @throws {RangeError} If an option is out of range, or the protocol does not
+   *   allow the metadata.
+   */
+  constructor(url: string | URL, options: TusSenderOptions = {}) {
+    this.#requests = new Requests(ACTION, url, options);
+    const { metadata = {}, length, checksum = true, terminate = false } =
+      options;
+    checkInteger(ACTION, { length }, 0, Number.MAX_SAFE_INTEGER);
+    check(ACTION, { checksum, terminate }, "true or false", "boolean");
+    this.#metadata = encodeMetadata(metadata);
+    this.#length = length;
+    this.#checksum = checksum;
+    this.#terminate = terminate;
+  }
+
+  /**
+   * Goes on with an upload that was not completed: asks the server how much of it
+   * there is. The stream that is then sent has to begin after that many bytes of
+   * the object, the {@linkcode TusSender.offset} of the sender.
+   *
+   * @param url The {@linkcode TusSender.url} of the upload.
+   * @param options The size in bytes, times in milliseconds.
+   * @returns A promise that resolves to a sender for the rest.
+   * @throws {SendError} If the server does not answer, or not as it should, or
+   *   the upload is gone.
+   * @throws {TypeError} If the URL is none, or an option has the wrong type.
+   * @throws {RangeError} If an option is out of range.
+   */
+  static async resume(
+    url: string | URL,
+    options: Omit<TusSenderOptions, "metadata"> = {},
+  ): Promise<TusSender> {
+    const sender = new TusSender(url, options);
+    sender.#url = sender.#requests.url;
+    sender.#creation = Promise.resolve(sender.#url.href);
+    sender.#unsure = true;
+    sender.#sent = Infinity;
+    await sender.#try(async (attempt) =>
+      await sender.#discover(attempt) ?? await sender.#locate(attempt)
+    );
+    sender.#start = sender.#next = sender.#sent = sender.#offset;
+    return sender;
+  }
+
+  /**
+   * Where the upload is, for {@linkcode TusSender.resume}.
+   *
+   * @returns The URL; `undefined` before the upload was created.
+   */
+  get url(): string | undefined {
+    return this.#url?.href;
+  }
+
+  /**
+   * How many bytes of the object the server has acknowledged; after
+   * {@linkcode TusSender.resume} so many are to be skipped.
+   *
+   * @returns The number of bytes, from the object's first one on.
+   */
+  get offset(): number {
+    return this.#offset;
+  }
+
+  /**
+   * The size of the object, as given in the options or by the server.
+   *
+   * @returns The size in bytes; `undefined` if it is not known yet.
+   */
+  get length(): number | undefined {
+    return this.#length;
+  }
+
+  /**
+   * Why the newest attempt failed.
+   *
+   * @returns The failure; `undefined` before the first attempt, and after one
+   *   that succeeded.
+   */
+  get lastFailure(): SendError | undefined {
+    return this.#requests.lastFailure;
+  }
+
+  /**
+   * Creates the upload now rather than with the first flush, so that its URL can
+   * be kept before anything is sent. Called again it creates no other.
+   *
+   * An upload whose creation the server could not answer stays there, empty.
+   *
+   * @returns A promise that resolves to the {@linkcode TusSender.url}.
+   * @throws {SendError} If the server refuses, does not speak tus, or does not
+   *   answer.
+   * @throws The reason of `abort`.
+   */
+  create(): Promise<string> {
+    return this.#creation ??= this.#create().catch((error) => {
+      this.#creation = undefined;
+      throw error;
+    });
+  }
+
+  /**
+   * Delivers one flush, in as many attempts as it takes.
+   *
+   * @param bytes The next part of the object. It must not change before the
+   *   promise settles.
+   * @param context Where in the stream it is.
+   * @returns A promise that resolves when the server has acknowledged all of it.
+   * @throws {SendError} If it was not delivered.
+   * @throws {RangeError} If it would be more than `length` bytes.
+   * @throws {TypeError} If the sender is closed, or serves another stream.
+   * @throws The reason of `context.signal`, if that is aborted first.
+   */
+  async send(
+    bytes: Uint8Array<ArrayBuffer>,
+    context: SendContext,
+  ): Promise<void> {
+    const begin = this.#start + context.offset;
+    const end = begin + bytes.length;
+    if (this.#closed || begin !== this.#next) {
+      throw new TypeError(
+        "Cannot send: the TusSender is closed, or serves another StreamBuffer; make one for each",
+      );
+    }
+    this.#checkSize(end);
+    await until(context.signal, this.create());
+    this.#checkSize(end);
+    await this.#try(async (attempt) => {
+      let failure = await this.#locate(attempt);
+      while (failure === undefined && this.#offset < end) {
+        const rest = bytes.subarray(this.#offset - begin);
+        failure = await this.#append(rest, attempt);
+      }
+      return failure;
+    }, context);
+    this.#next = end;
+  }
+
+  /**
+   * Completes the upload: tells the server the size of the object, unless it
+   * knows that already.
+   *
+   * @returns A promise that resolves when the server has the whole object.
+   * @throws {SendError} If the server refuses, or does not answer.
+   * @throws {RangeError} If the stream was shorter than `length`.
+   * @throws The reason of `abort`.
+   */
+  async close(): Promise<void> {
+    this.#length ??= this.#offset;
+    if (this.#offset < this.#length) {
+      throw new RangeError(
+        `Cannot complete the upload: it has only ${this.#offset} bytes, and its length is ${this.#length}`,
+      );
+    }
+    await this.create();
+    await this.#try(async (attempt) => {
+      const failure = await this.#locate(attempt);
+      if (failure !== undefined || this.#declared) return failure;
+      return await this.#append(new Uint8Array(), attempt);
+    });
+    this.#closed = true;
+  }
+
+  /**
+   * Ends the requests under way. The upload stays, for
+   * {@linkcode TusSender.resume}, unless the option `terminate` says otherwise.
+   *
+   * @param reason Why; an `AbortError` unless given.
+   * @returns A promise that resolves when the upload has been removed, if it is
+   *   to be.
+   * @throws {SendError} If it is, and could not be.
+   */
+  async abort(
+    reason: unknown = new DOMException("The upload was aborted", "AbortError"),
+  ): Promise<void> {
+    if (this.#closed) return;
+    this.#closed = true;
+    this.#controller.abort(reason);
+    const url = this.#url;
+    if (!this.#terminate || url === undefined) return;
+    await this.#try(async (attempt) => {
+      const reply = await this.#request({ method: "DELETE", url }, attempt);
+      if (reply instanceof SendError) return reply;
+      return reply.ok || isGone(reply) ? undefined : reply.refuse();
+    }, { ...FIRST, signal: new AbortController().signal });
+  }
+
+  #checkSize(size: number): void {
+    const problem = size > (this.#length ?? size)
+      ? `its length is ${this.#length}`
+      : size > this.#maxSize
+      ? `the server takes ${this.#maxSize} (Tus-Max-Size)`
+      : undefined;
+    if (problem === undefined) return;
+    throw new RangeError(
+      `Cannot upload ${size} bytes or more: ${problem}`,
+    );
+  }
+
+  /** Makes attempts at something that concerns an upload which is there. */
+  #try(
+    work: (attempt: Attempt) => Promise<SendError | undefined>,
+    context: SendContext = { ...FIRST, signal: this.#controller.signal },
+  ): Promise<void> {
+    return this.#requests.retry(context, work, PASSING);
+  }
+
+  #request(
+    { headers, ...request }: OutgoingRequest,
+    attempt: Attempt,
+  ): Promise<Reply | SendError> {
+    const versioned = { "Tus-Resumable": VERSION, ...headers };
+    return this.#requests.send({ ...request, headers: versioned }, attempt);
+  }
+
+  async #create(): Promise<string> {
+    const context = { ...FIRST, signal: this.#controller.signal };
+    await this.#requests.retry(context, async (attempt) => {
+      const failure = await this.#discover(attempt);
+      if (failure !== undefined) return failure;
+      const length = this.#length;
+      const headers: Record<string, string> = length === undefined
+        ? { "Upload-Defer-Length": "1" }
+        : { "Upload-Length": `${length}` };
+      if (this.#metadata !== "") headers["Upload-Metadata"] = this.#metadata;
+      const reply = await this.#request({ method: "POST", headers }, attempt);
+      if (reply instanceof SendError) return reply;
+      if (!reply.ok) return reply.refuse(adviceOnCreation(reply));
+      this.#url = this.#follow(reply);
+      this.#declared = length !== undefined;
+    });
+    return this.#url!.href;
+  }
+
+  /** Asks what the server can do. One that does not say may still be able to. */
+  async #discover(attempt: Attempt): Promise<SendError | undefined> {
+    if (this.#discovered) return;
+    const reply = await this.#requests.send({ method: "OPTIONS" }, attempt);
+    if (reply instanceof SendError) return reply;
+    this.#discovered = true;
+    const list = (name: string) =>
+      reply.headers.get(name)?.split(",").map((item) => item.trim()) ?? [];
+    const versions = list("Tus-Version");
+    if (!reply.ok || versions.length === 0) return;
+    if (!versions.includes(VERSION)) throw reply.refuse(adviceOnVersion(reply));
+    this.#maxSize = integer(reply, "Tus-Max-Size") ?? Infinity;
+    this.#checkSize(this.#length ?? 0);
+    const extensions = list("Tus-Extension");
+    if (this.#url === undefined && !extensions.includes("creation")) {
+      throw reply.refuse("; it creates no uploads (Tus-Extension: creation)");
+    }
+    if (
+      this.#length === undefined && this.#url === undefined &&
+      !extensions.includes("creation-defer-length")
+    ) {
+      throw reply.refuse("; it has to know the size first, so give `length`");
+    }
+    if (this.#checksum && extensions.includes("checksum")) {
+      const offered = list("Tus-Checksum-Algorithm");
+      this.#algorithm = ALGORITHMS.find(({ name }) => offered.includes(name));
+    }
+  }
+
+  /** Where the upload is that was created. */
+  #follow(reply: Reply): URL {
+    const base = this.#requests.url;
+    const location = reply.headers.get("Location");
+    if (location === null || !URL.canParse(location, base)) {
+      throw reply.refuse(
+        ` without a Location for the upload${ofNoTusServer(reply)}`,
+      );
+    }
+    const url = new URL(location, base);
+    const secure = url.protocol === "https:" || url.protocol === base.protocol;
+    if (!secure || url.username !== "" || url.password !== "") {
+      throw reply.refuse(
+        ` with an upload at ${url.protocol}//${url.host}, and it must be at https, without credentials`,
+      );
+    }
+    return url;
+  }
+
+  /** Asks the server how far it is, unless that is known. */
+  async #locate(attempt: Attempt): Promise<SendError | undefined> {
+    if (!this.#unsure) return;
+    const url = this.#url!;
+    const reply = await this.#request({ method: "HEAD", url }, attempt);
+    if (reply instanceof SendError) return reply;
+    if (!reply.ok) return reply.refuse(isGone(reply) ? GONE : undefined);
+    this.#advance(reply);
+    const length = integer(reply, "Upload-Length");
+    if (length === undefined) return;
+    if (length !== (this.#length ?? length)) {
+      throw reply.refuse(
+        ` with Upload-Length ${length}, but the length is ${this.#length}`,
+      );
+    }
+    this.#length = length;
+    this.#declared = true;
+  }
+
+  /** Sends the bytes from #offset on, and the length, if it is new. */
+  async #append(
+    body: Uint8Array<ArrayBuffer>,
+    attempt: Attempt,
+  ): Promise<SendError | undefined> {
+    const from = this.#offset;
+    const url = this.#url!;
+    const headers: Record<string, string> = {
+      "Content-Type": "application/offset+octet-stream",
+      "Upload-Offset": `${from}`,
+    };
+    const declares = this.#length !== undefined && !this.#declared;
+    if (declares) headers["Upload-Length"] = `${this.#length}`;
+    if (this.#algorithm !== undefined) {
+      const { name, digest } = this.#algorithm;
+      const sum = new Uint8Array(await crypto.subtle.digest(digest, body));
+      headers["Upload-Checksum"] = `${name} ${toBase64(sum)}`;
+    }
+    this.#unsure = true;
+    this.#sent = Math.max(this.#sent, from + body.length);
+    const request = { method: "PATCH", url, headers, body };
+    const reply = await this.#request(request, attempt);
+    if (reply instanceof SendError) return reply;
+    if (!reply.ok) return reply.refuse(isGone(reply) ? GONE : undefined);
+    this.#advance(reply);
+    this.#declared ||= declares;
+    if (body.length > 0 && this.#offset === from) {
+      return reply.refuse(" and took no byte");
+    }
+  }
+
+  /** The server has said how far it is. */
+  #advance(reply: Reply): void {
+    const offset = integer(reply, "Upload-Offset");
+    if (offset === undefined) {
+      throw reply.refuse(` without an Upload-Offset${ofNoTusServer(reply)}`);
+    }
+    if (offset < this.#offset) {
+      throw reply.refuse(
+        ` with Upload-Offset ${offset}, but has acknowledged ${this.#offset} bytes before`,
+      );
+    }
+    if (offset > this.#sent) {
+      throw reply.refuse(
+        ` with Upload-Offset ${offset}, but only ${this.#sent} bytes were sent`,
+      );
+    }
+    this.#offset = offset;
+    this.#unsure = false;
+  }
+}
+
+/** A header that is a whole number. */
+function integer({ headers }: Reply, name: string): number | undefined {
+  const value = headers.get(name) ?? "";
+  const number = Number(value);
+  return /^\d+$/.test(value) && Number.isSafeInteger(number)
+    ? number
+    : undefined;
+}
+
+function isGone({ status }: Reply): boolean {
+  return status === 404 || status === 410;
+}
+
+function adviceOnCreation(reply: Reply): string | undefined {
+  if (reply.status === 412) return adviceOnVersion(reply);
+  if (reply.status === 413) return "; the object is larger than it takes";
+  const noSuchThing = [400, 404, 405, 415, 501].includes(reply.status);
+  return noSuchThing ? ofNoTusServer(reply) : undefined;
+}
+
+function adviceOnVersion({ headers }: Reply): string {
+  return `; it speaks tus ${headers.get("Tus-Version")}, and not ${VERSION}`;
+}
+
+/** Every answer of a tus server has its version. */
+function ofNoTusServer({ headers }: Reply): string {
+  return headers.has("Tus-Resumable") ? "" : "; it does not seem to speak tus";
+}
+
+function encodeMetadata(metadata: Record<string, string | Uint8Array>): string {
+  check(ACTION, { metadata }, "an object", "object");
+  return Object.entries(metadata).map(([name, value]) => {
+    check(
+      ACTION,
+      { "a name in metadata": name },
+      "printable ASCII without spaces and commas",
+      "string",
+      (name) => /^[!-+--~]+$/.test(name),
+    );
+    if (typeof value === "string") value = new TextEncoder().encode(value);
+    if (!(value instanceof Uint8Array)) {
+      throw new TypeError(
+        `${ACTION}: metadata ${
+          show(name)
+        } must be a string or a Uint8Array, received ${show(value)}`,
+      );
+    }
+    return `${name} ${toBase64(value)}`.trimEnd();
+  }).join(",");
+}
+
+function toBase64(bytes: Uint8Array): string {
+  return btoa(Array.from(bytes, (byte) => String.fromCharCode(byte)).join(""));
+}
