@@ -1,9 +1,11 @@
 /**
- * The command: sends standard input, or files, to a URL.
+ * The command: sends standard input, or files, to a URL; in many requests, or as
+ * one object, in one request or in an upload that can be resumed.
  *
  * ```sh
  * tail -F app.log | deno run -N jsr:@stream-buffer/stream-buffer/cli --lines https://example.com/ingest
  * deno run -N -R jsr:@stream-buffer/stream-buffer/cli https://example.com/upload dump.sql
+ * deno run -N -R jsr:@stream-buffer/stream-buffer/cli --tus https://example.com/files backup.tar
  * ```
  *
  * It exits with 0 when every byte of the input has been acknowledged, with 1
@@ -14,15 +16,20 @@
  */
 import { Buffer } from "node:buffer";
 import { fstatSync } from "node:fs";
+import { basename } from "node:path";
+import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import config from "./deno.json" with { type: "json" };
 import {
+  FetchSender,
   type FetchSenderOptions,
   type Reader,
-  type StreamBuffer,
+  SendError,
+  StreamBuffer,
   type StreamBufferOptions,
-  streamTo,
 } from "./mod.ts";
+import { TusSender } from "./tus.ts";
+import { UploadSender } from "./upload.ts";
 
 const NAME = "stream-buffer";
 
@@ -33,11 +40,17 @@ Usage: deno run -N -R cli.ts [options] URL [FILE...]
 
 Without a FILE, or where it is -, it reads standard input.
 
+As one object, instead of many requests:
+      --upload           One request, to the URL of the object.
+      --tus              A resumable upload (tus 1.0.0), to the URL where the
+                         server creates them.
+      --resume           Goes on with one, to its own URL, with the same input.
+
 Options:
   -H, --header HEADER    "Name: value", or @FILE with one header a line.
                          \${NAME} in a value stands for an environment variable.
                          May be given several times.
-  -X, --method METHOD    Request method (default: POST).
+  -X, --method METHOD    Request method (default: POST, with --upload PUT).
       --capacity SIZE    Bytes a request; 64K, 1M (default: 256K).
       --interval TIME    Longest wait before a byte is sent (default: 1s).
                          0: only full requests, and the rest at the end.
@@ -47,6 +60,11 @@ Options:
       --timeout TIME     For one attempt, reply included (default: 30s).
       --retry-for TIME   For all attempts of one request (default: 2m; 0: one).
       --unsent FILE      Append to FILE what could not be delivered.
+      --metadata NAME=VALUE
+                         With --tus: what the server is told about the object
+                         (default: filename, where there is one FILE).
+      --offset SIZE      With --resume: where in the object the input begins
+                         (default: 0).
   -q, --quiet            No progress line.
       --help             Show this.
       --version          Show the version.
@@ -70,6 +88,18 @@ const UNITS: Record<string, number> = {
   M: 2 ** 20,
   G: 2 ** 30,
 };
+/** What the input becomes. */
+type Mode = "records" | "upload" | "tus" | "resume";
+/** Options that not every mode has. */
+const BELONGS_TO: Record<string, Mode[]> = {
+  method: ["records", "upload"],
+  lines: ["records"],
+  compress: ["records"],
+  "retry-for": ["records", "tus", "resume"],
+  unsent: ["records", "tus", "resume"],
+  metadata: ["tus"],
+  offset: ["resume"],
+};
 /** How long a first interrupt lets what was read be sent, in ms. */
 const LAST_CHANCE = 5_000;
 /** How long an interrupted read may take to end, in ms. */
@@ -89,7 +119,17 @@ class UsageError extends Error {}
 
 /** What the command line asks for, ready to begin. */
 interface Job {
+  readonly mode: Mode;
   readonly out: StreamBuffer;
+  /** In a mode that has one. */
+  readonly upload: TusSender | undefined;
+  /** How much of the input, and of the object, is not to be sent any more. */
+  readonly skip: number;
+  readonly start: number;
+  /** The size of the object, if it is known. */
+  readonly size: number | undefined;
+  /** The command that goes on, but for its input. */
+  readonly again: string[];
   readonly files: string[];
   readonly capacity: number;
   readonly lines: boolean;
@@ -129,6 +169,10 @@ export async function main(args: string[]): Promise<number> {
     }
     return await run(await prepare(values, positionals));
   } catch (error) {
+    if (error instanceof SendError) { // nothing has been read
+      say(error.message);
+      return 1;
+    }
     if (!(error instanceof UsageError)) throw error;
     say(`${error.message}\nTry --help.`);
     return 2;
@@ -165,6 +209,11 @@ function parse(args: string[]) {
         timeout: { type: "string" },
         "retry-for": { type: "string" },
         unsent: { type: "string" },
+        upload: { type: "boolean" },
+        tus: { type: "boolean" },
+        resume: { type: "boolean" },
+        metadata: { type: "string", multiple: true },
+        offset: { type: "string" },
         quiet: { type: "boolean", short: "q" },
         help: { type: "boolean" },
         version: { type: "boolean" },
@@ -182,45 +231,152 @@ async function prepare(
   values: Values,
   [url, ...files]: string[],
 ): Promise<Job> {
+  const mode = modeOf(values);
   if (url === undefined) throw new UsageError("there is no URL");
   if (files.length === 0) files.push("-");
-  for (const file of files) if (file !== "-") await checkFile(file);
   const headers = await readHeaders(values.header ?? []);
+  const { offset = 0 } = quantity(values, "offset", SIZE);
+  const size = await sizeOf(files, offset);
   const { capacity = 256 * 1024 } = quantity(values, "capacity", SIZE);
   const lines = values.lines ?? false;
   const quiet = values.quiet ?? false;
   let silent = quiet;
   const { promise: failed, resolve: onError } = Promise.withResolvers<Error>();
-  const options: StreamBufferOptions & FetchSenderOptions = {
-    headers,
+  const options: StreamBufferOptions = {
     capacity,
     oversize: lines ? "whole" : "split",
     onError,
+    ...quantity(values, "interval", TIME, "flushInterval"),
+  };
+  const request: FetchSenderOptions & { length?: number } = {
+    headers,
+    ...quantity(values, "timeout", TIME),
     retry: quantity(values, "retry-for", TIME, "maxElapsed"),
     onRetry: ({ message }) => {
       if (!silent) say(`${message}; trying again`);
       silent = true; // once is enough to know why it takes so long
     },
-    ...quantity(values, "interval", TIME, "flushInterval"),
-    ...quantity(values, "timeout", TIME),
+    ...values.method !== undefined && { method: values.method },
+    ...values.compress !== undefined && {
+      compression: values.compress as CompressionFormat,
+    },
+    // Some systems have files that say they are empty, and are not.
+    ...size !== undefined && size > 0 && { length: size },
   };
-  if (values.method !== undefined) options.method = values.method;
-  if (values.compress !== undefined) {
-    options.compression = values.compress as CompressionFormat;
-  }
   let out: StreamBuffer;
+  let upload: TusSender | undefined;
   try {
-    out = streamTo(url, options);
+    const sender = mode === "records"
+      ? new FetchSender(url, request)
+      : mode === "upload"
+      ? new UploadSender(url, request)
+      : upload = new TusSender(url, {
+        ...request,
+        metadata: readMetadata(values.metadata ?? [], files),
+      });
+    out = new StreamBuffer(sender, options);
+    await checkNet(new URL(url));
+    if (mode === "resume") {
+      upload = await TusSender.resume(url, request);
+      out = new StreamBuffer(upload, options);
+    }
   } catch (error) {
+    if (error instanceof SendError) throw error;
     throw new UsageError(
       (error as Error).message.replace(/^Cannot create \w+: /, ""),
     );
   }
-  await checkNet(new URL(url));
+  const start = upload?.offset ?? 0;
+  if (start < offset) {
+    throw new UsageError(
+      `the upload has only ${start} bytes, and the input begins at ${offset}`,
+    );
+  }
   const unsent = values.unsent === undefined
     ? undefined
-    : await openUnsent(values.unsent, files);
-  return { out, files, capacity, lines, quiet, unsent, failed };
+    : await openUnsent(values.unsent, files, mode);
+  return {
+    ...{ mode, out, upload, start, size, files, capacity, lines, quiet },
+    ...{ unsent, failed, skip: start - offset, again: commandLine(values) },
+  };
+}
+
+/** What the input becomes; the other options must belong to it. */
+function modeOf(values: Values): Mode {
+  const modes = (["upload", "tus", "resume"] as const)
+    .filter((mode) => values[mode]);
+  if (modes.length > 1) {
+    throw new UsageError(`--${modes[0]} and --${modes[1]} do not go together`);
+  }
+  const [mode = "records"] = modes;
+  for (const [option, owners] of Object.entries(BELONGS_TO)) {
+    if (option in values && !owners.includes(mode)) {
+      throw new UsageError(
+        mode === "records"
+          ? `--${option} belongs to --${owners.join(", --")}`
+          : `--${option} does not go with --${mode}`,
+      );
+    }
+  }
+  return mode;
+}
+
+/** Where the input ends in the object, if that is known. */
+async function sizeOf(
+  files: string[],
+  offset: number,
+): Promise<number | undefined> {
+  let size: number | undefined = offset;
+  for (const file of files) {
+    const stat = file === "-" ? undefined : await checkFile(file);
+    size = size === undefined || !stat?.isFile ? undefined : size + stat.size;
+  }
+  return size;
+}
+
+function readMetadata(
+  given: string[],
+  files: string[],
+): Record<string, string> {
+  const metadata: Record<string, string> = {};
+  const [file, another] = files;
+  if (file !== "-" && another === undefined) {
+    metadata.filename = basename(file!);
+  }
+  for (const item of given) {
+    const [, name, value] = item.match(/^([^=]*)=(.*)$/s) ?? [];
+    if (name === undefined || value === undefined) {
+      throw new UsageError(
+        `--metadata must be NAME=VALUE, received ${JSON.stringify(item)}`,
+      );
+    }
+    metadata[name] = value;
+  }
+  return metadata;
+}
+
+/** How to call the command again to go on, without secrets, URL and input. */
+function commandLine(values: Values): string[] {
+  const { url } = import.meta;
+  const words = [
+    ...["deno", "run", "-N", "-R"],
+    url.startsWith("file:")
+      ? fileURLToPath(url)
+      : `jsr:${config.name}@${config.version}/cli`,
+    "--resume",
+  ];
+  for (const option of ["capacity", "interval", "timeout", "retry-for"]) {
+    const value = values[option as keyof Values];
+    if (value !== undefined) words.push(`--${option}`, String(value));
+  }
+  for (const header of values.header ?? []) {
+    for (const [, variable] of header.matchAll(/\$\{(\w+)\}/g)) {
+      words.splice(4, 0, `--allow-env=${variable}`);
+    }
+    const isPublic = /^@|^[\w-]+: *(\w+ +)?\$\{\w+\}$/.test(header);
+    words.push("-H", isPublic ? header : header.replace(/:.*/s, ": ..."));
+  }
+  return words;
 }
 
 /** An option with a unit, under the name that the library has for it. */
@@ -297,11 +453,12 @@ function getEnv(variable: string): string | undefined {
   }
 }
 
-async function checkFile(file: string): Promise<void> {
-  const { isDirectory } = await attempt(`read ${file}`, () => Deno.stat(file));
-  if (isDirectory) {
+async function checkFile(file: string): Promise<Deno.FileInfo> {
+  const stat = await attempt(`read ${file}`, () => Deno.stat(file));
+  if (stat.isDirectory) {
     throw new UsageError(`cannot read ${file}: it is a directory`);
   }
+  return stat;
 }
 
 async function checkNet(url: URL): Promise<void> {
@@ -317,7 +474,11 @@ async function checkNet(url: URL): Promise<void> {
 }
 
 /** Opened at the start, so that it cannot fail when it is needed most. */
-function openUnsent(path: string, files: string[]): Promise<Unsent> {
+function openUnsent(
+  path: string,
+  files: string[],
+  mode: Mode,
+): Promise<Unsent> {
   return attempt(`write ${path}`, async () => {
     let created = true;
     let file: Deno.FsFile;
@@ -328,7 +489,11 @@ function openUnsent(path: string, files: string[]): Promise<Unsent> {
       created = false;
       file = await Deno.open(path, { append: true });
     }
-    const { dev, ino } = await file.stat();
+    const { dev, ino, size } = await file.stat();
+    if (mode !== "records" && size > 0) {
+      file.close();
+      throw new Error("it is not empty, and is to hold the rest of one object");
+    }
     for (const input of files) {
       const other = input === "-" ? fstatSync(0) : await Deno.stat(input);
       // What is saved would be read again, and saved again, without end.
@@ -358,8 +523,8 @@ async function attempt<T>(what: string, fn: () => Promise<T>): Promise<T> {
 // -- The work --
 
 async function run(job: Job): Promise<number> {
-  const { out, unsent } = job;
-  const progress = await showProgress(job);
+  const { out, files, unsent } = job;
+  const progress = showProgress(job);
   let interrupted = false;
   const timers: ReturnType<typeof setTimeout>[] = [];
   const interrupt = () => {
@@ -377,8 +542,15 @@ async function run(job: Job): Promise<number> {
 
   let failure: unknown;
   try {
+    if (job.mode === "tus") {
+      const url = await job.upload!.create();
+      if (!job.quiet) say(`the upload is at ${url}`);
+    }
     await input.sendAll();
     await out.flush();
+    if (job.mode !== "records" && (interrupted || input.error)) {
+      throw new Error("the object is not complete");
+    }
     await out.close();
   } catch (error) {
     failure = error;
@@ -392,15 +564,24 @@ async function run(job: Job): Promise<number> {
   const unfinished = failure !== undefined || input.error !== undefined ||
     interrupted;
   if (unfinished || progress.shown) {
-    say(`${bytesDelivered} bytes acknowledged in ${sends} requests`);
+    say(
+      job.mode === "upload"
+        ? `${bytesDelivered} bytes handed to the connection`
+        : `${bytesDelivered} bytes acknowledged in ${sends} requests`,
+    );
   }
-  if (failure !== undefined) {
+  if (failure !== undefined && job.mode !== "upload") {
     const left = [out.takeUnsent(), ...input.held];
     if (unsent === undefined) {
       let lost = left.reduce((sum, { length }) => sum + length, 0);
       input.stop();
       for await (const { length } of input.rest()) lost += length;
-      say(`${lost} bytes were read and not acknowledged (--unsent keeps them)`);
+      // The rest of an object is still where it was, if that is a file.
+      if (job.mode === "records" || (lost > 0 && files.includes("-"))) {
+        say(
+          `${lost} bytes were read and not acknowledged (--unsent keeps them)`,
+        );
+      }
     } else {
       const end = interrupted ? "" : ", to the end of the input";
       say(`saving what is left in ${unsent.path}${end}`);
@@ -408,17 +589,41 @@ async function run(job: Job): Promise<number> {
     }
   }
   if (input.error !== undefined) say(`cannot read on: ${input.error.message}`);
+  let saved: string | undefined;
   if (unsent !== undefined) {
     const { size } = await unsent.file.stat();
     unsent.file.close();
-    if (unsent.created && size === 0) {
-      await Deno.remove(unsent.path).catch(() => {});
-    }
+    if (size > 0) saved = unsent.path;
+    else if (unsent.created) await Deno.remove(unsent.path).catch(() => {});
+  }
+  if (failure !== undefined && job.upload?.url !== undefined) {
+    const same = saved === undefined && files.includes("-");
+    say(
+      `to go on${same ? ", with the same input" : ""}:\n${
+        goOn(job, job.upload.url, saved)
+      }`,
+    );
   }
   input.close();
   for (const timer of timers) clearTimeout(timer);
   for (const signal of SIGNALS) Deno.removeSignalListener(signal, interrupt);
   return unfinished ? 1 : 0;
+}
+
+/** The command that goes on with an upload. */
+function goOn(job: Job, url: string, saved: string | undefined): string {
+  const { files, out, start, skip, again } = job;
+  const words = [...again];
+  let input = files;
+  let offset = start - skip;
+  if (files.includes("-") && saved !== undefined) {
+    input = [saved];
+    offset = start + out.stats.bytesDelivered;
+  }
+  if (offset > 0) words.push("--offset", `${offset}`);
+  const quote = (word: string) =>
+    /^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replace(/'/g, "'\\''")}'`;
+  return [...words, url, ...input].map(quote).join(" ");
 }
 
 /** Nothing of the input is lost, even what has not been read yet. */
@@ -491,6 +696,7 @@ class Input implements Reader {
     };
     this.#thread.postMessage({
       files: job.files,
+      skip: job.skip,
       ring: this.#ring,
       written: this.#written,
       taken: this.#taken,
@@ -615,14 +821,17 @@ function sizeOfLines(
 function readAhead(): void {
   type Task =
     & Record<"written" | "taken" | "news", Int32Array>
-    & { files: string[]; ring: Uint8Array };
+    & { files: string[]; skip: number; ring: Uint8Array };
   const scope = self as unknown as Worker;
 
   scope.onmessage = ({ data }: MessageEvent<Task>) => {
     const { files, ring, written, taken, news } = data;
+    let { skip } = data;
     try {
       for (const path of files) readFile(path);
-      scope.postMessage(null);
+      scope.postMessage(
+        skip > 0 ? `the upload has ${skip} bytes more than the input` : null,
+      );
     } catch (error) {
       scope.postMessage((error as Error).message);
     }
@@ -630,6 +839,11 @@ function readAhead(): void {
     function readFile(path: string): void {
       using opened = path === "-" ? null : Deno.openSync(path);
       const file = opened ?? Deno.stdin;
+      if (opened?.statSync().isFile) {
+        const size = Math.min(skip, opened.statSync().size);
+        opened.seekSync(size, Deno.SeekMode.Start);
+        skip -= size;
+      }
       for (;;) {
         const start = Atomics.load(written, 0);
         const out = Atomics.load(taken, 0);
@@ -641,7 +855,10 @@ function readAhead(): void {
         const at = start & (ring.length - 1);
         const size = file.readSync(ring.subarray(at, at + room));
         if (size === null) return;
-        Atomics.store(written, 0, start + size);
+        const skipped = Math.min(skip, size);
+        skip -= skipped;
+        if (skipped > 0) ring.copyWithin(at, at + skipped, at + size);
+        Atomics.store(written, 0, start + size - skipped);
         Atomics.add(news, 0, 1);
         Atomics.notify(news, 0);
       }
@@ -653,27 +870,28 @@ function readAhead(): void {
  * A line on a terminal's standard error. Drawn by hand, because the libraries
  * for it make Deno ask for access to the environment.
  */
-async function showProgress(
-  { out, files, quiet }: Job,
-): Promise<{ shown: boolean; stop: () => void }> {
+function showProgress(
+  { out, mode, start, size, quiet }: Job,
+): { shown: boolean; stop: () => void } {
   if (quiet || !Deno.stderr.isTerminal()) {
     return { shown: false, stop: () => {} };
   }
-  let total = 0;
-  for (const file of files) {
-    total += file === "-" ? NaN : (await Deno.stat(file)).size;
-  }
-  const start = Date.now();
+  const begin = Date.now();
+  const verb = mode === "upload" ? "handed over" : "acknowledged";
   const megabytes = (bytes: number) => (bytes / 1e6).toFixed(1);
   const draw = (text: string) =>
     Deno.stderr.writeSync(new TextEncoder().encode(`\r\x1b[K${text}`));
   const update = () => {
     const { bytesDelivered } = out.stats;
-    const rate = 1_000 * bytesDelivered / (Date.now() - start || 1);
+    const done = start + bytesDelivered;
+    const rate = 1_000 * bytesDelivered / (Date.now() - begin || 1);
+    const left = size !== undefined && rate > 0
+      ? `, ${duration(Math.max(size - done, 0) / rate)} left`
+      : "";
     draw(
-      `${megabytes(bytesDelivered)} MB${
-        total > 0 ? ` of ${megabytes(total)} MB` : ""
-      } acknowledged, ${megabytes(rate)} MB/s`,
+      `${megabytes(done)} MB${
+        size ? ` of ${megabytes(size)} MB` : ""
+      } ${verb}, ${megabytes(rate)} MB/s${left}`,
     );
   };
   const timer = setInterval(update, 200);
@@ -685,6 +903,15 @@ async function showProgress(
       draw("");
     },
   };
+}
+
+/** So many seconds, as "59s", "59m 59s" or "100h 00m". */
+function duration(seconds: number): string {
+  const two = (number: number) => `${number}`.padStart(2, "0");
+  const whole = Math.ceil(seconds);
+  const [hours, minutes] = [Math.floor(whole / 3600), Math.floor(whole / 60)];
+  if (hours > 0) return `${hours}h ${two(minutes % 60)}m`;
+  return minutes > 0 ? `${minutes}m ${two(whole % 60)}s` : `${whole}s`;
 }
 
 if (import.meta.main) Deno.exit(await main(Deno.args));

@@ -7,7 +7,12 @@ import {
 } from "@std/assert";
 import { concat } from "@std/bytes";
 import { toText } from "@std/streams";
+import { setTimeout as sleep } from "node:timers/promises";
+import { dirname } from "node:path";
+import { StreamBuffer } from "./buffer.ts";
 import { main } from "./cli.ts";
+import { TusSender } from "./tus.ts";
+import { startTusServer, type TusServer } from "./testing/tus_server.ts";
 import config from "./deno.json" with { type: "json" };
 import {
   type Child,
@@ -274,6 +279,22 @@ for (
     [["URL", "-H", "@/no/such"], "cannot read the headers in /no/such: no"],
     [["URL", "--unsent", "/no/such/file"], "cannot write /no/such/file: no"],
     [["URL", "-H", "A: ${TEST_TOKEN}"], "add --allow-env=TEST_TOKEN"],
+    [["URL", "--upload", "--tus"], "--upload and --tus do not go together"],
+    [["URL", "--resume", "--tus"], "--tus and --resume do not go together"],
+    [["URL", "--upload", "--unsent", "x"], "--unsent does not go with --upl"],
+    [["URL", "--upload", "--retry-for", "1"], "--retry-for does not go with"],
+    [["URL", "--upload", "--lines"], "--lines does not go with --upload"],
+    [["URL", "--tus", "--compress"], "--compress does not go with --tus"],
+    [["URL", "--tus", "-X", "PUT"], "--method does not go with --tus"],
+    [["URL", "--resume", "--metadata", "a=b"], "--metadata does not go with"],
+    [["URL", "--metadata", "a=b"], "--metadata belongs to --tus"],
+    [["URL", "--offset", "1"], "--offset belongs to --resume"],
+    [["URL", "--resume", "--offset", "x"], 'like 64K or 1M, received "x"'],
+    [["URL", "--tus", "--metadata", "a"], 'must be NAME=VALUE, received "a"'],
+    [["URL", "--tus", "--metadata", "a b=c"], "ASCII without spaces and com"],
+    [["URL", "--upload", "-X", "GET"], 'may carry a body, received "GET"'],
+    [["nonsense", "--tus"], 'url must be an absolute URL, received "nonsense"'],
+    [["nonsense", "--resume"], "url must be an absolute URL"],
   ] as const
 ) {
   Deno.test(`cli refuses ${args.join(" ") || "no arguments"}`, async () => {
@@ -286,7 +307,7 @@ for (
     assertStringIncludes(stderr, message);
     assertMatch(stderr, /^stream-buffer: .*\nTry --help.\n$/);
     assert(!stderr.includes("hunter2"), stderr);
-    assert(!stderr.includes("FetchSender"), stderr);
+    assert(!/\w+Sender/.test(stderr), stderr);
     assertEquals(server.connections, 0);
   });
 }
@@ -969,6 +990,302 @@ Deno.test("cli gives up by itself after an interrupt, and saves what is left", {
   assertEquals([code, Deno.readTextFileSync(unsent)], [1, "two"]);
 });
 
+// -- One object --
+
+/** A tus server whose requests go wrong after so many that send bytes. */
+async function tusServer(good = Infinity) {
+  const server = await startTusServer({ relativeLocation: true });
+  let count = 0;
+  const refuse = { now: false };
+  const front = Deno.serve({
+    hostname: "127.0.0.1",
+    port: 0,
+    onListen() {},
+  }, async (request) => {
+    const sends = request.method === "PATCH" && request.body !== null;
+    if (sends && (refuse.now ||= ++count > good)) {
+      await request.body?.cancel();
+      return new Response("no more", { status: 400 });
+    }
+    const { pathname } = new URL(request.url);
+    return await fetch(`http://127.0.0.1:${server.port}${pathname}`, {
+      method: request.method,
+      headers: request.headers,
+      body: request.body && await request.bytes(),
+    });
+  });
+  return {
+    url: `http://127.0.0.1:${front.addr.port}/files`,
+    server,
+    /** From now on all is well. */
+    mend() {
+      refuse.now = false;
+      good = Infinity;
+    },
+    async [Symbol.asyncDispose]() {
+      await front.shutdown();
+      await server[Symbol.asyncDispose]();
+    },
+  };
+}
+
+/** What has become of the only upload that a message names. */
+function uploaded(server: TusServer, stderr: string) {
+  const [url] = stderr.match(/http:\S+\/files\/\w+/)!;
+  const text = new TextDecoder().decode(server.read(url));
+  return { url, text, isComplete: server.isComplete(url) };
+}
+
+/** Runs the command that a message ends with. */
+async function obey(stderr: string, input = "") {
+  const [line] = stderr.trimEnd().split("\n").slice(-1);
+  const shell = new Deno.Command("sh", {
+    args: ["-c", line!],
+    stdin: "piped",
+    stdout: "piped",
+    stderr: "piped",
+    env: {
+      PATH: `${dirname(Deno.execPath())}:${Deno.env.get("PATH")}`,
+      TEST_TOKEN: "hunter2",
+    },
+  }).spawn();
+  await ReadableStream.from([new TextEncoder().encode(input)])
+    .pipeTo(shell.stdin).catch(() => {});
+  const output = await shell.output();
+  return { code: output.code, stderr: new TextDecoder().decode(output.stderr) };
+}
+
+Deno.test("cli --upload sends one request, with the size of files", async () => {
+  await using server = new FaultyServer();
+  await using folder = await temporary();
+  const text = linesOf(3_000_000);
+  const files = [folder.file("one", text), folder.file("two", "2")];
+  assertEquals(await run(["--upload", server.url, ...files]), WELL);
+  assertEquals(await run(["--upload", "-X", "POST", server.url], text), WELL);
+  const [put, post] = server.requests;
+  assertEquals([put!.method, post!.method], ["PUT", "POST"]);
+  assertEquals(put!.headers.get("content-length"), `${text.length + 1}`);
+  assertEquals(post!.headers.get("transfer-encoding"), "chunked");
+  assert(received(server) === `${text}2${text}`, "other bytes arrived");
+});
+
+Deno.test("cli --upload of nothing makes an empty object", async () => {
+  await using server = new FaultyServer();
+  await using folder = await temporary();
+  assertEquals(await run(["--upload", server.url], ""), WELL);
+  const empty = folder.file("empty", "");
+  assertEquals(await run(["--upload", server.url, empty]), WELL);
+  assertEquals(server.bodies, ["", ""]);
+});
+
+Deno.test("cli --upload tells a refusal, and how far it was", async () => {
+  await using server = new FaultyServer([answer(413)]);
+  const { code, stderr } = await run(["--upload", server.url], "an object");
+  assertEquals(code, 1);
+  assertStringIncludes(stderr, "answered 413; the object is larger than it t");
+  assertStringIncludes(stderr, "\nstream-buffer: 9 bytes handed to the conn");
+  assert(!stderr.includes("unsent"), stderr);
+  assertEquals(server.requests.length, 1);
+});
+
+Deno.test("cli --upload stops when it is refused, while it waits for input", async () => {
+  await using server = new FaultyServer([async ({ read, write, receive }) => {
+    await read(1);
+    await write("HTTP/1.1 401 No\r\ncontent-length: 0\r\n\r\n");
+    await receive();
+  }]);
+  await using running = start(["--upload", "--interval", "1ms", server.url]);
+  await running.write("half");
+  // There is more from time to time; without it nobody would know.
+  const writing = (async () => {
+    for (;;) {
+      await running.write(" an object");
+      await sleep(20);
+    }
+  })().catch(() => {});
+  const { code, stderr } = await running.outcome;
+  assertEquals(code, 1);
+  assertStringIncludes(stderr, "the server answered 401; check the credent");
+  await writing;
+});
+
+for (const signal of ["SIGINT", "SIGTERM"] as const) {
+  for (const mode of ["--upload", "--tus"]) {
+    Deno.test(`cli ${mode} completes nothing after ${signal}`, {
+      ignore: Deno.build.os === "windows",
+    }, async () => {
+      await using faulty = new FaultyServer();
+      await using tus = await tusServer();
+      const url = mode === "--upload" ? faulty.url : tus.url;
+      await using running = start([mode, "--interval", "1ms", url]);
+      await running.write("half an object");
+      if (mode === "--upload") {
+        while (faulty.connections === 0) await sleep(5);
+      } else await running.said("the upload is at");
+      await sleep(50);
+      running.kill(signal);
+      const { code, stderr } = await running.outcome;
+      assertEquals(code, 1);
+      assertStringIncludes(stderr, "\nstream-buffer: the object is not compl");
+      if (mode === "--upload") {
+        while (faulty.broken.length === 0) await sleep(1);
+        assertEquals(faulty.requests.length, 0);
+        return;
+      }
+      const { text, isComplete } = uploaded(tus.server, stderr);
+      assertEquals([text, isComplete], ["half an object", false]);
+      const again = await obey(stderr, "half an object, and the rest");
+      assertEquals(again, { code: 0, stderr: "" });
+      assertEquals(
+        uploaded(tus.server, stderr).text,
+        "half an object, and the rest",
+      );
+    });
+  }
+}
+
+Deno.test("cli --tus uploads files and standard input, and says where", async () => {
+  await using tus = await tusServer();
+  await using folder = await temporary();
+  const text = linesOf(3_000_000);
+  const input = folder.file("in put.txt", text);
+  for (const args of [[input], [input, "-"], []]) {
+    const { code, stdout, stderr } = await run(
+      ["--tus", "--metadata", "a=b=c", tus.url, ...args],
+      text,
+    );
+    assertEquals([code, stdout], [0, ""]);
+    const found = uploaded(tus.server, stderr);
+    assertEquals(stderr, `stream-buffer: the upload is at ${found.url}\n`);
+    assert(found.isComplete);
+    assert(found.text === (args.length === 2 ? text + text : text));
+    const { headers } = await fetch(found.url, {
+      method: "HEAD",
+      headers: { "Tus-Resumable": "1.0.0" },
+    });
+    const name = args.length === 1 ? `filename ${btoa("in put.txt")},` : "";
+    assertEquals(
+      headers.get("upload-metadata"),
+      `${name}a ${btoa("b=c")}`,
+    );
+  }
+  const quiet = await run(["--tus", "-q", tus.url, input]);
+  assertEquals(quiet, WELL);
+});
+
+Deno.test("cli --tus says what a server answers that speaks no tus", async () => {
+  await using server = new FaultyServer([answer(404), answer(404)]);
+  const { code, stderr } = await run(["--tus", server.url], "an object");
+  assertEquals(code, 1);
+  assertStringIncludes(stderr, "answered 404; it does not seem to speak tus");
+  assert(!stderr.includes("to go on"));
+});
+
+Deno.test("cli --tus prints the command that goes on with files", async () => {
+  await using tus = await tusServer(3);
+  await using folder = await temporary();
+  const text = linesOf(50_000);
+  const files = [folder.file("it's one", text), folder.file("two", text)];
+  const { code, stderr } = await run(
+    [
+      ...["--tus", "--capacity", "10000", "-H", "X-A: ${TEST_TOKEN}"],
+      ...["-H", "X-Secret: hunter2", tus.url, ...files],
+    ],
+    "",
+    [...PERMISSIONS, "--allow-env=TEST_TOKEN"],
+  );
+  assertEquals(code, 1);
+  const { url, text: first, isComplete } = uploaded(tus.server, stderr);
+  assertEquals([first, isComplete], [text.slice(0, 30_000), false]);
+  assert(!/hunter2|--unsent/.test(stderr), stderr);
+  assertStringIncludes(
+    stderr,
+    `\nstream-buffer: to go on:\ndeno run -N -R --allow-env=TEST_TOKEN ${CLI} --resume --capacity 10000 -H 'X-A: \${TEST_TOKEN}' -H 'X-Secret: ...' ${url} '`,
+  );
+  tus.mend();
+  assertEquals(await obey(stderr), { code: 0, stderr: "" });
+  const found = uploaded(tus.server, stderr);
+  assert(found.isComplete && found.text === text + text);
+  assertEquals(await obey(stderr), { code: 0, stderr: "" });
+});
+
+Deno.test("cli --tus goes on from what --unsent saved of standard input, twice", async () => {
+  await using tus = await tusServer(3);
+  await using folder = await temporary();
+  const text = linesOf(200_000);
+  const unsent = folder.file("rest");
+  const first = await run(
+    ["--tus", "--capacity", "10000", "--unsent", unsent, tus.url],
+    text,
+  );
+  assertEquals(first.code, 1);
+  assertStringIncludes(first.stderr, `${text.length - 30_000} bytes saved in`);
+  assert(Deno.readTextFileSync(unsent) === text.slice(30_000));
+  const second = await obey(first.stderr);
+  assertEquals(second.code, 1);
+  const command = first.stderr.trimEnd().split("\n").at(-1)!;
+  assertStringIncludes(command, " --offset 30000 ");
+  assert(second.stderr.endsWith(`to go on:\n${command}\n`), second.stderr);
+  tus.mend();
+  assertEquals(await obey(second.stderr), { code: 0, stderr: "" });
+  const found = uploaded(tus.server, first.stderr);
+  assert(found.isComplete && found.text === text);
+});
+
+Deno.test("cli --tus wants an --unsent that is empty", async () => {
+  await using tus = await tusServer();
+  await using folder = await temporary();
+  const unsent = folder.file("rest", "something else");
+  const { code, stderr } = await run(["--tus", "--unsent", unsent, tus.url]);
+  assertEquals(code, 2);
+  assertStringIncludes(stderr, "it is not empty, and is to hold the rest");
+});
+
+Deno.test("cli --resume skips what the server has, of files and of standard input", async () => {
+  const text = linesOf(40_000);
+  for (const skip of [0, 7, 10_000, 10_001, 25_000, 40_000]) {
+    await using server = await startTusServer();
+    await using folder = await temporary();
+    const sender = new TusSender(server.url);
+    const url = await sender.create();
+    const bytes = new TextEncoder().encode(text);
+    const out = new StreamBuffer(sender, { capacity: 50_000 });
+    await out.write(bytes.subarray(0, skip));
+    await out.flush();
+    await out.abort();
+    const one = folder.file("one", text.slice(0, 10_000));
+    const two = folder.file("two", text.slice(30_000));
+    const args = ["--resume", url, one, "-", two];
+    assertEquals(await run(args, text.slice(10_000, 30_000)), WELL);
+    assert(new TextDecoder().decode(server.read(url)) === text, `${skip}`);
+    assert(server.isComplete(url));
+  }
+});
+
+Deno.test("cli --resume refuses an input that cannot be the same", async () => {
+  await using server = await startTusServer();
+  await using folder = await temporary();
+  const sender = new TusSender(server.url, { length: 20 });
+  const url = await sender.create();
+  const signal = new AbortController().signal;
+  await sender.send(new Uint8Array(10), { sequence: 0, offset: 0, signal });
+  for (
+    const [args, input, code, message] of [
+      [[url], "short", 1, "cannot read on: the upload has 5 bytes more than"],
+      [[url, folder.file("a", "short")], "", 1, "Upload-Length 20, but the le"],
+      [["--offset", "11", url], "x", 2, "upload has only 10 bytes, and the in"],
+      [[url], "x".repeat(21), 1, "its length is 20"],
+      [[url], "x".repeat(19), 1, "has only 19 bytes, and its length is 20"],
+      [[`${url}0`], "x", 1, "the upload is gone"],
+    ] as const
+  ) {
+    const outcome = await run(["--resume", ...args], input);
+    assertEquals(outcome.code, code, outcome.stderr);
+    assertStringIncludes(outcome.stderr, message);
+    assert(!server.isComplete(url));
+  }
+});
+
 // -- The terminal --
 
 async function onTerminal(command: string[]): Promise<string> {
@@ -994,12 +1311,19 @@ Deno.test("cli shows its progress on a terminal, unless --quiet", {
     ...[server.url, input],
   ];
   const shown = await onTerminal(command);
-  assertStringIncludes(shown, "0.1 MB of 0.1 MB acknowledged, ");
+  assertMatch(
+    shown,
+    /0.1 MB of 0.1 MB acknowledged, [\d.]+ MB\/s, 0s left/,
+  );
   assertMatch(shown, /\d+ bytes acknowledged in 1 requests/);
   assertEquals(await onTerminal([...command, "-q"]), "");
   const endless = await onTerminal([...command, "-"]);
-  assert(!endless.includes(" of ") && endless.includes(" MB acknowledged, "));
+  assert(!/ of | left/.test(endless) && endless.includes(" MB acknowledged, "));
   assertEquals(server.requests.length, 3);
+  const [program, ...rest] = command;
+  const upload = await onTerminal([program!, ...rest, "--upload"]);
+  assertStringIncludes(upload, "0.1 MB of 0.1 MB handed over, ");
+  assertMatch(upload, /\d+ bytes handed to the connection/);
 });
 
 Deno.test("cli takes bytes as they are", async () => {

@@ -27,7 +27,7 @@ import { freePort } from "./testing/free_port.ts";
 import { startTusServer } from "./testing/tus_server.ts";
 import { SendError, TusSender, type TusSenderOptions } from "./tus.ts";
 
-const FAST = { retry: { initialDelay: 1, maxDelay: 1 } };
+const FAST = { retry: { initialDelay: 1, maxDelay: 1, maxElapsed: 5_000 } };
 const ONCE = { retry: { maxElapsed: 0 } };
 const TEXT = "0123456789";
 const BYTES = new TextEncoder().encode(TEXT);

@@ -19,12 +19,14 @@ async function modulesOf(path: string): Promise<string[]> {
 
 Deno.test("the library and the command import nothing from a registry", async () => {
   assertEquals(await modulesOf("buffer.ts"), ["buffer.ts"]);
-  const sender = ["buffer.ts", "http.ts", "sender.ts"];
-  assertEquals(await modulesOf("sender.ts"), sender);
-  const library = [...sender, "mod.ts"].sort();
+  const http = ["buffer.ts", "http.ts"];
+  for (const sender of ["sender.ts", "tus.ts", "upload.ts"]) {
+    assertEquals(await modulesOf(sender), [...http, sender].sort());
+  }
+  const library = [...http, "mod.ts", "sender.ts"].sort();
   assertEquals(await modulesOf("mod.ts"), library);
-  const command = ["cli.ts", "deno.json", ...library].sort();
-  assertEquals(await modulesOf("cli.ts"), command);
+  const command = ["cli.ts", "deno.json", "tus.ts", "upload.ts", ...library];
+  assertEquals(await modulesOf("cli.ts"), command.sort());
 });
 
 Deno.test("every npm package has one exact version", () => {
