@@ -17,7 +17,9 @@ import {
   held,
   never,
 } from "../testing/faulty_server.ts";
+import { createHash } from "node:crypto";
 import { temporary } from "../testing/temporary.ts";
+import { startTusServer } from "../testing/tus_server.ts";
 import { receiver } from "./receiver.ts";
 
 const decoder = new TextDecoder();
@@ -278,6 +280,55 @@ Deno.test("ship_log.ts ships a line that is larger than the buffer once", async 
   await Deno.writeTextFile(path, "end\n", { append: true });
   await child.until(server.received(3));
   assert(server.bodies.join("") === `${line}${line}end\n`);
+});
+
+// -- resumable.ts --
+
+Deno.test("resumable.ts says how it is used", async () => {
+  for (const args of [[], ["http://127.0.0.1:9/"]]) {
+    await using child = start("./resumable.ts", args);
+    const { code, stderr } = await child.outcome;
+    assertEquals([code, stderr], [2, "usage: resumable.ts ENDPOINT FILE\n"]);
+  }
+});
+
+Deno.test("resumable.ts finishes 100 MB on its second run when it was killed half-way", async () => {
+  await using server = await startTusServer();
+  await using folder = await temporary();
+  const path = folder.file("backup.tar");
+  const size = 100_000_000;
+  {
+    using file = await Deno.open(path, { create: true, write: true });
+    const hash = createHash("shake256", { outputLength: 50_000 });
+    const chunk = new Uint8Array(hash.update("a backup").digest());
+    for (let at = 0; at < size; at += chunk.length) {
+      new DataView(chunk.buffer).setUint32(0, at);
+      await file.write(chunk);
+    }
+  }
+  const sha256 = (bytes: Uint8Array) =>
+    createHash("sha256").update(bytes).digest("hex");
+  const args = [server.url, path];
+
+  await using first = start("./resumable.ts", args);
+  while (server.received < size / 2) {
+    await first.until(new Promise((resolve) => setTimeout(resolve, 1)));
+  }
+  first.kill("SIGKILL");
+  assertEquals((await first.outcome).signal, "SIGKILL");
+  const url = Deno.readTextFileSync(`${path}.upload`);
+  assert(!server.isComplete(url));
+
+  await using second = start("./resumable.ts", args);
+  const { code, stdout } = await second.outcome;
+  assertEquals(code, 0);
+  const [, skipped] = stdout.match(/^Going on from byte (\d+)\n/)!;
+  assert(Number(skipped) >= size / 2 - 2 ** 20, `from byte ${skipped}`);
+  assertMatch(stdout, /\n100000000 bytes are at http.*\n$/);
+  assert(server.isComplete(url));
+  assertEquals(sha256(server.read(url)), sha256(Deno.readFileSync(path)));
+  assert(server.received <= size + 2 ** 20, "more was sent again than it must");
+  assertEquals([...Deno.readDirSync(folder.file(""))].length, 1);
 });
 
 // -- whatever_happens.ts --
