@@ -10,17 +10,21 @@ import {
   assertRejects,
   assertStringIncludes,
 } from "@std/assert";
+import { equals } from "@std/bytes";
 import {
   FlushError,
-  type StreamBuffer,
+  StreamBuffer,
   type StreamBufferOptions,
 } from "../buffer.ts";
 import { type FetchSenderOptions, SendError, streamTo } from "../sender.ts";
+import { TusSender } from "../tus.ts";
+import { UploadSender } from "../upload.ts";
 import {
   assertReceived,
   makeCertificate,
   NGINX,
   OPENSSL,
+  poll,
   RealServer,
   Receiver,
   Retries,
@@ -29,6 +33,7 @@ import {
   writeDuring,
   writeLines,
 } from "./real_servers.ts";
+import { startTusServer } from "./tus_server.ts";
 
 const MIB = 2 ** 20;
 const RELOADS = 5;
@@ -93,6 +98,10 @@ class Site implements AsyncDisposable {
     this.url = `${scheme}://127.0.0.1:${nginx.port}/ingest`;
   }
 
+  at(path: string): string {
+    return new URL(path, this.url).href;
+  }
+
   /** A stream there, in many small requests unless told otherwise. */
   stream(options: StreamBufferOptions & FetchSenderOptions = {}): StreamBuffer {
     return streamTo(this.url, {
@@ -134,6 +143,10 @@ class Site implements AsyncDisposable {
   [Symbol.asyncDispose](): Promise<void> {
     return this.#resources.disposeAsync();
   }
+}
+
+async function exists(path: string): Promise<boolean> {
+  return await Deno.stat(path).then(() => true, () => false);
 }
 
 function argsFor(folder: string): string[] {
@@ -323,6 +336,94 @@ for (const protocol of PROTOCOLS) {
     assertEquals([...new Set(codings)], ["gzip"]);
   });
 }
+
+/** Takes uploads by WebDAV, as an object each. */
+const DAV = (limit: string) => `
+  location /objects/ {
+    root .;
+    dav_methods PUT;
+    create_full_put_path on;
+    client_max_body_size ${limit};
+  }`;
+const OBJECT = new Uint8Array(10 * MIB).map((_, i) => i ^ (i >> 8) ^ (i >> 16));
+
+for (const protocol of PROTOCOLS) {
+  for (const length of [undefined, OBJECT.length]) {
+    test(`nginx, ${protocol}: an upload of length ${length} is one object, by WebDAV`, async () => {
+      await using site = await Site.start({ protocol, server: DAV("0") });
+      const out = new StreamBuffer(
+        new UploadSender(site.at("/objects/a/b.bin"), {
+          ...site.client && { client: site.client },
+          ...length && { length },
+        }),
+      );
+      for (let at = 0; at < OBJECT.length; at += 100_000) {
+        await out.write(OBJECT.subarray(at, at + 100_000));
+      }
+      await out.close();
+      const path = `${site.nginx.folder}/objects/a/b.bin`;
+      assert(equals(Deno.readFileSync(path), OBJECT), "another object");
+      assertEquals((await site.log()).map(({ status }) => status), [201]);
+    });
+
+    test(`nginx, ${protocol}: an upload of length ${length} that is too large is a 413, and no object`, async () => {
+      await using site = await Site.start({ protocol, server: DAV("1m") });
+      const out = new StreamBuffer(
+        new UploadSender(site.at("/objects/b.bin"), {
+          ...site.client && { client: site.client },
+          ...length && { length },
+        }),
+      );
+      const error = await assertRejects(async () => {
+        for (let round = 0; round < 10; round++) await out.write(OBJECT);
+        await out.close();
+      }, FlushError);
+      await out.abort();
+      assertMatch(error.message, /answered 413; the object is larger/);
+      assert(!await exists(`${site.nginx.folder}/objects/b.bin`));
+    });
+  }
+
+  test(`nginx, ${protocol}: an upload that is broken off leaves no object`, async () => {
+    await using site = await Site.start({ protocol, server: DAV("0") });
+    const out = new StreamBuffer(
+      new UploadSender(site.at("/objects/c.bin"), {
+        ...site.client && { client: site.client },
+      }),
+    );
+    await out.write(OBJECT);
+    await out.flush();
+    await out.abort();
+    await site.log(); // when it has ended, it has done what it does
+    assert(!await exists(`${site.nginx.folder}/objects/c.bin`));
+  });
+}
+
+test(`nginx: ${RESTARTS} restarts under a resumable upload lose nothing`, async () => {
+  await using tus = await startTusServer({ relativeLocation: true });
+  await using site = await Site.start({
+    protocol: "HTTP/1.1",
+    server: `
+      location /files {
+        proxy_pass http://127.0.0.1:${tus.port};
+        proxy_request_buffering off;
+        proxy_http_version 1.1;
+      }`,
+  });
+  const sender = new TusSender(site.at("/files"), site.retries.options);
+  const out = new StreamBuffer(sender, { capacity: 16 * 1024 });
+  const written = await writeDuring(out, async () => {
+    for (let restart = 0; restart < RESTARTS; restart++) {
+      const { offset } = sender;
+      await poll("it goes on", () => sender.offset > offset);
+      await site.nginx.stop("SIGTERM");
+      await site.retries.next();
+      await site.nginx.start();
+    }
+  });
+  assert(equals(tus.read(sender.url!), written), "another object");
+  assert(tus.isComplete(sender.url!));
+});
 
 test("nginx: a certificate that nobody trusts fails with the reason, and nothing is lost", async () => {
   await using site = await Site.start({ protocol: "HTTP/2.0" });
