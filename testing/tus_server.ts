@@ -1,4 +1,9 @@
-/** The tus server of the tus project, with its file store, on this machine. */
+/**
+ * The tus server of the tus project, with its file store, on this machine. Run it
+ * with
+ *
+ *     deno run -A testing/tus_server.ts
+ */
 import { FileStore } from "@tus/file-store";
 import { Server } from "@tus/server";
 import { Buffer } from "node:buffer";
@@ -32,7 +37,11 @@ export interface TusServer extends AsyncDisposable {
 
 /** Starts one. */
 export async function startTusServer(
-  options: { maxSize?: number; relativeLocation?: boolean } = {},
+  { port = 0, ...options }: {
+    port?: number;
+    maxSize?: number;
+    relativeLocation?: boolean;
+  } = {},
 ): Promise<TusServer> {
   const folder = await temporary();
   const directory = folder.file("");
@@ -46,7 +55,7 @@ export async function startTusServer(
   let received = 0;
   const server = Deno.serve({
     hostname: "127.0.0.1",
-    port: 0,
+    port,
     onListen() {},
     onError: () => new Response(null, { status: 500 }),
   }, async (request) => {
@@ -90,4 +99,10 @@ export async function startTusServer(
       await folder[Symbol.asyncDispose]();
     },
   };
+}
+
+if (import.meta.main) {
+  const [port = "1080"] = Deno.args;
+  const server = await startTusServer({ port: Number(port) });
+  console.log(`${server.url} takes uploads, until it is interrupted`);
 }
