@@ -288,19 +288,19 @@ export class UploadSender implements Sender {
     return this.#failure;
   }
 
+  /** What went wrong, and how far the upload was. */
   #explain(error: unknown): SendError {
     const { origin, pathname } = this.#requests.url;
-    const unknown = this.#given === 0
-      ? ""
-      : `; the connection had taken up to ${this.#given} bytes, and what the server has of them is unknown`;
-    return error instanceof SendError
-      ? new SendError(error.message + unknown, error)
-      : new SendError(
-        `Cannot ${this.#method} ${origin}${pathname}: ${
-          messageOf(error)
-        }${unknown}`,
-        { attempts: 1, cause: error },
-      );
+    const details = error instanceof SendError ? error : new SendError(
+      `Cannot ${this.#method} ${origin}${pathname}: ${messageOf(error)}`,
+      { attempts: 1, cause: error },
+    );
+    if (this.#given === 0) return details;
+    const { message, attempts, status, retryAfter, excerpt, cause } = details;
+    return new SendError(
+      `${message}; the connection had taken up to ${this.#given} bytes, and what the server has of them is unknown`,
+      { attempts, status, retryAfter, excerpt, cause },
+    );
   }
 }
 

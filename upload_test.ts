@@ -439,7 +439,9 @@ Deno.test("a server that is not there fails the upload", async () => {
   const out = upload({ url: `http://127.0.0.1:${freePort()}/` });
   await out.write("object");
   const error = await assertRejects(() => out.close(), FlushError);
-  assertMatch(error.message, /Cannot PUT http.*: fetch failed/);
+  assertMatch(error.message, /Cannot PUT http.*: fetch failed.*; the conn/);
+  assertInstanceOf(error.cause, SendError);
+  assertInstanceOf(error.cause.cause, Error);
 });
 
 Deno.test("a server that reads nothing fails the upload after `timeout`", async () => {

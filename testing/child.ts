@@ -1,5 +1,7 @@
 /** Processes that a test starts, watches, and always ends. */
 import type { StreamBuffer, streamTo } from "../mod.ts";
+import type { TusSender } from "../tus.ts";
+import type { UploadSender } from "../upload.ts";
 
 /** How a process ended, and what it said before. */
 export interface Outcome {
@@ -108,6 +110,8 @@ export function preload(script: () => void): string {
 export interface Scope {
   readonly StreamBuffer: typeof StreamBuffer;
   readonly streamTo: typeof streamTo;
+  readonly TusSender: typeof TusSender;
+  readonly UploadSender: typeof UploadSender;
   readonly url: string;
   readonly args: string[];
   /** Fulfils at each byte of standard input. */
@@ -128,12 +132,16 @@ export function start(
     args?: string[];
   } = {},
 ): Child {
-  const module = JSON.stringify(import.meta.resolve("../mod.ts"));
+  const module = (name: string) =>
+    JSON.stringify(import.meta.resolve(`../${name}.ts`));
   const code = `
-    import { StreamBuffer, streamTo } from ${module};
+    import { StreamBuffer, streamTo } from ${module("mod")};
+    import { TusSender } from ${module("tus")};
+    import { UploadSender } from ${module("upload")};
     const told = () => Deno.stdin.read(new Uint8Array(1));
     const [url, ...args] = Deno.args;
-    await (${script})({ StreamBuffer, streamTo, url, args, told });`;
+    const senders = { TusSender, UploadSender };
+    await (${script})({ StreamBuffer, streamTo, ...senders, url, args, told });`;
   const data = `data:text/javascript,${encodeURIComponent(code)}`;
   return run([...permissions, data, url, ...args]);
 }

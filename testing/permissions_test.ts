@@ -76,6 +76,53 @@ for (const denied of ["--allow-net=127.0.0.1:9", "--deny-net"]) {
   });
 }
 
+/** Makes one object, or says why not. */
+async function makeObject(
+  { StreamBuffer, TusSender, UploadSender, url, args }: Scope,
+): Promise<void> {
+  const Sender = args[0] === "TusSender" ? TusSender : UploadSender;
+  const out = new StreamBuffer(new Sender(url, { length: 4 }));
+  try {
+    await out.write("data");
+    await out.close();
+  } catch (error) {
+    const { cause } = error as Error;
+    console.log(`${error}\n${(cause as Error).cause}`);
+  }
+}
+
+for (const sender of ["UploadSender", "TusSender"]) {
+  Deno.test(`${sender} needs --allow-net for its server only`, async () => {
+    const created = answer(201, { location: "/", "upload-offset": "4" });
+    await using server = new FaultyServer([], created);
+    await using child = start(server.url, makeObject, {
+      permissions: [net(server), ...DENIED],
+      args: [sender],
+    });
+    const { code, stdout, stderr } = await child.outcome;
+    assertEquals([code, stdout, stderr], [0, "", ""]);
+    assertStringIncludes(server.bodies.join(), "data");
+  });
+
+  for (const denied of ["--allow-net=127.0.0.1:9", "--deny-net"]) {
+    Deno.test(`${sender} fails at once with ${denied}, and the process ends`, async () => {
+      await using server = new FaultyServer();
+      await using child = start(server.url, makeObject, {
+        permissions: [denied],
+        args: [sender],
+      });
+      const guard = setTimeout(() => child.kill("SIGKILL"), 30_000);
+      const { code, stdout } = await child.outcome;
+      clearTimeout(guard);
+      assertEquals(code, 0, "It did not end by itself");
+      assertMatch(stdout, /^FlushError: .*--allow-net/);
+      assertStringIncludes(stdout, "NotCapable: ");
+      assertStringIncludes(stdout, `127.0.0.1:${server.port}`);
+      assertEquals(server.connections, 0);
+    });
+  }
+}
+
 // -- The command --
 
 interface Row {
