@@ -1275,7 +1275,7 @@ Deno.test("cli --resume refuses an input that cannot be the same", async () => {
       [[url, folder.file("a", "short")], "", 1, "Upload-Length 20, but the le"],
       [["--offset", "11", url], "x", 2, "upload has only 10 bytes, and the in"],
       [[url], "x".repeat(21), 1, "its length is 20"],
-      [[url], "x".repeat(19), 1, "has only 19 bytes, and its length is 20"],
+      [[url], "x".repeat(19), 1, "has 19 bytes, and its length is 20"],
       [[`${url}0`], "x", 1, "the upload is gone"],
     ] as const
   ) {

@@ -310,14 +310,15 @@ export class TusSender implements Sender {
    *
    * @returns A promise that resolves when the server has the whole object.
    * @throws {SendError} If the server refuses, or does not answer.
-   * @throws {RangeError} If the stream was shorter than `length`.
+   * @throws {RangeError} If the stream was shorter than `length`, or its last flush
+   *   has not been delivered.
    * @throws The reason of `abort`.
    */
   async close(): Promise<void> {
-    this.#length ??= this.#offset;
-    if (this.#offset < this.#length) {
+    this.#length ??= this.#next;
+    if (this.#offset !== this.#length) {
       throw new RangeError(
-        `Cannot complete the upload: it has only ${this.#offset} bytes, and its length is ${this.#length}`,
+        `Cannot complete the upload: it has ${this.#offset} bytes, and its length is ${this.#length}`,
       );
     }
     await this.create();

@@ -778,7 +778,7 @@ Deno.test("close() of fewer bytes than `length` does not complete the upload", a
   const error = await assertRejects(() => out.close(), FlushError);
   assertStringIncludes(
     error.message,
-    "Cannot complete the upload: it has only 10 bytes, and its length is 11",
+    "Cannot complete the upload: it has 10 bytes, and its length is 11",
   );
   assertEquals(given.lines().length, 1);
 });
@@ -787,6 +787,14 @@ Deno.test("close() of nothing where `length` says more creates nothing", async (
   await using given = setUp([], { length: 1 });
   await assertRejects(() => given.sender.close(), RangeError);
   assertEquals(given.server.connections, 0);
+});
+
+Deno.test("close() after a flush that failed half-way does not complete the upload", async () => {
+  await using given = setUp([at(4), says(400)]);
+  await assertRejects(() => given.sender.send(BYTES, context()), SendError);
+  assertEquals(given.sender.offset, 4);
+  await assertRejects(() => given.sender.close(), RangeError, "it has 4 bytes");
+  assertEquals(given.lines().length, 2);
 });
 
 Deno.test("write() of more bytes than `length` is not sent", async () => {
