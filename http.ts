@@ -541,7 +541,7 @@ function scrub(error: unknown, secrets: Set<string>): Error {
 }
 
 /** Whether the same request may succeed later. */
-function isTransient({ status, cause }: SendError): boolean {
+export function isTransient({ status, cause }: SendError): boolean {
   if (status === undefined) {
     return !isPermissionError(cause) && !isClosedClient(cause);
   }

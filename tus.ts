@@ -27,6 +27,7 @@ import {
 } from "./buffer.ts";
 import {
   type Attempt,
+  isTransient,
   type OutgoingRequest,
   type Reply,
   type RequestOptions,
@@ -57,6 +58,7 @@ const ALGORITHMS = [
 ];
 /** What header functions are told about a request that is for no flush. */
 const FIRST = { sequence: 0, offset: 0 };
+const TOO_LARGE = "; the object is larger than it takes";
 const GONE =
   "; the upload is gone: it has expired, was terminated, or was taken away when it was complete";
 
@@ -107,6 +109,8 @@ export interface TusSenderOptions extends RequestOptions {
  *   But `close` cannot know whether everything was written: do not call it, nor
  *   leave an `await using` block, after an error in what writes. `pipeTo` sees
  *   to that.
+ * - **Complete is what the server's offset says.** What it does with the object
+ *   then, and that this failed, it says once, and not to who has to ask again.
  * - **Retry** and timeout are those of `FetchSender`, and 409, 423 and 460 are
  *   tried again, too.
  *
@@ -292,9 +296,9 @@ export class TusSender implements Sender {
     }
     this.#checkSize(end);
     await until(context.signal, this.create());
-    this.#checkSize(end);
     await this.#try(async (attempt) => {
       let failure = await this.#locate(attempt);
+      this.#checkSize(end); // the server may have said more
       while (failure === undefined && this.#offset < end) {
         const rest = bytes.subarray(this.#offset - begin);
         failure = await this.#append(rest, attempt);
@@ -406,25 +410,32 @@ export class TusSender implements Sender {
     if (this.#discovered) return;
     const reply = await this.#requests.send({ method: "OPTIONS" }, attempt);
     if (reply instanceof SendError) return reply;
+    const failure = reply.refuse();
+    if (!reply.ok && isTransient(failure)) return failure;
     this.#discovered = true;
     const list = (name: string) =>
       reply.headers.get(name)?.split(",").map((item) => item.trim()) ?? [];
     const versions = list("Tus-Version");
-    if (!reply.ok || versions.length === 0) return;
-    if (!versions.includes(VERSION)) throw reply.refuse(adviceOnVersion(reply));
+    const extensions = list("Tus-Extension");
+    if (!reply.ok || versions.length + extensions.length === 0) return;
+    const isKnown = versions.includes(VERSION);
+    if (versions.length > 0 && !isKnown) {
+      throw reply.refuse(adviceOnVersion(reply));
+    }
     this.#maxSize = integer(reply, "Tus-Max-Size") ?? Infinity;
     this.#checkSize(this.#length ?? 0);
-    const extensions = list("Tus-Extension");
-    if (this.#url === undefined && !extensions.includes("creation")) {
-      throw reply.refuse("; it creates no uploads (Tus-Extension: creation)");
+    if (this.#url === undefined) {
+      if (!extensions.includes("creation")) {
+        throw reply.refuse("; it creates no uploads (Tus-Extension: creation)");
+      }
+      if (
+        this.#length === undefined &&
+        !extensions.includes("creation-defer-length")
+      ) {
+        throw reply.refuse("; it has to know the size first, so give `length`");
+      }
     }
-    if (
-      this.#length === undefined && this.#url === undefined &&
-      !extensions.includes("creation-defer-length")
-    ) {
-      throw reply.refuse("; it has to know the size first, so give `length`");
-    }
-    if (this.#checksum && extensions.includes("checksum")) {
+    if (this.#checksum && isKnown && extensions.includes("checksum")) {
       const offered = list("Tus-Checksum-Algorithm");
       this.#algorithm = ALGORITHMS.find(({ name }) => offered.includes(name));
     }
@@ -455,7 +466,7 @@ export class TusSender implements Sender {
     const url = this.#url!;
     const reply = await this.#request({ method: "HEAD", url }, attempt);
     if (reply instanceof SendError) return reply;
-    if (!reply.ok) return reply.refuse(isGone(reply) ? GONE : undefined);
+    if (!reply.ok) return reply.refuse(adviceOnUpload(reply));
     this.#advance(reply);
     const length = integer(reply, "Upload-Length");
     if (length === undefined) return;
@@ -487,11 +498,11 @@ export class TusSender implements Sender {
       headers["Upload-Checksum"] = `${name} ${toBase64(sum)}`;
     }
     this.#unsure = true;
-    this.#sent = Math.max(this.#sent, from + body.length);
+    this.#sent = from + body.length;
     const request = { method: "PATCH", url, headers, body };
     const reply = await this.#request(request, attempt);
     if (reply instanceof SendError) return reply;
-    if (!reply.ok) return reply.refuse(isGone(reply) ? GONE : undefined);
+    if (!reply.ok) return reply.refuse(adviceOnUpload(reply));
     this.#advance(reply);
     this.#declared ||= declares;
     if (body.length > 0 && this.#offset === from) {
@@ -535,9 +546,16 @@ function isGone({ status }: Reply): boolean {
 
 function adviceOnCreation(reply: Reply): string | undefined {
   if (reply.status === 412) return adviceOnVersion(reply);
-  if (reply.status === 413) return "; the object is larger than it takes";
+  if (reply.status === 413) return TOO_LARGE;
   const noSuchThing = [400, 404, 405, 415, 501].includes(reply.status);
   return noSuchThing ? ofNoTusServer(reply) : undefined;
+}
+
+function adviceOnUpload(reply: Reply): string | undefined {
+  if (isGone(reply)) return GONE;
+  // Else it was a proxy, for which the request was too large.
+  const isTooLarge = reply.status === 413 && ofNoTusServer(reply) === "";
+  return isTooLarge ? TOO_LARGE : undefined;
 }
 
 function adviceOnVersion({ headers }: Reply): string {

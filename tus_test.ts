@@ -334,6 +334,7 @@ for (
       "https://me:hunter22@example.com/1",
       "an upload at https://example.com, and",
     ],
+    ["https://hunter22@example.com/1", "an upload at https://example.com, and"],
     [
       "https://:hunter22@example.com/1",
       "an upload at https://example.com, and",
@@ -386,6 +387,12 @@ for (
     [
       "has to know the length",
       [offers({ "tus-extension": "creation" })],
+      {},
+      "it has to know the size first, so give `length`",
+    ],
+    [
+      "has to know the length, and has no version",
+      [says(204, { "tus-extension": "creation" })],
       {},
       "it has to know the size first, so give `length`",
     ],
@@ -467,13 +474,29 @@ for (
 }
 
 Deno.test("a server that answers OPTIONS to nobody may take the upload all the same", async () => {
-  for (const options of [answer(200), answer(401), answer(404), answer(503)]) {
+  const misplaced = says(404, {
+    "tus-version": "0.1",
+    "tus-extension": "none",
+  });
+  for (const options of [answer(200), answer(401), misplaced, answer(501)]) {
     await using server = new FaultyServer([options, CREATED, at(10), at(10)]);
     const sender = new TusSender(server.url);
     await sender.send(BYTES, context());
     await sender.close();
     assertEquals(server.requests.length, 4);
   }
+});
+
+Deno.test("a server that knows the length need not wait for it", async () => {
+  await using server = new FaultyServer([
+    offers({ "tus-extension": "creation" }),
+    CREATED,
+    at(10),
+  ]);
+  const sender = new TusSender(server.url, { length: 10 });
+  await sender.send(BYTES, context());
+  await sender.close();
+  assertEquals(server.requests.length, 3);
 });
 
 Deno.test("what a server takes at most is no reason to send less", async () => {
@@ -635,6 +658,32 @@ for (const status of [404, 410]) {
   }
 }
 
+Deno.test("a length that the server says is the most that it is sent", async () => {
+  await using given = setUp([says(409), at(2, 5)]);
+  await assertRejects(
+    () => given.sender.send(BYTES, context()),
+    RangeError,
+    "Cannot upload 10 bytes or more: its length is 5",
+  );
+  assertEquals(given.lines().length, 2);
+});
+
+Deno.test("a 413 is about the object, or about the request if a proxy says so", async () => {
+  for (
+    const [refusal, advice] of [
+      [says(413), "answered 413; the object is larger than it takes"],
+      [answer(413), "answered 413; make `capacity` smaller"],
+    ] as const
+  ) {
+    await using given = setUp([refusal]);
+    await assertRejects(
+      () => given.sender.send(BYTES, context()),
+      SendError,
+      advice,
+    );
+  }
+});
+
 Deno.test("a flush that failed goes on where the server is", async () => {
   await using given = setUp([cutAt(3), at(3), says(400), at(6), at(10)]);
   const out = new StreamBuffer(given.sender, { flushInterval: 0 });
@@ -685,9 +734,10 @@ Deno.test("a length that the server says differs is an error", async () => {
   );
 });
 
-Deno.test("a creation is tried again, and OPTIONS is not", async () => {
+Deno.test("a creation is tried again, and what the server offers is asked for until it answers", async () => {
   await using server = new FaultyServer([
     close,
+    answer(503),
     offers(),
     close,
     answer(503),
@@ -697,7 +747,7 @@ Deno.test("a creation is tried again, and OPTIONS is not", async () => {
   await sender.create();
   assertEquals(
     server.requests.map(({ method }) => method),
-    ["OPTIONS", "OPTIONS", "POST", "POST", "POST"],
+    ["OPTIONS", "OPTIONS", "OPTIONS", "POST", "POST", "POST"],
   );
 });
 
@@ -1002,14 +1052,18 @@ for (
   });
 }
 
-Deno.test("no checksum is sent to a server that does not offer the extension", async () => {
-  await using server = new FaultyServer([
-    offers({ "tus-checksum-algorithm": "sha1" }),
-    CREATED,
-    at(10),
-  ]);
-  await new TusSender(server.url).send(BYTES, context());
-  assertEquals(server.requests[2]!.headers.get("upload-checksum"), null);
+Deno.test("no checksum is sent to a server without the extension, or a version", async () => {
+  const sha1 = { "tus-checksum-algorithm": "sha1" };
+  for (
+    const options of [
+      offers(sha1),
+      says(204, { "tus-extension": ALL, ...sha1 }),
+    ]
+  ) {
+    await using server = new FaultyServer([options, CREATED, at(10)]);
+    await new TusSender(server.url).send(BYTES, context());
+    assertEquals(server.requests[2]!.headers.get("upload-checksum"), null);
+  }
 });
 
 // -- Another process goes on --
