@@ -359,7 +359,7 @@ export class Requests {
     let response: Response;
     let text: string;
     try {
-      if (isStream && fetch === globalThis.fetch) await askToConnect(url);
+      if (isStream) await askToConnect(url);
       response = await until(signal, fetch(request, client && { client }));
       onAnswer?.();
       text = await settle(response);
@@ -427,9 +427,11 @@ export async function within<T>(
 /** Settles as `promise` does, or as soon as `signal` is aborted. */
 export function until<T>(signal: AbortSignal, promise: Promise<T>): Promise<T> {
   return new Promise((resolve, reject) => {
-    promise.then(resolve, reject);
-    if (signal.aborted) reject(signal.reason);
-    else signal.addEventListener("abort", () => reject(signal.reason));
+    const abort = () => reject(signal.reason);
+    if (signal.aborted) abort();
+    signal.addEventListener("abort", abort);
+    promise.finally(() => signal.removeEventListener("abort", abort))
+      .then(resolve, reject);
   });
 }
 

@@ -155,6 +155,8 @@ export class TusSender implements Sender {
   #start = 0;
   /** Where the flush begins that is to be sent. */
   #next = 0;
+  /** It is being sent, or could not be. */
+  #pending = false;
   /** Up to here the server has acknowledged. */
   #offset = 0;
   /** Up to here bytes were sent. */
@@ -295,6 +297,7 @@ export class TusSender implements Sender {
       );
     }
     this.#checkSize(end);
+    this.#pending = true;
     await until(context.signal, this.create());
     await this.#try(async (attempt) => {
       let failure = await this.#locate(attempt);
@@ -306,6 +309,7 @@ export class TusSender implements Sender {
       return failure;
     }, context);
     this.#next = end;
+    this.#pending = false;
   }
 
   /**
@@ -314,13 +318,18 @@ export class TusSender implements Sender {
    *
    * @returns A promise that resolves when the server has the whole object.
    * @throws {SendError} If the server refuses, or does not answer.
-   * @throws {RangeError} If the stream was shorter than `length`, or its last flush
-   *   has not been delivered.
+   * @throws {RangeError} If the stream was shorter than `length`.
+   * @throws {TypeError} If the last flush has not been delivered.
    * @throws The reason of `abort`.
    */
   async close(): Promise<void> {
-    this.#length ??= this.#next;
-    if (this.#offset !== this.#length) {
+    if (this.#pending) {
+      throw new TypeError(
+        "Cannot complete the upload: its last flush has not been delivered",
+      );
+    }
+    this.#length ??= this.#offset;
+    if (this.#offset < this.#length) {
       throw new RangeError(
         `Cannot complete the upload: it has ${this.#offset} bytes, and its length is ${this.#length}`,
       );
@@ -412,12 +421,14 @@ export class TusSender implements Sender {
     if (reply instanceof SendError) return reply;
     const failure = reply.refuse();
     if (!reply.ok && isTransient(failure)) return failure;
-    this.#discovered = true;
     const list = (name: string) =>
       reply.headers.get(name)?.split(",").map((item) => item.trim()) ?? [];
     const versions = list("Tus-Version");
     const extensions = list("Tus-Extension");
-    if (!reply.ok || versions.length + extensions.length === 0) return;
+    if (!reply.ok || versions.length + extensions.length === 0) {
+      this.#discovered = true;
+      return;
+    }
     const isKnown = versions.includes(VERSION);
     if (versions.length > 0 && !isKnown) {
       throw reply.refuse(adviceOnVersion(reply));
@@ -439,6 +450,7 @@ export class TusSender implements Sender {
       const offered = list("Tus-Checksum-Algorithm");
       this.#algorithm = ALGORITHMS.find(({ name }) => offered.includes(name));
     }
+    this.#discovered = true;
   }
 
   /** Where the upload is that was created. */

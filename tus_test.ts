@@ -468,6 +468,12 @@ for (
     } else assertMatch(error.message, message);
     const methods = server.requests.map(({ method }) => method);
     assertEquals(methods, ["OPTIONS", "POST"].slice(0, script.length));
+    // The next flush does not forget it.
+    if (methods.length === 1) {
+      server.next(script[0]!);
+      await assertRejects(() => out.flush(), FlushError, error.message);
+      assert(server.requests.every(({ method }) => method === "OPTIONS"));
+    }
     await out.abort();
     assertEquals(new TextDecoder().decode(out.takeUnsent()), TEXT);
   });
@@ -843,7 +849,20 @@ Deno.test("close() after a flush that failed half-way does not complete the uplo
   await using given = setUp([at(4), says(400)]);
   await assertRejects(() => given.sender.send(BYTES, context()), SendError);
   assertEquals(given.sender.offset, 4);
-  await assertRejects(() => given.sender.close(), RangeError, "it has 4 bytes");
+  await assertRejects(() => given.sender.close(), TypeError, "last flush");
+  assertEquals(given.lines().length, 2);
+});
+
+Deno.test("close() during a flush, or after one that failed, does not complete the upload", async () => {
+  const { release, behaviour } = held(says(400));
+  await using given = setUp([at(10), behaviour]);
+  await given.sender.send(BYTES, context());
+  const sending = assertRejects(() => given.sender.send(BYTES, context(10)));
+  await given.server.received(4);
+  await assertRejects(() => given.sender.close(), TypeError, "last flush");
+  release();
+  await sending;
+  await assertRejects(() => given.sender.close(), TypeError, "last flush");
   assertEquals(given.lines().length, 2);
 });
 
@@ -961,6 +980,24 @@ Deno.test("close() that ends by closeTimeout says what the matter was", async ()
   const { message } = await assertRejects(() => out.close(), FlushError);
   assertMatch(message, /closeTimeout of 50 ms has passed: Cannot PATCH 10 b/);
   assertEquals(out.takeUnsent().length, 10);
+});
+
+Deno.test("send() leaves no listener on the stream's signal", async () => {
+  await using given = setUp([at(10), at(20)]);
+  const { signal } = new AbortController();
+  let listeners = 0;
+  const { addEventListener, removeEventListener } = signal;
+  signal.addEventListener = function (...args: unknown[]) {
+    listeners++;
+    return addEventListener.apply(this, args as never);
+  };
+  signal.removeEventListener = function (...args: unknown[]) {
+    listeners--;
+    return removeEventListener.apply(this, args as never);
+  };
+  await given.sender.send(BYTES, context(0, signal));
+  await given.sender.send(BYTES, context(10, signal));
+  assertEquals(listeners, 0);
 });
 
 Deno.test("a TusSender serves one stream only, and that goes on", async () => {

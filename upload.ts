@@ -47,6 +47,11 @@ export {
 };
 
 const ACTION = "Cannot create UploadSender";
+/**
+ * What the platform is given at a time, in bytes: about as much as Deno holds
+ * back, so that what it was given is nearly what it has sent.
+ */
+const PIECE = 64 * 1024;
 const GIVE_LENGTH = "; it may want to know the size, so give `length`";
 /** What to do about a status, where it is not what the other senders advise. */
 const ADVICE: Record<number, string> = {
@@ -76,8 +81,8 @@ export interface UploadSenderOptions
    */
   length?: number;
   /**
-   * The longest time in milliseconds that the connection takes for one flush,
-   * and the server for its answer when it has everything.
+   * The longest time in milliseconds in which the connection takes nothing of
+   * what there is, and in which the server does not answer when it has all.
    *
    * @default {30_000}
    */
@@ -97,9 +102,10 @@ export interface UploadSenderOptions
  * - **Half an object is never finished.** `abort` breaks the request off, and so
  *   does a `close` that fails. But `close` cannot know whether everything was
  *   written: do not call it, nor leave an `await using` block, after an error in
- *   what writes. `pipeTo` sees to that.
- * - **An answer before the end ends the upload**, a 2xx too: the server cannot
- *   have what it was not given.
+ *   what writes. `pipeTo` sees to that. An object of known `length` is whole as
+ *   soon as so many bytes are sent.
+ * - **An answer before the connection took everything ends the upload**, a 2xx
+ *   too: the server cannot have what it was not sent.
  * - **Backpressure.** `write` waits for the connection, and so for the server.
  *
  * @example A file, with its size
@@ -135,6 +141,7 @@ export class UploadSender implements Sender {
   #answered = false;
   /** Why the upload has failed. */
   #failure: unknown;
+  readonly #closed = Promise.withResolvers<void>();
 
   /**
    * Constructs a new instance. The request is made when there is something to
@@ -154,6 +161,18 @@ export class UploadSender implements Sender {
     this.#method = method;
     this.#length = length;
     this.#timeout = timeout;
+    handled(this.#closed.promise);
+  }
+
+  /**
+   * How the upload ends, for those who want to know at once that it has failed,
+   * and not when there is more to write.
+   *
+   * @returns A promise that resolves when `close` does, and rejects when the
+   *   upload has failed or was aborted.
+   */
+  get closed(): Promise<void> {
+    return this.#closed.promise;
   }
 
   /**
@@ -180,19 +199,22 @@ export class UploadSender implements Sender {
       );
     }
     const end = offset + bytes.length;
-    await this.#step(signal, async (signal) => {
-      if (end > (this.#length ?? end)) {
-        throw new RangeError(
-          `the upload has at least ${end} bytes, and length is ${this.#length}`,
-        );
-      }
-      await this.#ready(signal);
-      this.#wanted = Promise.withResolvers();
-      this.#given = end;
-      // A chunk is read long after the next one has been asked for, and the store
-      // that it comes from is used again when this returns.
-      this.#body?.enqueue(bytes.slice());
-    });
+    for (let at = 0; at < bytes.length; at += PIECE) {
+      await this.#step(signal, async (signal) => {
+        if (end > (this.#length ?? end)) {
+          throw new RangeError(
+            `the upload has at least ${end} bytes, and length is ${this.#length}`,
+          );
+        }
+        await this.#ready(signal);
+        this.#wanted = Promise.withResolvers();
+        // It is read long after the next one has been asked for, and the store
+        // that it comes from is used again when this returns.
+        const piece = bytes.slice(at, at + PIECE);
+        this.#given += piece.length;
+        this.#body?.enqueue(piece);
+      });
+    }
   }
 
   /**
@@ -213,6 +235,7 @@ export class UploadSender implements Sender {
       this.#ended = true;
       this.#body?.close();
       await until(signal, this.#outcome!);
+      this.#closed.resolve();
     });
   }
 
@@ -244,7 +267,8 @@ export class UploadSender implements Sender {
   /** Makes the request, if need be, and waits until a chunk is wanted. */
   async #ready(signal: AbortSignal): Promise<void> {
     this.#outcome ??= handled(this.#request());
-    await until(signal, this.#wanted.promise);
+    const { promise } = this.#wanted;
+    await until(signal, this.#answered ? this.#outcome : promise);
   }
 
   async #request(): Promise<void> {
@@ -256,11 +280,15 @@ export class UploadSender implements Sender {
       // It has all of `length`, or is going to fail.
       cancel: () => void (this.#body = undefined),
     }, { highWaterMark: 0 });
+    let isWhole = false;
     try {
       const reply = await this.#requests.exchange({
         method: this.#method,
         ...(this.#length === undefined ? { body } : sized(body, this.#length)),
-        onAnswer: () => this.#answered = true,
+        onAnswer: () => {
+          this.#answered = true;
+          isWhole = this.#ended || this.#given === this.#length;
+        },
       }, {
         ...{ sequence: 0, offset: 0, attempt: 1, failure: undefined },
         signal: this.#controller.signal,
@@ -269,7 +297,7 @@ export class UploadSender implements Sender {
       });
       if (reply instanceof SendError) throw reply;
       if (!reply.ok) throw reply.refuse(ADVICE[reply.status]);
-      if (!this.#ended && this.#given !== this.#length) {
+      if (!isWhole) {
         throw reply.refuse(" before it had the whole upload");
       }
       this.#wanted.resolve();
@@ -285,6 +313,7 @@ export class UploadSender implements Sender {
     this.#controller.abort(this.#failure);
     handled(this.#wanted.promise);
     this.#wanted.reject(this.#failure);
+    this.#closed.reject(this.#failure);
     return this.#failure;
   }
 

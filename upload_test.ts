@@ -391,6 +391,63 @@ Deno.test("a refusal whose reply does not end stops the upload at once, and is t
   assertEquals([failure.status, failure.excerpt], [403, "go away"]);
 });
 
+for (const length of [undefined, 8]) {
+  Deno.test(`a 200 before the end is none, when its reply comes late and the rest was written meanwhile, with length ${length}`, async () => {
+    const { promise: replied, resolve: reply } = Promise.withResolvers<void>();
+    const answered = Promise.withResolvers<void>();
+    await using server = new FaultyServer([async ({ read, write, closed }) => {
+      await read(4);
+      await write(head(200, { "content-length": "2" }));
+      answered.resolve();
+      await replied;
+      await write("ok");
+      await closed();
+    }]);
+    const out = upload(server, length ? { length } : {});
+    await out.write("half");
+    await out.flush();
+    await answered.promise;
+    await sleep(50); // the platform has to see it, and does not tell
+    await out.write("rest");
+    const closing = assertRejects(() => out.close(), FlushError);
+    await sleep(20);
+    reply();
+    const { message } = await closing;
+    assertMatch(message, /answered 200 before it had the whole upload: "ok"/);
+    assertEquals(server.requests.length, 0);
+  });
+
+  Deno.test(`a 200 before most of the last flush is sent is none, with length ${length}`, async () => {
+    await using server = new FaultyServer([answerEarly(200, 1_000, "stall")]);
+    const out = upload(server, {
+      capacity: 2 * LARGE,
+      ...length && { length: LARGE },
+    });
+    await out.write(new Uint8Array(LARGE));
+    const { message } = await assertRejects(() => out.close(), FlushError);
+    assertMatch(message, /answered 200 before it had the whole upload/);
+  });
+}
+
+Deno.test("closed rejects as soon as the upload has failed, without a write", async () => {
+  await using server = new FaultyServer([answerEarly(401, 4, "stall")]);
+  const sender = new UploadSender(server.url);
+  await sender.send(new TextEncoder().encode("half"), context());
+  const error = await assertRejects(() => sender.closed, SendError);
+  assertEquals(error.status, 401);
+});
+
+Deno.test("closed settles with close() and abort()", async () => {
+  await using server = new FaultyServer();
+  const sender = new UploadSender(server.url);
+  await sender.close();
+  await sender.closed;
+  const other = new UploadSender(server.url);
+  const reason = new Error("enough");
+  other.abort(reason);
+  assertEquals(await other.closed.catch((error) => error), reason);
+});
+
 Deno.test("a platform need not ask for more than `length`", async () => {
   let text = "";
   const fetch = async (input: unknown) => {

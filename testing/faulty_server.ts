@@ -357,6 +357,11 @@ export class FaultyServer implements AsyncDisposable {
     return this.requests.map(keyOf);
   }
 
+  /** Adds to its script. */
+  next(...behaviours: Behaviour[]): void {
+    this.#script.push(...behaviours);
+  }
+
   /** Resolves when so many requests have been read. */
   async received(count: number): Promise<void> {
     while (this.requests.length < count) {

@@ -81,7 +81,8 @@ async function makeObject(
   { StreamBuffer, TusSender, UploadSender, url, args }: Scope,
 ): Promise<void> {
   const Sender = args[0] === "TusSender" ? TusSender : UploadSender;
-  const out = new StreamBuffer(new Sender(url, { length: 4 }));
+  const options = { fetch: args[1] ? fetch.bind(globalThis) : fetch };
+  const out = new StreamBuffer(new Sender(url, { length: 4, ...options }));
   try {
     await out.write("data");
     await out.close();
@@ -104,12 +105,18 @@ for (const sender of ["UploadSender", "TusSender"]) {
     assertStringIncludes(server.bodies.join(), "data");
   });
 
-  for (const denied of ["--allow-net=127.0.0.1:9", "--deny-net"]) {
-    Deno.test(`${sender} fails at once with ${denied}, and the process ends`, async () => {
+  for (
+    const [denied, ...own] of [
+      ["--allow-net=127.0.0.1:9"],
+      ["--deny-net"],
+      ["--deny-net", "a fetch of its own"],
+    ]
+  ) {
+    Deno.test(`${sender} fails at once with ${denied}${own}, and the process ends`, async () => {
       await using server = new FaultyServer();
       await using child = start(server.url, makeObject, {
-        permissions: [denied],
-        args: [sender],
+        permissions: [denied!],
+        args: [sender, ...own],
       });
       const guard = setTimeout(() => child.kill("SIGKILL"), 30_000);
       const { code, stdout } = await child.outcome;

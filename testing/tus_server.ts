@@ -7,9 +7,13 @@
 import { FileStore } from "@tus/file-store";
 import { Server } from "@tus/server";
 import { Buffer } from "node:buffer";
+import { setTimeout as sleep } from "node:timers/promises";
 import { temporary } from "./temporary.ts";
 
-/** How long a request may hold an upload that another one wants, in ms. */
+/**
+ * How long a request may hold an upload that another one wants, in ms. The server
+ * has timers of that length which nothing stops.
+ */
 const LOCK_DRAIN = 10;
 
 /** A request that the server has answered. */
@@ -49,6 +53,7 @@ export async function startTusServer(
     path: "/files",
     datastore: new FileStore({ directory }),
     lockDrainTimeout: LOCK_DRAIN,
+    postReceiveInterval: LOCK_DRAIN,
     ...options,
   });
   const requests: TusRequest[] = [];
@@ -96,6 +101,7 @@ export async function startTusServer(
     },
     async [Symbol.asyncDispose]() {
       await server.shutdown();
+      await sleep(2 * LOCK_DRAIN);
       await folder[Symbol.asyncDispose]();
     },
   };
