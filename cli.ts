@@ -128,8 +128,9 @@ interface Job {
   readonly start: number;
   /** The size of the object, if it is known. */
   readonly size: number | undefined;
-  /** The command that goes on, but for its input. */
-  readonly again: string[];
+  /** Whose headers they are. */
+  readonly origin: string;
+  readonly values: Values;
   readonly files: string[];
   readonly capacity: number;
   readonly lines: boolean;
@@ -260,21 +261,24 @@ async function prepare(
     ...values.compress !== undefined && {
       compression: values.compress as CompressionFormat,
     },
-    // Some systems have files that say they are empty, and are not.
-    ...size !== undefined && size > 0 && { length: size },
+    ...size !== undefined && { length: size },
   };
   let out: StreamBuffer;
   let upload: TusSender | undefined;
   try {
-    const sender = mode === "records"
-      ? new FetchSender(url, request)
-      : mode === "upload"
-      ? new UploadSender(url, request)
-      : upload = new TusSender(url, {
+    if (mode === "upload") {
+      const sender = new UploadSender(url, request);
+      sender.closed.catch(onError); // be it that there is nothing to write
+      out = new StreamBuffer(sender, options);
+    } else if (mode === "records") {
+      out = new StreamBuffer(new FetchSender(url, request), options);
+    } else {
+      upload = new TusSender(url, {
         ...request,
         metadata: readMetadata(values.metadata ?? [], files),
       });
-    out = new StreamBuffer(sender, options);
+      out = new StreamBuffer(upload, options);
+    }
     await checkNet(new URL(url));
     if (mode === "resume") {
       upload = await TusSender.resume(url, request);
@@ -297,7 +301,8 @@ async function prepare(
     : await openUnsent(values.unsent, files, mode);
   return {
     ...{ mode, out, upload, start, size, files, capacity, lines, quiet },
-    ...{ unsent, failed, skip: start - offset, again: commandLine(values) },
+    ...{ unsent, failed, skip: start - offset, values },
+    origin: new URL(url).origin,
   };
 }
 
@@ -329,7 +334,10 @@ async function sizeOf(
   let size: number | undefined = offset;
   for (const file of files) {
     const stat = file === "-" ? undefined : await checkFile(file);
-    size = size === undefined || !stat?.isFile ? undefined : size + stat.size;
+    // Some systems have files that say they are empty, and are not.
+    size = size === undefined || !stat?.isFile || stat.size === 0
+      ? undefined
+      : size + stat.size;
   }
   return size;
 }
@@ -353,30 +361,6 @@ function readMetadata(
     metadata[name] = value;
   }
   return metadata;
-}
-
-/** How to call the command again to go on, without secrets, URL and input. */
-function commandLine(values: Values): string[] {
-  const { url } = import.meta;
-  const words = [
-    ...["deno", "run", "-N", "-R"],
-    url.startsWith("file:")
-      ? fileURLToPath(url)
-      : `jsr:${config.name}@${config.version}/cli`,
-    "--resume",
-  ];
-  for (const option of ["capacity", "interval", "timeout", "retry-for"]) {
-    const value = values[option as keyof Values];
-    if (value !== undefined) words.push(`--${option}`, String(value));
-  }
-  for (const header of values.header ?? []) {
-    for (const [, variable] of header.matchAll(/\$\{(\w+)\}/g)) {
-      words.splice(4, 0, `--allow-env=${variable}`);
-    }
-    const isPublic = /^@|^[\w-]+: *(\w+ +)?\$\{\w+\}$/.test(header);
-    words.push("-H", isPublic ? header : header.replace(/:.*/s, ": ..."));
-  }
-  return words;
 }
 
 /** An option with a unit, under the name that the library has for it. */
@@ -570,6 +554,7 @@ async function run(job: Job): Promise<number> {
         : `${bytesDelivered} bytes acknowledged in ${sends} requests`,
     );
   }
+  let saved: string | undefined;
   if (failure !== undefined && job.mode !== "upload") {
     const left = [out.takeUnsent(), ...input.held];
     if (unsent === undefined) {
@@ -585,53 +570,86 @@ async function run(job: Job): Promise<number> {
     } else {
       const end = interrupted ? "" : ", to the end of the input";
       say(`saving what is left in ${unsent.path}${end}`);
-      await save(unsent, left, input);
+      // Only then is it all that the object lacks.
+      const isAll = await save(unsent, left, input) && !interrupted &&
+        input.error === undefined;
+      if (isAll && job.upload !== undefined) saved = unsent.path;
     }
   }
   if (input.error !== undefined) say(`cannot read on: ${input.error.message}`);
-  let saved: string | undefined;
   if (unsent !== undefined) {
     const { size } = await unsent.file.stat();
     unsent.file.close();
-    if (size > 0) saved = unsent.path;
-    else if (unsent.created) await Deno.remove(unsent.path).catch(() => {});
+    if (unsent.created && size === 0 && saved === undefined) {
+      await Deno.remove(unsent.path).catch(() => {});
+    }
   }
-  if (failure !== undefined && job.upload?.url !== undefined) {
-    const same = saved === undefined && files.includes("-");
-    say(
-      `to go on${same ? ", with the same input" : ""}:\n${
-        goOn(job, job.upload.url, saved)
-      }`,
-    );
-  }
+  if (failure !== undefined) await tellHowToGoOn(job, saved);
   input.close();
   for (const timer of timers) clearTimeout(timer);
   for (const signal of SIGNALS) Deno.removeSignalListener(signal, interrupt);
   return unfinished ? 1 : 0;
 }
 
-/** The command that goes on with an upload. */
-function goOn(job: Job, url: string, saved: string | undefined): string {
-  const { files, out, start, skip, again } = job;
-  const words = [...again];
-  let input = files;
-  let offset = start - skip;
-  if (files.includes("-") && saved !== undefined) {
-    input = [saved];
-    offset = start + out.stats.bytesDelivered;
+/** Tells the command that goes on with an upload, if there is one. */
+async function tellHowToGoOn(
+  { mode, out, upload, files, size, start, skip, origin, values }: Job,
+  saved: string | undefined,
+): Promise<void> {
+  const url = upload?.url;
+  if (mode === "upload" || url === undefined) return;
+  const before = start - skip;
+  const now = await sizeOf(files, before).catch(() => NaN);
+  if (size !== undefined && size !== now) {
+    return say("the input has changed: it is no longer what the upload is of");
+  }
+  const isRead = files.includes("-");
+  const input = isRead && saved !== undefined ? [saved] : files;
+  const offset = input === files ? before : start + out.stats.bytesDelivered;
+  const here = import.meta.url;
+  const words = [
+    ...["deno", "run", "-N", "-R"],
+    here.startsWith("file:")
+      ? fileURLToPath(here)
+      : `jsr:${config.name}@${config.version}/cli`,
+    "--resume",
+  ];
+  for (const option of ["capacity", "interval", "timeout", "retry-for"]) {
+    const value = values[option as keyof Values];
+    if (value !== undefined) words.push(`--${option}`, String(value));
+  }
+  // Another server gets none of them now, and so later.
+  const headers = new URL(url).origin === origin ? values.header ?? [] : [];
+  for (const header of headers) {
+    for (const [, variable] of header.matchAll(/\$\{(\w+)\}/g)) {
+      words.splice(4, 0, `--allow-env=${variable}`);
+    }
+    const isPublic = /^@|^[\w-]+: *((Basic|Bearer|Token) +)?\$\{\w+\}$/i.test(
+      header,
+    );
+    words.push("-H", isPublic ? header : header.replace(/:.*/s, ": ..."));
   }
   if (offset > 0) words.push("--offset", `${offset}`);
+  if (input.some((file) => /^-./.test(file))) words.push("--");
   const quote = (word: string) =>
     /^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replace(/'/g, "'\\''")}'`;
-  return [...words, url, ...input].map(quote).join(" ");
+  say(
+    `to go on${isRead && input === files ? ", with the same input" : ""}:\n${
+      [...words, url, ...input].map(quote).join(" ")
+    }`,
+  );
 }
 
-/** Nothing of the input is lost, even what has not been read yet. */
+/**
+ * Nothing of the input is lost, even what has not been read yet.
+ *
+ * @returns Whether it could be written.
+ */
 async function save(
   unsent: Unsent,
   left: Uint8Array[],
   input: Input,
-): Promise<void> {
+): Promise<boolean> {
   const { path } = unsent;
   try {
     // It has gone when another command shared it, and did not need it.
@@ -643,6 +661,7 @@ async function save(
   }
   const { file } = unsent;
   let saved = 0;
+  let failed = false;
   const write = async (bytes: Uint8Array) => {
     for (let at = 0; at < bytes.length;) {
       const size = await file.write(bytes.subarray(at));
@@ -655,9 +674,11 @@ async function save(
     for await (const bytes of input.rest()) await write(bytes);
     await file.sync();
   } catch (error) {
+    failed = true;
     say(`cannot write ${path}: ${(error as Error).message}`);
   }
   say(`${saved} bytes saved in ${path}`);
+  return !failed;
 }
 
 /**

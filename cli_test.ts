@@ -70,6 +70,18 @@ function stopTheClock(): void {
       ms === 5_000 ? 0 : setTimeout(fn, ms)) as typeof setTimeout;
 }
 
+/** Leaves room for 5 bytes. */
+function fillTheDisk(): void {
+  const { write } = Deno.FsFile.prototype;
+  let room = 5;
+  Deno.FsFile.prototype.write = function (bytes) {
+    if (room === 0) throw new Error("the disk is full");
+    const part = bytes.subarray(0, room);
+    room -= part.length;
+    return write.call(this, part);
+  };
+}
+
 /** Numbered lines, so that any two parts of them differ. */
 function linesOf(size: number): string {
   let text = "";
@@ -601,16 +613,7 @@ Deno.test("cli says what it could not save on a disk that is full", async () => 
   const { code, stderr } = await run(
     ["--unsent", unsent, server.url],
     "one, two, three",
-    after(() => {
-      const { write } = Deno.FsFile.prototype;
-      let room = 5;
-      Deno.FsFile.prototype.write = function (bytes) {
-        if (room === 0) throw new Error("the disk is full");
-        const part = bytes.subarray(0, room);
-        room -= part.length;
-        return write.call(this, part);
-      };
-    }),
+    after(fillTheDisk),
   );
   assertEquals([code, Deno.readTextFileSync(unsent)], [1, "one, "]);
   assertStringIncludes(stderr, `cannot write ${unsent}: the disk is full`);
@@ -1096,17 +1099,9 @@ Deno.test("cli --upload stops when it is refused, while it waits for input", asy
   }]);
   await using running = start(["--upload", "--interval", "1ms", server.url]);
   await running.write("half");
-  // There is more from time to time; without it nobody would know.
-  const writing = (async () => {
-    for (;;) {
-      await running.write(" an object");
-      await sleep(20);
-    }
-  })().catch(() => {});
   const { code, stderr } = await running.outcome;
   assertEquals(code, 1);
   assertStringIncludes(stderr, "the server answered 401; check the credent");
-  await writing;
 });
 
 for (const signal of ["SIGINT", "SIGTERM"] as const) {
@@ -1230,6 +1225,95 @@ Deno.test("cli --tus goes on from what --unsent saved of standard input, twice",
   assertEquals(await obey(second.stderr), { code: 0, stderr: "" });
   const found = uploaded(tus.server, first.stderr);
   assert(found.isComplete && found.text === text);
+});
+
+Deno.test("cli --tus goes on when only the end of standard input was refused", async () => {
+  await using tus = await tusServer(1);
+  await using folder = await temporary();
+  const unsent = folder.file("rest");
+  const args = ["--tus", "--unsent", unsent, tus.url];
+  const { code, stderr } = await run(args, "an object");
+  assertEquals(code, 1);
+  assertMatch(stderr, /9 bytes acknowledged.*\n.*\n.* 0 bytes saved in/);
+  tus.mend();
+  assertEquals(await obey(stderr), { code: 0, stderr: "" });
+  const found = uploaded(tus.server, stderr);
+  assertEquals([found.text, found.isComplete], ["an object", true]);
+});
+
+Deno.test("cli --tus goes on only from all of the rest of standard input", async () => {
+  await using tus = await tusServer(1);
+  await using folder = await temporary();
+  const unsent = folder.file("rest");
+  const args = ["--tus", "--capacity", "3", "--unsent", unsent, tus.url];
+  const { code, stderr } = await run(args, "an object", after(fillTheDisk));
+  assertEquals(code, 1);
+  assertStringIncludes(stderr, `cannot write ${unsent}: the disk is full`);
+  assertMatch(stderr, /to go on, with the same input:\n.* -\n$/);
+  assert(!/--offset/.test(stderr), stderr);
+});
+
+Deno.test("cli --tus goes on only from the whole input after an interrupt", {
+  ignore: Deno.build.os === "windows",
+}, async () => {
+  await using tus = await tusServer(1);
+  await using folder = await temporary();
+  const unsent = folder.file("rest");
+  await using running = start([
+    ...["--tus", "--capacity", "4", "--retry-for", "0", "--unsent", unsent],
+    tus.url,
+  ]);
+  await running.write("one,");
+  await running.said("the upload is at");
+  await running.write("two, and");
+  await running.said("saving what is left");
+  running.kill("SIGINT");
+  const { code, stderr } = await running.outcome;
+  assertEquals([code, Deno.readTextFileSync(unsent)], [1, "two, and"]);
+  assertMatch(stderr, /to go on, with the same input:\n.* -\n$/);
+});
+
+Deno.test("cli --tus prints no headers for another server", async () => {
+  await using other = new FaultyServer([answer(400)]);
+  const location = `http://127.0.0.1:${other.port}/files/1`;
+  await using server = new FaultyServer([
+    answer(204),
+    answer(201, { location }),
+  ]);
+  await using folder = await temporary();
+  const input = folder.file("input", "an object");
+  const { code, stderr } = await run(
+    [
+      ...["--tus", "-H", "Authorization: Bearer ${TEST_TOKEN}"],
+      ...[server.url, input],
+    ],
+    "",
+    [...PERMISSIONS, "--allow-env=TEST_TOKEN"],
+  );
+  assertEquals(code, 1);
+  assertStringIncludes(stderr, `--resume ${location} ${input}\n`);
+  assertEquals(other.requests[0]!.headers.get("authorization"), null);
+});
+
+Deno.test("cli --tus says that its input has changed, instead of how to go on", async () => {
+  await using folder = await temporary();
+  const input = folder.file("input", "an object");
+  for (
+    const change of [() => Deno.truncate(input, 3), () => Deno.remove(input)]
+  ) {
+    const refuse: Behaviour = async (exchange) => {
+      await change();
+      await answer(400)(exchange);
+    };
+    await using server = new FaultyServer([
+      answer(204),
+      answer(201, { location: "/files/1" }),
+      refuse,
+    ]);
+    const { code, stderr } = await run(["--tus", server.url, input]);
+    assertEquals(code, 1);
+    assertMatch(stderr, /\n.*the input has changed.*\n$/);
+  }
 });
 
 Deno.test("cli --tus wants an --unsent that is empty", async () => {
