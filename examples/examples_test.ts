@@ -331,6 +331,18 @@ Deno.test("resumable.ts finishes 100 MB on its second run when it was killed hal
   assertEquals([...Deno.readDirSync(folder.file(""))].length, 1);
 });
 
+Deno.test("resumable.ts begins anew when the upload is gone", async () => {
+  await using server = await startTusServer();
+  await using folder = await temporary();
+  const path = folder.file("backup.tar", "a backup");
+  folder.file("backup.tar.upload", `${server.url}/gone`);
+  await using child = start("./resumable.ts", [server.url, path]);
+  const { code, stdout } = await child.outcome;
+  assertEquals(code, 0);
+  const [, url] = stdout.match(/^The .* is gone\n8 bytes are at (.*)\n$/)!;
+  assertEquals(decoder.decode(server.read(url!)), "a backup");
+});
+
 // -- whatever_happens.ts --
 
 /** Writes, and comes to its end as `args` say. */

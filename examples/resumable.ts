@@ -7,7 +7,7 @@
  * The URL of the upload is kept beside the file until it is complete.
  */
 import { StreamBuffer } from "@stream-buffer/stream-buffer/buffer";
-import { TusSender } from "@stream-buffer/stream-buffer/tus";
+import { type SendError, TusSender } from "@stream-buffer/stream-buffer/tus";
 
 const [endpoint, path] = Deno.args;
 if (endpoint === undefined || path === undefined) {
@@ -32,13 +32,19 @@ try {
 await Deno.remove(note);
 console.log(`${size} bytes are at ${sender.url}`);
 
-/** The upload of an earlier run, if there was one. */
+/** The upload of an earlier run, if there was one, and it is still there. */
 async function begun(): Promise<TusSender | undefined> {
   const url = await Deno.readTextFile(note).catch(() => undefined);
   if (url === undefined) return undefined;
-  const sender = await TusSender.resume(url, { length: size });
-  console.log(`Going on from byte ${sender.offset}`);
-  return sender;
+  try {
+    const sender = await TusSender.resume(url, { length: size });
+    console.log(`Going on from byte ${sender.offset}`);
+    return sender;
+  } catch (error) {
+    const { status } = error as SendError;
+    if (status !== 404 && status !== 410) throw error;
+    console.log("The upload that was begun is gone");
+  }
 }
 
 /** A new upload, whose URL is kept before anything is sent. */
