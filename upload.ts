@@ -274,9 +274,7 @@ export class UploadSender implements Sender {
   async #request(): Promise<void> {
     const body: Stream = new ReadableStream({
       start: (controller) => void (this.#body = controller),
-      pull: () => {
-        if (!this.#answered) this.#wanted.resolve();
-      },
+      pull: () => this.#wanted.resolve(),
       // It has all of `length`, or is going to fail.
       cancel: () => void (this.#body = undefined),
     }, { highWaterMark: 0 });

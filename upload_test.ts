@@ -455,6 +455,7 @@ Deno.test("a platform need not ask for more than `length`", async () => {
     while (text.length < 6) {
       text += new TextDecoder().decode((await reader.read()).value);
     }
+    await sleep(20); // close() waits by now
     return new Response();
   };
   const url = "http://localhost/";
