@@ -109,8 +109,9 @@ export interface TusSenderOptions extends RequestOptions {
  *   But `close` cannot know whether everything was written: do not call it, nor
  *   leave an `await using` block, after an error in what writes. `pipeTo` sees
  *   to that.
- * - **Complete is what the server's offset says.** What it does with the object
- *   then, and that this failed, it says once, and not to who has to ask again.
+ * - **Complete is what the server's offset says.** What becomes of the object then
+ *   cannot be seen: a server that fails to process it says so in one answer, and
+ *   that may get lost.
  * - **Retry** and timeout are those of `FetchSender`, and 409, 423 and 460 are
  *   tried again, too.
  *
@@ -482,9 +483,11 @@ export class TusSender implements Sender {
     this.#advance(reply);
     const length = integer(reply, "Upload-Length");
     if (length === undefined) return;
-    if (length !== (this.#length ?? length)) {
+    if (length !== (this.#length ?? length) || length < this.#offset) {
       throw reply.refuse(
-        ` with Upload-Length ${length}, but the length is ${this.#length}`,
+        ` with Upload-Length ${length}, but the length is ${
+          this.#length ?? `at least ${this.#offset}`
+        }`,
       );
     }
     this.#length = length;

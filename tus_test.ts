@@ -1188,6 +1188,15 @@ for (
   });
 }
 
+Deno.test("resume() of more than the length fails", async () => {
+  await using server = new FaultyServer([answer(404), at(11, 10)]);
+  await assertRejects(
+    () => TusSender.resume(server.url),
+    SendError,
+    "with Upload-Length 10, but the length is at least 11",
+  );
+});
+
 Deno.test("resume() waits for who has the upload", async () => {
   await using server = new FaultyServer([
     close,
