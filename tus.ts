@@ -480,18 +480,20 @@ export class TusSender implements Sender {
     const reply = await this.#request({ method: "HEAD", url }, attempt);
     if (reply instanceof SendError) return reply;
     if (!reply.ok) return reply.refuse(adviceOnUpload(reply));
-    this.#advance(reply);
     const length = integer(reply, "Upload-Length");
-    if (length === undefined) return;
-    if (length !== (this.#length ?? length) || length < this.#offset) {
-      throw reply.refuse(
-        ` with Upload-Length ${length}, but the length is ${
-          this.#length ?? `at least ${this.#offset}`
-        }`,
-      );
+    if (length !== undefined) {
+      const offset = integer(reply, "Upload-Offset") ?? 0;
+      if (length < offset || length !== (this.#length ?? length)) {
+        throw reply.refuse(
+          ` with Upload-Length ${length}, but the length is ${
+            this.#length ?? `at least ${offset}`
+          }`,
+        );
+      }
     }
-    this.#length = length;
-    this.#declared = true;
+    this.#advance(reply);
+    this.#length ??= length;
+    this.#declared ||= length !== undefined;
   }
 
   /** Sends the bytes from #offset on, and the length, if it is new. */

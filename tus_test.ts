@@ -731,13 +731,23 @@ for (
 }
 
 Deno.test("a length that the server says differs is an error", async () => {
-  await using given = setUp([at(10), close, at(10, 11)]);
+  await using given = setUp([at(10), close, at(10, 11), at(10, 11)]);
   await given.sender.send(BYTES, context());
-  await assertRejects(
-    () => given.sender.close(),
-    SendError,
-    "with Upload-Length 11, but the length is 10",
-  );
+  for (let i = 0; i < 2; i++) { // it is asked again
+    await assertRejects(
+      () => given.sender.close(),
+      SendError,
+      "with Upload-Length 11, but the length is 10",
+    );
+  }
+  assertEquals(given.lines().slice(2), ["HEAD /files/1", "HEAD /files/1"]);
+});
+
+Deno.test("a length that was given at the creation is not given again", async () => {
+  await using given = setUp([cutAt(3), at(3), at(10)], { length: 10 });
+  await given.sender.send(BYTES, context());
+  await given.sender.close();
+  assertEquals(given.lines(), ["HEAD /files/1", "PATCH /files/1 @3 3456789"]);
 });
 
 Deno.test("a creation is tried again, and what the server offers is asked for until it answers", async () => {
