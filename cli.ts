@@ -543,7 +543,10 @@ async function run(job: Job): Promise<number> {
   }
   progress.stop();
 
-  if (failure !== undefined) say((failure as Error).message);
+  if (failure !== undefined) {
+    const { message } = failure as Error;
+    say(message.replace("so give `length`", "so send a file"));
+  }
   const { bytesDelivered, sends } = out.stats;
   const unfinished = failure !== undefined || input.error !== undefined ||
     interrupted;
@@ -620,6 +623,8 @@ async function tellHowToGoOn(
   }
   // Another server gets none of them now, and so later.
   const headers = new URL(url).origin === origin ? values.header ?? [] : [];
+  const needs = new Set<string>();
+  if (isRead && input === files) needs.add("the same input");
   for (const header of headers) {
     for (const [, variable] of header.matchAll(/\$\{(\w+)\}/g)) {
       words.splice(4, 0, `--allow-env=${variable}`);
@@ -628,16 +633,14 @@ async function tellHowToGoOn(
       header,
     );
     words.push("-H", isPublic ? header : header.replace(/:.*/s, ": ..."));
+    if (!isPublic) needs.add("the headers' values in place of ...");
   }
   if (offset > 0) words.push("--offset", `${offset}`);
   if (input.some((file) => /^-./.test(file))) words.push("--");
   const quote = (word: string) =>
     /^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replace(/'/g, "'\\''")}'`;
-  say(
-    `to go on${isRead && input === files ? ", with the same input" : ""}:\n${
-      [...words, url, ...input].map(quote).join(" ")
-    }`,
-  );
+  const hint = needs.size > 0 ? `, with ${[...needs].join(" and ")}` : "";
+  say(`to go on${hint}:\n${[...words, url, ...input].map(quote).join(" ")}`);
 }
 
 /**

@@ -1176,6 +1176,22 @@ Deno.test("cli --tus says what a server answers that speaks no tus", async () =>
   assert(!stderr.includes("to go on"));
 });
 
+Deno.test("cli advises what the command can do, where the server wants a size", async () => {
+  const offers = { "tus-version": "1.0.0", "tus-extension": "creation" };
+  for (
+    const [mode, behaviour] of [
+      ["--tus", answer(204, offers)],
+      ["--upload", answer(411)],
+    ] as const
+  ) {
+    await using server = new FaultyServer([behaviour]);
+    const { code, stderr } = await run([mode, server.url], "an object");
+    assertEquals(code, 1);
+    assertMatch(stderr, /size.*, so send a file/);
+    assert(!stderr.includes("`length`"), stderr);
+  }
+});
+
 Deno.test("cli --tus prints the command that goes on with files", async () => {
   await using tus = await tusServer(3);
   await using folder = await temporary();
@@ -1195,7 +1211,7 @@ Deno.test("cli --tus prints the command that goes on with files", async () => {
   assert(!/hunter2|--unsent/.test(stderr), stderr);
   assertStringIncludes(
     stderr,
-    `\nstream-buffer: to go on:\ndeno run -N -R --allow-env=TEST_TOKEN ${CLI} --resume --capacity 10000 -H 'X-A: \${TEST_TOKEN}' -H 'X-Secret: ...' ${url} '`,
+    `\nstream-buffer: to go on, with the headers' values in place of ...:\ndeno run -N -R --allow-env=TEST_TOKEN ${CLI} --resume --capacity 10000 -H 'X-A: \${TEST_TOKEN}' -H 'X-Secret: ...' ${url} '`,
   );
   tus.mend();
   assertEquals(await obey(stderr), { code: 0, stderr: "" });

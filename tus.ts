@@ -60,7 +60,7 @@ const ALGORITHMS = [
 const FIRST = { sequence: 0, offset: 0 };
 const TOO_LARGE = "; the object is larger than it takes";
 const GONE =
-  "; the upload is gone: it has expired, was terminated, or was taken away when it was complete";
+  "; the upload is gone, if this is its URL: it has expired, was terminated, or was taken away when it was complete";
 
 /** Options of a {@linkcode TusSender}. */
 export interface TusSenderOptions extends RequestOptions {
@@ -89,7 +89,8 @@ export interface TusSenderOptions extends RequestOptions {
   checksum?: boolean;
   /**
    * Whether `abort`, and a `close` that fails, remove the upload from the server,
-   * so that nobody can go on with it.
+   * so that nobody can go on with it. To know that it is removed, await `abort`;
+   * `close` does not wait for that.
    *
    * @default {false}
    */
@@ -156,8 +157,8 @@ export class TusSender implements Sender {
   #start = 0;
   /** Where the flush begins that is to be sent. */
   #next = 0;
-  /** It is being sent, or could not be. */
-  #pending = false;
+  /** Where it ends, while it is being sent, or when it could not be. */
+  #pending: number | undefined;
   /** Up to here the server has acknowledged. */
   #offset = 0;
   /** Up to here bytes were sent. */
@@ -298,7 +299,7 @@ export class TusSender implements Sender {
       );
     }
     this.#checkSize(end);
-    this.#pending = true;
+    this.#pending = end;
     await until(context.signal, this.create());
     await this.#try(async (attempt) => {
       let failure = await this.#locate(attempt);
@@ -310,7 +311,7 @@ export class TusSender implements Sender {
       return failure;
     }, context);
     this.#next = end;
-    this.#pending = false;
+    this.#pending = undefined;
   }
 
   /**
@@ -324,7 +325,7 @@ export class TusSender implements Sender {
    * @throws The reason of `abort`.
    */
   async close(): Promise<void> {
-    if (this.#pending) {
+    if (this.#pending !== undefined) {
       throw new TypeError(
         "Cannot complete the upload: its last flush has not been delivered",
       );
@@ -435,7 +436,7 @@ export class TusSender implements Sender {
       throw reply.refuse(adviceOnVersion(reply));
     }
     this.#maxSize = integer(reply, "Tus-Max-Size") ?? Infinity;
-    this.#checkSize(this.#length ?? 0);
+    this.#checkSize(this.#length ?? this.#pending ?? 0);
     if (this.#url === undefined) {
       if (!extensions.includes("creation")) {
         throw reply.refuse("; it creates no uploads (Tus-Extension: creation)");
