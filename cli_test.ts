@@ -1139,6 +1139,68 @@ for (const signal of ["SIGINT", "SIGTERM"] as const) {
   }
 }
 
+for (const mode of ["--upload", "--tus"]) {
+  Deno.test(`cli ${mode} completes nothing when it cannot read on`, async () => {
+    const { promise: begun, resolve: begin } = Promise.withResolvers<void>();
+    await using faulty = new FaultyServer([async (exchange) => {
+      await exchange.read(1);
+      begin();
+      await answer(200)(exchange);
+    }]);
+    await using tus = await tusServer();
+    await using folder = await temporary();
+    const gone = folder.file("gone", "the rest");
+    const url = mode === "--upload" ? faulty.url : tus.url;
+    await using running = start([mode, "--interval", "1ms", url, "-", gone]);
+    await running.write("half an object");
+    await (mode === "--upload"
+      ? running.until(begun)
+      : running.said("the upload is at"));
+    await Deno.remove(gone);
+    await running.end();
+    const { code, stderr } = await running.outcome;
+    assertEquals(code, 1);
+    assertStringIncludes(stderr, "cannot read on: ");
+    assertEquals(faulty.requests.length, 0);
+    if (mode === "--upload") return;
+    const { text, isComplete } = uploaded(tus.server, stderr);
+    assertEquals([text, isComplete], ["half an object", false]);
+  });
+}
+
+Deno.test("cli --upload sends what a file has that says it is empty", {
+  ignore: Deno.build.os !== "linux",
+}, async () => {
+  await using server = new FaultyServer();
+  const path = "/proc/version";
+  assertEquals(await run(["--upload", server.url, path], "", ["-A"]), WELL);
+  assertEquals(server.bodies, [Deno.readTextFileSync(path)]);
+});
+
+Deno.test("cli --tus goes on with a file whose name begins with a dash", {
+  ignore: Deno.build.os === "windows",
+}, async () => {
+  await using tus = await tusServer(0);
+  await using folder = await temporary();
+  folder.file("-x", "an object");
+  const shell = `cd ${folder.file("")}`;
+  const args = ["--tus", tus.url, "--", "-x"];
+  await using running = start(args, PERMISSIONS, shell);
+  const { code, stderr } = await running.outcome;
+  assertEquals(code, 1);
+  const { url } = uploaded(tus.server, stderr);
+  const command = stderr.trimEnd().split("\n").at(-1)!;
+  assert(
+    command.endsWith(` ${url} -- -x`) || command.endsWith(` -- ${url} -x`),
+  );
+  tus.mend();
+  assertEquals(
+    await obey(`${shell}; ${command}`),
+    { code: 0, stderr: "" },
+  );
+  assert(uploaded(tus.server, stderr).isComplete);
+});
+
 Deno.test("cli --tus uploads files and standard input, and says where", async () => {
   await using tus = await tusServer();
   await using folder = await temporary();
