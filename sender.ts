@@ -37,7 +37,7 @@ import {
   type SendAttempt,
   SendError,
   type SendErrorOptions,
-} from "./http.ts";
+} from "./http/requests.ts";
 
 export {
   type RequestOptions,

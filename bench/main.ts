@@ -184,7 +184,7 @@ function files(url: string, path: string): Record<string, Pair> {
     }).output();
     if (!success) throw new Error(new TextDecoder().decode(stderr));
   };
-  const cli = fileURLToPath(import.meta.resolve("../cli.ts"));
+  const cli = fileURLToPath(import.meta.resolve("../cli/main.ts"));
   return {
     file_vs_fetch_stream: { ...shared, ours: pipe, peer: stream },
     file_by_read_from_vs_fetch_stream: { ...shared, ours: read, peer: stream },

@@ -1,7 +1,7 @@
 /** Processes that a test starts, watches, and always ends. */
 import type { StreamBuffer, streamTo } from "../mod.ts";
-import type { TusSender } from "../tus.ts";
-import type { UploadSender } from "../upload.ts";
+import type { TusSender } from "../senders/tus.ts";
+import type { UploadSender } from "../senders/upload.ts";
 
 /** How a process ended, and what it said before. */
 export interface Outcome {
@@ -136,8 +136,8 @@ export function start(
     JSON.stringify(import.meta.resolve(`../${name}.ts`));
   const code = `
     import { StreamBuffer, streamTo } from ${module("mod")};
-    import { TusSender } from ${module("tus")};
-    import { UploadSender } from ${module("upload")};
+    import { TusSender } from ${module("senders/tus")};
+    import { UploadSender } from ${module("senders/upload")};
     const told = () => Deno.stdin.read(new Uint8Array(1));
     const [url, ...args] = Deno.args;
     const senders = { TusSender, UploadSender };
@@ -149,7 +149,7 @@ export function start(
 // -- The command --
 
 /** The command, and what it is usually allowed. */
-export const CLI = new URL("../cli.ts", import.meta.url).pathname;
+export const CLI = new URL("../cli/main.ts", import.meta.url).pathname;
 export const PERMISSIONS = ["-N=127.0.0.1", "-R", "-W"];
 
 /** Starts the command. */

@@ -19,14 +19,20 @@ async function modulesOf(path: string): Promise<string[]> {
 
 Deno.test("the library and the command import nothing from a registry", async () => {
   assertEquals(await modulesOf("buffer.ts"), ["buffer.ts"]);
-  const http = ["buffer.ts", "http.ts"];
-  for (const sender of ["sender.ts", "tus.ts", "upload.ts"]) {
+  const http = ["buffer.ts", "http/requests.ts"];
+  for (const sender of ["sender.ts", "senders/tus.ts", "senders/upload.ts"]) {
     assertEquals(await modulesOf(sender), [...http, sender].sort());
   }
   const library = [...http, "mod.ts", "sender.ts"].sort();
   assertEquals(await modulesOf("mod.ts"), library);
-  const command = ["cli.ts", "deno.json", "tus.ts", "upload.ts", ...library];
-  assertEquals(await modulesOf("cli.ts"), command.sort());
+  const command = [
+    "cli/main.ts",
+    "deno.json",
+    "senders/tus.ts",
+    "senders/upload.ts",
+    ...library,
+  ];
+  assertEquals(await modulesOf("cli/main.ts"), command.sort());
 });
 
 Deno.test("every npm package has one exact version", () => {

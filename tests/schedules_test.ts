@@ -5,8 +5,8 @@ import {
   deduplicate,
   FaultyServer,
   script,
-} from "./faulty_server.ts";
-import { checkSchedules } from "./schedules.ts";
+} from "../testing/faulty_server.ts";
+import { checkSchedules } from "../tools/schedules.ts";
 
 /** Those that acknowledge a request and let the next one pass. */
 const GOOD =

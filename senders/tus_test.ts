@@ -10,10 +10,10 @@ import {
 } from "@std/assert";
 import { equals } from "@std/bytes";
 import { createHash } from "node:crypto";
-import { FlushError, type SendContext, StreamBuffer } from "./buffer.ts";
-import { checkCuts } from "./testing/cuts.ts";
-import { CuttingProxy, NO_CUT } from "./testing/cutting_proxy.ts";
-import { fakeTime } from "./testing/fake_time.ts";
+import { FlushError, type SendContext, StreamBuffer } from "../buffer.ts";
+import { checkCuts } from "../tools/cuts.ts";
+import { CuttingProxy, NO_CUT } from "../testing/cutting_proxy.ts";
+import { fakeTime } from "../testing/fake_time.ts";
 import {
   answer,
   type Behaviour,
@@ -22,9 +22,9 @@ import {
   held,
   never,
   type RawRequest,
-} from "./testing/faulty_server.ts";
-import { freePort } from "./testing/free_port.ts";
-import { startTusServer } from "./testing/tus_server.ts";
+} from "../testing/faulty_server.ts";
+import { freePort } from "../testing/free_port.ts";
+import { startTusServer } from "../testing/tus_server.ts";
 import { SendError, TusSender, type TusSenderOptions } from "./tus.ts";
 
 const FAST = { retry: { initialDelay: 1, maxDelay: 1, maxElapsed: 5_000 } };

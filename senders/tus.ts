@@ -24,7 +24,7 @@ import {
   type SendContext,
   type Sender,
   show,
-} from "./buffer.ts";
+} from "../buffer.ts";
 import {
   type Attempt,
   isTransient,
@@ -37,7 +37,7 @@ import {
   SendError,
   type SendErrorOptions,
   until,
-} from "./http.ts";
+} from "../http/requests.ts";
 
 export {
   type RequestOptions,

@@ -19,7 +19,7 @@ import { fstatSync } from "node:fs";
 import { basename } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
-import config from "./deno.json" with { type: "json" };
+import config from "../deno.json" with { type: "json" };
 import {
   FetchSender,
   type FetchSenderOptions,
@@ -27,16 +27,16 @@ import {
   SendError,
   StreamBuffer,
   type StreamBufferOptions,
-} from "./mod.ts";
-import { TusSender } from "./tus.ts";
-import { UploadSender } from "./upload.ts";
+} from "../mod.ts";
+import { TusSender } from "../senders/tus.ts";
+import { UploadSender } from "../senders/upload.ts";
 
 const NAME = "stream-buffer";
 
 const HELP =
   `Sends standard input, or files, to a URL: few requests, no byte lost.
 
-Usage: deno run -N -R cli.ts [options] URL [FILE...]
+Usage: deno run -N -R cli/main.ts [options] URL [FILE...]
 
 Without a FILE, or where it is -, it reads standard input.
 

@@ -18,7 +18,7 @@ import {
   keyOf,
   script,
   sequenceOf,
-} from "./faulty_server.ts";
+} from "../testing/faulty_server.ts";
 
 /** So many at a time, as each mostly waits. */
 const CONCURRENCY = 8;

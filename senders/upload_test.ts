@@ -8,8 +8,8 @@ import {
   assertThrows,
 } from "@std/assert";
 import { setTimeout as sleep } from "node:timers/promises";
-import { FlushError, type SendContext, StreamBuffer } from "./buffer.ts";
-import { fakeTime } from "./testing/fake_time.ts";
+import { FlushError, type SendContext, StreamBuffer } from "../buffer.ts";
+import { fakeTime } from "../testing/fake_time.ts";
 import {
   answer,
   type Behaviour,
@@ -18,8 +18,8 @@ import {
   held,
   never,
   script,
-} from "./testing/faulty_server.ts";
-import { freePort } from "./testing/free_port.ts";
+} from "../testing/faulty_server.ts";
+import { freePort } from "../testing/free_port.ts";
 import { SendError, UploadSender, type UploadSenderOptions } from "./upload.ts";
 
 /** More than sockets and pipes hold. */

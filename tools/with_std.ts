@@ -2,7 +2,7 @@
  * Runs a deno command whose code uses `@std`: the real one from JSR if it can
  * be had, from the cache or the registry, else the stand-ins in `testing/std`.
  *
- *     deno run -A testing/with_std.ts test -A
+ *     deno run -A tools/with_std.ts test -A
  */
 import config from "../deno.json" with { type: "json" };
 
@@ -40,7 +40,7 @@ if (await haveStd()) {
   );
   const imports: Record<string, string> = { ...config.imports };
   for (const name of names) {
-    const file = `./std/${name.slice("@std/".length)}.ts`;
+    const file = `../testing/std/${name.slice("@std/".length)}.ts`;
     imports[name] = new URL(file, import.meta.url).href;
   }
   const map = encodeURIComponent(JSON.stringify({ imports }));

@@ -18,7 +18,7 @@ import {
   keyOf,
   randomFrom,
   sequenceOf,
-} from "./faulty_server.ts";
+} from "../testing/faulty_server.ts";
 
 const HELP = `Streams to a server with random faults, and checks every byte.
 

@@ -2,7 +2,7 @@
  * What the senders over HTTP share, and no entry point of its own: requests that
  * end in time, attempts until one succeeds, and errors that show no secret.
  */
-import { check, checkInteger, messageOf, type SendContext } from "./buffer.ts";
+import { check, checkInteger, messageOf, type SendContext } from "../buffer.ts";
 
 /**
  * How much of a reply is read, in bytes, so that its connection can be used

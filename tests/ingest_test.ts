@@ -20,7 +20,7 @@ import {
   Retries,
   testWith,
   writeDuring,
-} from "./real_servers.ts";
+} from "../testing/real_servers.ts";
 
 /** A database that counts and adds up what it has stored. */
 interface Database {

@@ -8,10 +8,10 @@
 import { assert, assertEquals } from "@std/assert";
 import { equals } from "@std/bytes";
 import { StreamBuffer } from "../buffer.ts";
-import { TusSender } from "../tus.ts";
-import { type Cut, CuttingProxy, NO_CUT } from "./cutting_proxy.ts";
-import { randomFrom } from "./faulty_server.ts";
-import { startTusServer } from "./tus_server.ts";
+import { TusSender } from "../senders/tus.ts";
+import { type Cut, CuttingProxy, NO_CUT } from "../testing/cutting_proxy.ts";
+import { randomFrom } from "../testing/faulty_server.ts";
+import { startTusServer } from "../testing/tus_server.ts";
 
 /** So many at a time, as each mostly waits. */
 const CONCURRENCY = 8;

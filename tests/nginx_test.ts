@@ -17,8 +17,8 @@ import {
   type StreamBufferOptions,
 } from "../buffer.ts";
 import { type FetchSenderOptions, SendError, streamTo } from "../sender.ts";
-import { TusSender } from "../tus.ts";
-import { UploadSender } from "../upload.ts";
+import { TusSender } from "../senders/tus.ts";
+import { UploadSender } from "../senders/upload.ts";
 import {
   assertReceived,
   makeCertificate,
@@ -32,8 +32,8 @@ import {
   testWith,
   writeDuring,
   writeLines,
-} from "./real_servers.ts";
-import { startTusServer } from "./tus_server.ts";
+} from "../testing/real_servers.ts";
+import { startTusServer } from "../testing/tus_server.ts";
 
 const MIB = 2 ** 20;
 const RELOADS = 5;

@@ -5,8 +5,14 @@
 import { assert, assertEquals, assertStringIncludes } from "@std/assert";
 import { equals } from "@std/bytes";
 import { receiver } from "../examples/receiver.ts";
-import { type Child, type Scope, start } from "./child.ts";
-import { answer, close, FaultyServer, held, never } from "./faulty_server.ts";
+import { type Child, type Scope, start } from "../testing/child.ts";
+import {
+  answer,
+  close,
+  FaultyServer,
+  held,
+  never,
+} from "../testing/faulty_server.ts";
 
 const POSIX = Deno.build.os !== "windows";
 

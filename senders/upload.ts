@@ -27,7 +27,7 @@ import {
   messageOf,
   type SendContext,
   type Sender,
-} from "./buffer.ts";
+} from "../buffer.ts";
 import {
   checkMethod,
   type RequestOptions,
@@ -37,7 +37,7 @@ import {
   type SendErrorOptions,
   until,
   within,
-} from "./http.ts";
+} from "../http/requests.ts";
 
 export {
   type RequestOptions,

@@ -9,11 +9,11 @@ import { concat } from "@std/bytes";
 import { toText } from "@std/streams";
 import { setTimeout as sleep } from "node:timers/promises";
 import { dirname } from "node:path";
-import { StreamBuffer } from "./buffer.ts";
-import { main } from "./cli.ts";
-import { TusSender } from "./tus.ts";
-import { startTusServer, type TusServer } from "./testing/tus_server.ts";
-import config from "./deno.json" with { type: "json" };
+import { StreamBuffer } from "../buffer.ts";
+import { main } from "./main.ts";
+import { TusSender } from "../senders/tus.ts";
+import { startTusServer, type TusServer } from "../testing/tus_server.ts";
+import config from "../deno.json" with { type: "json" };
 import {
   type Child,
   CLI,
@@ -21,7 +21,7 @@ import {
   preload,
   runCommand as run,
   startCommand as start,
-} from "./testing/child.ts";
+} from "../testing/child.ts";
 import {
   answer,
   type Behaviour,
@@ -29,8 +29,8 @@ import {
   FaultyServer,
   held,
   never,
-} from "./testing/faulty_server.ts";
-import { temporary } from "./testing/temporary.ts";
+} from "../testing/faulty_server.ts";
+import { temporary } from "../testing/temporary.ts";
 
 /** How it ends when all is well: it says nothing. */
 const WELL = { code: 0, signal: null, stdout: "", stderr: "" };
@@ -361,7 +361,7 @@ Deno.test("main() leaves nothing behind that keeps a process alive", async () =>
   await using server = new FaultyServer();
   const script = folder.file(
     "script.ts",
-    `import { main } from ${JSON.stringify(import.meta.resolve("./cli.ts"))};
+    `import { main } from ${JSON.stringify(import.meta.resolve("./main.ts"))};
     if (await main(Deno.args) !== 0) throw new Error("It failed");`,
   );
   const process = new Deno.Command(Deno.execPath(), {

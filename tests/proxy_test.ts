@@ -18,10 +18,10 @@ import {
   testWith,
   TINYPROXY,
   writeDuring,
-} from "./real_servers.ts";
-import { freePort } from "./free_port.ts";
+} from "../testing/real_servers.ts";
+import { freePort } from "../testing/free_port.ts";
 
-const CLI = new URL("../cli.ts", import.meta.url).pathname;
+const CLI = new URL("../cli/main.ts", import.meta.url).pathname;
 const PASSWORD = "correct-horse";
 const CONTENT = Array.from({ length: 2_000 }, (_, i) => line(i)).join("");
 

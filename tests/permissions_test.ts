@@ -1,8 +1,8 @@
 /** Nothing but the network, and of that nothing but the server. */
 import { assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
-import { runCommand, type Scope, start } from "./child.ts";
-import { answer, FaultyServer } from "./faulty_server.ts";
-import { temporary } from "./temporary.ts";
+import { runCommand, type Scope, start } from "../testing/child.ts";
+import { answer, FaultyServer } from "../testing/faulty_server.ts";
+import { temporary } from "../testing/temporary.ts";
 
 /** With these, to ask for one of them is an error, and no question. */
 const DENIED = ["env", "read", "write", "run", "sys", "ffi", "import"]
