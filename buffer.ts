@@ -21,6 +21,15 @@
  * @module
  */
 
+import {
+  check,
+  checkCapacity,
+  checkDuration,
+  messageOf,
+  show,
+} from "./internal/checks.ts";
+import { handled } from "./internal/promises.ts";
+
 const RESOLVED: Promise<void> = Promise.resolve();
 const ENCODER = new TextEncoder();
 
@@ -42,8 +51,6 @@ const PREFIXES: Uint8Array[] = Array.from(
   (_, n) => SCRATCH.subarray(0, n),
 );
 
-/** The longest delay a timer takes; a longer one fires at once (HTML, "timers"). */
-const MAX_INTEGER = 2 ** 31 - 1;
 /** A source that never ends would spin; the number is that of Go's bufio. */
 const MAX_EMPTY_READS = 100;
 const DEFAULT_MAX_QUEUED_BYTES = 16 * 1024 * 1024;
@@ -391,10 +398,11 @@ export class StreamBuffer implements AsyncDisposable {
       oversize = "split",
       onError,
     } = options;
-    checkInteger(ACTION, { capacity }, 1);
+    checkCapacity(ACTION, { capacity }, 1);
     const { maxQueuedBytes = Math.max(DEFAULT_MAX_QUEUED_BYTES, capacity) } =
       options;
-    checkInteger(ACTION, { flushInterval, closeTimeout, maxQueuedBytes }, 0);
+    checkCapacity(ACTION, { maxQueuedBytes }, 0);
+    checkDuration(ACTION, { flushInterval, closeTimeout }, 0);
     check(
       ACTION,
       { oversize },
@@ -1206,29 +1214,6 @@ function forWrite(error: FlushError, acceptedBytes: number): FlushError {
   return new FlushError(message, { cause, unsentBytes, acceptedBytes });
 }
 
-/**
- * What went wrong, in one line.
- *
- * @internal
- */
-export function messageOf(cause: unknown): string {
-  try {
-    return cause instanceof Error ? String(cause.message) : show(cause);
-  } catch {
-    return "an error that cannot be shown";
-  }
-}
-
-/**
- * Keeps a rejection that nobody awaits from ending the process.
- *
- * @internal
- */
-export function handled<T>(promise: Promise<T>): Promise<T> {
-  promise.catch(() => {});
-  return promise;
-}
-
 function toBytes(data: ArrayBuffer | ArrayBufferView): Uint8Array {
   const view = ArrayBuffer.isView(data);
   if (!view && !(data instanceof ArrayBuffer)) {
@@ -1246,61 +1231,4 @@ function toBytes(data: ArrayBuffer | ArrayBufferView): Uint8Array {
   return view
     ? new Uint8Array(buffer, data.byteOffset, data.byteLength)
     : new Uint8Array(buffer);
-}
-
-/**
- * Checks options: one of another type is a `TypeError`, another value that is
- * not allowed a `RangeError`. One that was left out is right.
- *
- * @internal
- */
-export function check<T>(
-  action: string,
-  options: Record<string, T>,
-  expected: string,
-  type: string,
-  allows: (value: NonNullable<T>) => boolean = () => true,
-): void {
-  for (const [name, value] of Object.entries(options)) {
-    if (value === undefined) continue;
-    const message = `${action}: ${name} must be ${expected}, received ${
-      show(value)
-    }`;
-    if (typeof value !== type || value === null) throw new TypeError(message);
-    if (!allows(value)) throw new RangeError(message);
-  }
-}
-
-/**
- * Checks options that are whole numbers of bytes or milliseconds.
- *
- * @internal
- */
-export function checkInteger(
-  action: string,
-  options: Record<string, number | undefined>,
-  min: number,
-  max = MAX_INTEGER,
-): void {
-  const expected = `an integer from ${min} to ${max}`;
-  check(
-    action,
-    options,
-    expected,
-    "number",
-    (value) => Number.isInteger(value) && value >= min && value <= max,
-  );
-}
-
-/**
- * A value as error messages show it.
- *
- * @internal
- */
-export function show(value: unknown): string {
-  return typeof value === "string"
-    ? JSON.stringify(value)
-    : typeof value === "object" && value !== null
-    ? `an object (${value.constructor?.name ?? "no prototype"})`
-    : String(value);
 }

@@ -23,7 +23,6 @@
  * @module
  */
 import {
-  check,
   type SendContext,
   type Sender,
   StreamBuffer,
@@ -38,6 +37,7 @@ import {
   SendError,
   type SendErrorOptions,
 } from "./http/requests.ts";
+import { check } from "./internal/checks.ts";
 
 export {
   type RequestOptions,

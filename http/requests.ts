@@ -2,7 +2,9 @@
  * What the senders over HTTP share, and no entry point of its own: requests that
  * end in time, attempts until one succeeds, and errors that show no secret.
  */
-import { check, checkInteger, messageOf, type SendContext } from "../buffer.ts";
+import type { SendContext } from "../buffer.ts";
+import { check, checkDuration, messageOf } from "../internal/checks.ts";
+import { sleep, until, within } from "../internal/promises.ts";
 
 /**
  * How much of a reply is read, in bytes, so that its connection can be used
@@ -226,8 +228,8 @@ export class Requests {
       maxElapsed = 120_000,
       shouldRetry,
     } = retry;
-    checkInteger(action, { timeout }, 1);
-    checkInteger(action, { initialDelay, maxDelay, maxElapsed }, 0);
+    checkDuration(action, { timeout }, 1);
+    checkDuration(action, { initialDelay, maxDelay, maxElapsed }, 0);
     check(action, { shouldRetry, fetch, onRetry }, "a function", "function");
     this.url = checkUrl(action, url);
     this.#headers = typeof headers === "function"
@@ -398,56 +400,6 @@ export class Requests {
     const bound = this.#initialDelay * 2 ** doublings;
     return Math.random() * Math.min(bound, this.#maxDelay);
   }
-}
-
-/**
- * Runs `work` with a signal that is aborted by `outer`, and after `ms`
- * milliseconds with a `TimeoutError`.
- */
-export async function within<T>(
-  ms: number,
-  outer: AbortSignal,
-  work: (signal: AbortSignal) => Promise<T>,
-): Promise<T> {
-  const controller = new AbortController();
-  const abort = () => controller.abort(outer.reason);
-  const timer = setTimeout(() => {
-    const message = `it took longer than ${ms} ms`;
-    controller.abort(new DOMException(message, "TimeoutError"));
-  }, ms);
-  outer.addEventListener("abort", abort);
-  try {
-    return await work(controller.signal);
-  } finally {
-    clearTimeout(timer);
-    outer.removeEventListener("abort", abort);
-  }
-}
-
-/** Settles as `promise` does, or as soon as `signal` is aborted. */
-export function until<T>(signal: AbortSignal, promise: Promise<T>): Promise<T> {
-  return new Promise((resolve, reject) => {
-    const abort = () => reject(signal.reason);
-    if (signal.aborted) abort();
-    signal.addEventListener("abort", abort);
-    promise.finally(() => signal.removeEventListener("abort", abort))
-      .then(resolve, reject);
-  });
-}
-
-function sleep(ms: number, signal: AbortSignal): Promise<void> {
-  signal.throwIfAborted();
-  return new Promise((resolve, reject) => {
-    const abort = () => {
-      clearTimeout(timer);
-      reject(signal.reason);
-    };
-    const timer = setTimeout(() => {
-      signal.removeEventListener("abort", abort);
-      resolve();
-    }, ms);
-    signal.addEventListener("abort", abort, { once: true });
-  });
 }
 
 /**

@@ -18,13 +18,7 @@
  *
  * @module
  */
-import {
-  check,
-  checkInteger,
-  type SendContext,
-  type Sender,
-  show,
-} from "../buffer.ts";
+import type { SendContext, Sender } from "../buffer.ts";
 import {
   type Attempt,
   isTransient,
@@ -36,8 +30,9 @@ import {
   type SendAttempt,
   SendError,
   type SendErrorOptions,
-  until,
 } from "../http/requests.ts";
+import { check, checkInteger, show } from "../internal/checks.ts";
+import { until } from "../internal/promises.ts";
 
 export {
   type RequestOptions,

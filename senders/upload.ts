@@ -21,13 +21,7 @@
  *
  * @module
  */
-import {
-  checkInteger,
-  handled,
-  messageOf,
-  type SendContext,
-  type Sender,
-} from "../buffer.ts";
+import type { SendContext, Sender } from "../buffer.ts";
 import {
   checkMethod,
   type RequestOptions,
@@ -35,9 +29,9 @@ import {
   type SendAttempt,
   SendError,
   type SendErrorOptions,
-  until,
-  within,
 } from "../http/requests.ts";
+import { checkInteger, messageOf } from "../internal/checks.ts";
+import { handled, until, within } from "../internal/promises.ts";
 
 export {
   type RequestOptions,

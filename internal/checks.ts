@@ -1,0 +1,103 @@
+/**
+ * Checks of arguments, and values as error messages show them.
+ *
+ * Every check follows the same rule: a value of the wrong type is a
+ * `TypeError`, a value of the right type that is not allowed is a
+ * `RangeError`, and `undefined` is an option that was left out.
+ */
+
+/**
+ * The longest delay of a timer, in milliseconds. A longer one fires at once:
+ * timers keep it in a signed 32-bit integer (HTML, "timer initialization
+ * steps").
+ */
+const MAX_DURATION = 2 ** 31 - 1;
+
+/**
+ * The largest store, in bytes: a bound that every 64-bit engine can allocate,
+ * far above any capacity that is of use. It has nothing to do with timers.
+ */
+const MAX_CAPACITY = 2 ** 31 - 1;
+
+/**
+ * Checks options that have a type and perhaps further restrictions.
+ *
+ * @param action What cannot be done with a wrong value: "Cannot create X".
+ * @param options The options by name; those that are `undefined` pass.
+ * @param expected What is allowed, as the message says it: "a function".
+ * @param type The result of `typeof` for an allowed value.
+ * @param allows Whether a value of that type is allowed.
+ * @throws {TypeError} If a value has another type, or is `null`.
+ * @throws {RangeError} If `allows` returns false for a value.
+ */
+export function check<T>(
+  action: string,
+  options: Record<string, T>,
+  expected: string,
+  type: string,
+  allows: (value: NonNullable<T>) => boolean = () => true,
+): void {
+  for (const [name, value] of Object.entries(options)) {
+    if (value === undefined) continue;
+    const message = `${action}: ${name} must be ${expected}, received ${
+      show(value)
+    }`;
+    if (typeof value !== type || value === null) throw new TypeError(message);
+    if (!allows(value)) throw new RangeError(message);
+  }
+}
+
+/** Checks options that are integers from `min` to `max`. */
+export function checkInteger(
+  action: string,
+  options: Record<string, number | undefined>,
+  min: number,
+  max: number,
+): void {
+  check(
+    action,
+    options,
+    `an integer from ${min} to ${max}`,
+    "number",
+    (value) => Number.isInteger(value) && value >= min && value <= max,
+  );
+}
+
+/** Checks options that are a number of milliseconds, from `min` on. */
+export function checkDuration(
+  action: string,
+  options: Record<string, number | undefined>,
+  min: number,
+): void {
+  checkInteger(action, options, min, MAX_DURATION);
+}
+
+/** Checks options that are the size of a store in bytes, from `min` on. */
+export function checkCapacity(
+  action: string,
+  options: Record<string, number | undefined>,
+  min: number,
+): void {
+  checkInteger(action, options, min, MAX_CAPACITY);
+}
+
+/** A value as error messages show it. */
+export function show(value: unknown): string {
+  return typeof value === "string"
+    ? JSON.stringify(value)
+    : typeof value === "object" && value !== null
+    ? `an object (${value.constructor?.name ?? "no prototype"})`
+    : String(value);
+}
+
+/**
+ * The message of whatever was thrown, for the message of another error. It
+ * never throws, even if a getter or `toString` of the value does.
+ */
+export function messageOf(thrown: unknown): string {
+  try {
+    return thrown instanceof Error ? String(thrown.message) : show(thrown);
+  } catch {
+    return "an error that cannot be shown";
+  }
+}

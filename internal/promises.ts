@@ -1,0 +1,67 @@
+/** Promises that nobody need await, that end in time, or that can be aborted. */
+
+/**
+ * Marks a rejection as handled, so that it cannot end the process when nobody
+ * awaits the promise.
+ *
+ * @returns The same promise, which still rejects for those who do await it.
+ */
+export function handled<T>(promise: Promise<T>): Promise<T> {
+  promise.catch(() => {});
+  return promise;
+}
+
+/** Settles as `promise` does, or rejects as soon as `signal` is aborted. */
+export function until<T>(signal: AbortSignal, promise: Promise<T>): Promise<T> {
+  return new Promise((resolve, reject) => {
+    const abort = () => reject(signal.reason);
+    if (signal.aborted) abort();
+    signal.addEventListener("abort", abort);
+    promise.finally(() => signal.removeEventListener("abort", abort))
+      .then(resolve, reject);
+  });
+}
+
+/**
+ * Runs `work` with a signal that is aborted with `outer`, and with a
+ * `TimeoutError` after `ms` milliseconds.
+ *
+ * `AbortSignal.any()` and `AbortSignal.timeout()` would say the same in less,
+ * but a dependent signal with a listener is kept alive as long as its sources,
+ * and `outer` may live as long as the process.
+ */
+export async function within<T>(
+  ms: number,
+  outer: AbortSignal,
+  work: (signal: AbortSignal) => Promise<T>,
+): Promise<T> {
+  const controller = new AbortController();
+  const abort = () => controller.abort(outer.reason);
+  const timer = setTimeout(() => {
+    const message = `it took longer than ${ms} ms`;
+    controller.abort(new DOMException(message, "TimeoutError"));
+  }, ms);
+  outer.addEventListener("abort", abort);
+  try {
+    return await work(controller.signal);
+  } finally {
+    clearTimeout(timer);
+    outer.removeEventListener("abort", abort);
+  }
+}
+
+/** Waits `ms` milliseconds; rejects at once when `signal` is aborted. */
+export function sleep(ms: number, signal: AbortSignal): Promise<void> {
+  signal.throwIfAborted();
+  return new Promise((resolve, reject) => {
+    const abort = () => {
+      clearTimeout(timer);
+      reject(signal.reason);
+    };
+    const timer = setTimeout(() => {
+      signal.removeEventListener("abort", abort);
+      resolve();
+    }, ms);
+    signal.addEventListener("abort", abort, { once: true });
+  });
+}
