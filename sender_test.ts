@@ -20,13 +20,13 @@ import {
 } from "./sender.ts";
 import { fakeTime } from "./testing/fake_time.ts";
 import {
-  answer,
-  answerAndClose,
   type Behaviour,
   close,
   FaultyServer,
   head,
   never,
+  respond,
+  respondAndClose,
 } from "./testing/faulty_server.ts";
 import { freePort } from "./testing/free_port.ts";
 
@@ -215,7 +215,7 @@ Deno.test("send() calls the fetch given", async () => {
 });
 
 Deno.test("send() gives fetch a request that it may use up", async () => {
-  await using server = new FaultyServer([answer(503)]);
+  await using server = new FaultyServer([respond(503)]);
   const bodies: string[] = [];
   await deliver(server.url, {
     retry: FAST,
@@ -230,7 +230,7 @@ Deno.test("send() gives fetch a request that it may use up", async () => {
 });
 
 Deno.test("send() keeps to the status when fetch has read the reply", async () => {
-  await using server = new FaultyServer([answer(200, {}, "read")]);
+  await using server = new FaultyServer([respond(200, {}, "read")]);
   await deliver(server.url, {
     fetch: async (input, init) => {
       const response = await fetch(input, init);
@@ -265,7 +265,7 @@ Deno.test("send() tries again whatever fetch throws", async () => {
 });
 
 Deno.test("send() has its own copy of the headers, of every kind", async () => {
-  await using server = new FaultyServer([answer(503)]);
+  await using server = new FaultyServer([respond(503)]);
   const once = new Map([["X-A", "kept"]]).entries();
   await deliver(server.url, { headers: once as never, retry: FAST });
   const changing = new Headers({ "X-A": "kept" });
@@ -309,7 +309,7 @@ for (
 // -- The key --
 
 Deno.test("Idempotency-Key is the stream's and the flush's, the same at each attempt", async () => {
-  await using server = new FaultyServer([answer(503), answer(200), close]);
+  await using server = new FaultyServer([respond(503), respond(200), close]);
   await using out = streamTo(server.url, { capacity: 4, retry: FAST });
   for (const text of ["abcd", "efgh"]) await out.write(text);
   await out.flush();
@@ -328,7 +328,7 @@ Deno.test("Idempotency-Key differs between streams", async () => {
 });
 
 Deno.test("Idempotency-Key is the same when a flush fails and is sent again", async () => {
-  await using server = new FaultyServer([answer(400)]);
+  await using server = new FaultyServer([respond(400)]);
   await using out = streamTo(server.url, { idempotencyKey: "mine" });
   await out.write("abcd");
   await assertRejects(() => out.flush(), FlushError);
@@ -370,7 +370,7 @@ Deno.test("send() refuses a second stream, which would repeat the first one's ke
 });
 
 Deno.test("send() takes a flush that failed again, whatever its signal", async () => {
-  await using server = new FaultyServer([answer(400)]);
+  await using server = new FaultyServer([respond(400)]);
   const sender = new FetchSender(server.url);
   await assertRejects(() => sender.send(BYTES, context(0)), SendError);
   await sender.send(BYTES, context(0));
@@ -381,7 +381,7 @@ Deno.test("send() takes a flush that failed again, whatever its signal", async (
   for (let i = 0; i < 2; i++) await sender.send(BYTES, same);
   assertEquals(server.keys[3], server.keys[4]);
   // What was delivered before one that failed is not free again.
-  await using other = new FaultyServer([answer(200), answer(400)]);
+  await using other = new FaultyServer([respond(200), respond(400)]);
   const failing = new FetchSender(other.url);
   await failing.send(BYTES, context(0));
   await assertRejects(() => failing.send(BYTES, context(1)), SendError);
@@ -414,7 +414,7 @@ Deno.test("send() refuses once the sender is closed", async () => {
 
 for (const status of [408, 425, 429, 500, 502, 503, 504, 507, 599]) {
   Deno.test(`send() tries again after ${status}`, async () => {
-    await using server = new FaultyServer([answer(status), answer(status)]);
+    await using server = new FaultyServer([respond(status), respond(status)]);
     const told: [number | undefined, number][] = [];
     await deliver(server.url, {
       retry: FAST,
@@ -442,7 +442,7 @@ for (
   ] as const
 ) {
   Deno.test(`send() fails at once after ${status}, and the bytes are kept`, async () => {
-    await using server = new FaultyServer([answer(status, {}, "no, thanks")]);
+    await using server = new FaultyServer([respond(status, {}, "no, thanks")]);
     await using out = streamTo(server.url, { retry: FAST });
     await out.write("0123456789");
     const { cause } = await assertRejects(() => out.flush(), FlushError);
@@ -476,7 +476,7 @@ Deno.test("send() finds a server that appears later", async () => {
       assertEquals(excerpt, "");
       assertInstanceOf(cause, Error);
       if (attempts === 3) {
-        server = stack.use(new FaultyServer([], answer(200), port));
+        server = stack.use(new FaultyServer([], respond(200), port));
       }
     },
   });
@@ -487,9 +487,9 @@ Deno.test("send() finds a server that appears later", async () => {
 
 Deno.test("lastFailure is that of the newest request", async () => {
   await using server = new FaultyServer([
-    answer(503),
-    answer(200),
-    answer(400),
+    respond(503),
+    respond(200),
+    respond(400),
   ]);
   const sender = new FetchSender(server.url, { retry: FAST });
   assertEquals(sender.lastFailure, undefined);
@@ -511,7 +511,7 @@ Deno.test("send() waits longer and longer, at random, and no longer than maxDela
   const { random } = Math;
   Math.random = () => 0.5;
   try {
-    await using server = new FaultyServer(Array(9).fill(answer(503)));
+    await using server = new FaultyServer(Array(9).fill(respond(503)));
     await deliver(server.url, { onRetry });
     assertEquals(server.requests.length, 10);
     // Half of 500 ms, doubled each time, at most 30 s.
@@ -528,7 +528,7 @@ Deno.test("send() waits longer and longer, at random, and no longer than maxDela
 Deno.test("send() gives up when maxElapsed would pass, and says how often it tried", async () => {
   using time = fakeTime();
   const { delays, onRetry } = skipDelays(time);
-  await using server = new FaultyServer([], answer(503));
+  await using server = new FaultyServer([], respond(503));
   const error = await assertRejects(
     () => deliver(server.url, { onRetry, retry: { maxElapsed: 20_000 } }),
     SendError,
@@ -558,7 +558,7 @@ Deno.test("maxElapsed ends the attempts even without a delay between them", asyn
 });
 
 Deno.test("maxElapsed: 0 is one attempt", async () => {
-  await using server = new FaultyServer([], answer(503));
+  await using server = new FaultyServer([], respond(503));
   const error = await assertRejects(
     () => deliver(server.url, { retry: { maxElapsed: 0 } }),
     SendError,
@@ -568,7 +568,7 @@ Deno.test("maxElapsed: 0 is one attempt", async () => {
 });
 
 Deno.test("shouldRetry overrides, both ways", async () => {
-  await using server = new FaultyServer([answer(404), answer(503)]);
+  await using server = new FaultyServer([respond(404), respond(503)]);
   const asked: (number | undefined)[] = [];
   const shouldRetry = ({ status }: SendError) => {
     asked.push(status);
@@ -613,7 +613,7 @@ for (
     time.setSystemTime(1_234_567_890_000); // 13 Feb 2009 23:31:30
     const { delays, onRetry } = skipDelays(time);
     await using server = new FaultyServer([
-      answer(503, { "retry-after": value }),
+      respond(503, { "retry-after": value }),
     ]);
     await deliver(server.url, {
       retry: { ...FAST, maxElapsed: 10_000_000 },
@@ -638,7 +638,7 @@ Deno.test("Retry-After without a time zone is in GMT, wherever the client is", a
     const value = "Thu Jan  1 00:00:03 1970";
     assert(Date.parse(value) < 0, "the zone has not changed");
     await using server = new FaultyServer([
-      answer(503, { "retry-after": value }),
+      respond(503, { "retry-after": value }),
     ]);
     await deliver(server.url, { onRetry, retry: FAST });
     assertEquals(delays, [3_000]);
@@ -675,8 +675,8 @@ Deno.test("Retry-After is only a minimum", async () => {
   Math.random = () => 0.5;
   try {
     await using server = new FaultyServer([
-      answer(503, { "retry-after": "0" }),
-      answer(503, { "retry-after": "1" }),
+      respond(503, { "retry-after": "0" }),
+      respond(503, { "retry-after": "1" }),
     ]);
     await deliver(server.url, { onRetry, retry: { initialDelay: 4_000 } });
     assertEquals(delays, [2_000, 4_000]);
@@ -689,9 +689,9 @@ Deno.test("maxElapsed is 120 seconds by default", async () => {
   using time = fakeTime();
   const { delays, onRetry } = skipDelays(time);
   await using server = new FaultyServer([
-    answer(503, { "retry-after": "119" }),
-    answer(200),
-    answer(503, { "retry-after": "120" }),
+    respond(503, { "retry-after": "119" }),
+    respond(200),
+    respond(503, { "retry-after": "120" }),
   ]);
   await deliver(server.url, { onRetry });
   await assertRejects(() => deliver(server.url, { onRetry }), SendError);
@@ -705,7 +705,7 @@ for (const [delay, attempts] of [[119_999, 2], [120_000, 1]] as const) {
     const { random } = Math;
     Math.random = () => 0.5;
     try {
-      await using server = new FaultyServer([], answer(503));
+      await using server = new FaultyServer([], respond(503));
       const retry = { initialDelay: 2 * delay, maxDelay: 2 * delay };
       const error = await assertRejects(
         () => deliver(server.url, { onRetry, retry }),
@@ -749,7 +749,7 @@ for (
 ) {
   Deno.test(`Retry-After: "${value}" is past the budget and fails at once`, async () => {
     await using server = new FaultyServer([
-      answer(429, { "retry-after": value }),
+      respond(429, { "retry-after": value }),
     ]);
     await using out = streamTo(server.url);
     await out.write("kept");
@@ -765,7 +765,7 @@ for (
 // -- Once each --
 
 Deno.test("a warm connection that dies after the request was read: one request an attempt", async () => {
-  await using server = new FaultyServer([answer(200), close, close]);
+  await using server = new FaultyServer([respond(200), close, close]);
   await using out = streamTo(server.url, { capacity: 4, retry: FAST });
   await out.write("warm");
   await out.flush();
@@ -783,7 +783,7 @@ Deno.test("a warm connection that dies after the request was read: one request a
 });
 
 Deno.test("idle connections that the server closes cost nothing", async () => {
-  await using server = new FaultyServer([], answerAndClose(200));
+  await using server = new FaultyServer([], respondAndClose(200));
   await using out = streamTo(server.url, { capacity: 4, retry: FAST });
   for (let i = 0; i < 5; i++) {
     await out.write(`no ${i}`);
@@ -799,7 +799,7 @@ for (const status of [301, 302, 303, 307, 308]) {
   Deno.test(`send() does not follow a ${status}`, async () => {
     await using target = new FaultyServer();
     await using server = new FaultyServer([
-      answer(status, { location: target.url }),
+      respond(status, { location: target.url }),
     ]);
     await using out = streamTo(server.url, {
       headers: { Authorization: "Bearer abc" },
@@ -829,16 +829,16 @@ const REPLIES: Record<string, Behaviour> = {
     const chunk = `1000\r\n${"x".repeat(0x1000)}\r\n`;
     for (;;) await write(chunk);
   },
-  "of 10 MB": answer(200, {}, "x".repeat(10_000_000)),
+  "of 10 MB": respond(200, {}, "x".repeat(10_000_000)),
   "that is cut short": async ({ receive, write, close }) => {
     await receive();
     await write(head(200, { "content-length": "100" }) + "some");
     close();
   },
-  "that is empty": answer(204),
+  "that is empty": respond(204),
   "after a 103": async (exchange) => {
     await exchange.write(head(103, { link: "</a>" }));
-    await answer(200)(exchange);
+    await respond(200)(exchange);
   },
 };
 
@@ -878,7 +878,7 @@ Deno.test("a 2xx with a reply that stalls is given up after 5 seconds", async ()
 });
 
 Deno.test("short replies are read, so that one connection serves all flushes", async () => {
-  await using server = new FaultyServer([], answer(200, {}, "x".repeat(9999)));
+  await using server = new FaultyServer([], respond(200, {}, "x".repeat(9999)));
   await using out = streamTo(server.url, { capacity: 4 });
   for (let i = 0; i < 20; i++) await out.write("abcd");
   await out.close();
@@ -976,7 +976,7 @@ Deno.test("a later attempt has only what is left of maxElapsed", async () => {
   using time = fakeTime();
   const { delays, onRetry } = skipDelays(time);
   await using server = new FaultyServer([
-    answer(503, { "retry-after": "6" }),
+    respond(503, { "retry-after": "6" }),
     async (exchange) => {
       await exchange.receive();
       setImmediate(() => time.tick(4_000));
@@ -1045,7 +1045,7 @@ for (
   ]
 ) {
   Deno.test(`an error repeats what is no secret: ${reply}`, async () => {
-    await using server = new FaultyServer([answer(415, {}, reply)]);
+    await using server = new FaultyServer([respond(415, {}, reply)]);
     const options = {
       compression: "deflate",
       idempotencyKey: "stream-1",
@@ -1123,7 +1123,7 @@ Deno.test("a small reply that becomes a large one when decompressed is cut", asy
 // -- Headers --
 
 Deno.test("a header function is called for each attempt and told why", async () => {
-  await using server = new FaultyServer([answer(503), close]);
+  await using server = new FaultyServer([respond(503), close]);
   const attempts: Omit<SendAttempt, "signal">[] = [];
   await deliver(server.url, {
     retry: FAST,
@@ -1157,7 +1157,7 @@ for (const status of [401, 403]) {
     const { delays, onRetry } = skipDelays(time);
     await using server = new FaultyServer([], async (exchange) => {
       const token = exchange.request.headers.get("authorization");
-      await answer(token === "Bearer fresh" ? 200 : status)(exchange);
+      await respond(token === "Bearer fresh" ? 200 : status)(exchange);
     });
     let refreshes = 0;
     await using out = streamTo(server.url, {
@@ -1185,7 +1185,7 @@ for (const status of [401, 403]) {
 }
 
 Deno.test("a header function is no reason to try another failure again", async () => {
-  await using server = new FaultyServer([], answer(400));
+  await using server = new FaultyServer([], respond(400));
   const error = await assertRejects(
     () => deliver(server.url, { headers: () => ({}) }),
     SendError,
@@ -1195,8 +1195,8 @@ Deno.test("a header function is no reason to try another failure again", async (
 
 Deno.test("a 401 is tried once more a flush, whatever comes between", async () => {
   await using server = new FaultyServer(
-    [answer(401), answer(503)],
-    answer(401),
+    [respond(401), respond(503)],
+    respond(401),
   );
   const error = await assertRejects(
     () => deliver(server.url, { retry: FAST, headers: () => ({}) }),
@@ -1208,7 +1208,7 @@ Deno.test("a 401 is tried once more a flush, whatever comes between", async () =
 Deno.test("a 403 that asks to wait is not repeated before", async () => {
   using time = fakeTime();
   const { delays, onRetry } = skipDelays(time);
-  await using server = new FaultyServer([answer(403, { "retry-after": "1" })]);
+  await using server = new FaultyServer([respond(403, { "retry-after": "1" })]);
   await deliver(server.url, { onRetry, headers: () => ({}) });
   assertEquals(delays, [1_000]);
 });
@@ -1250,7 +1250,7 @@ for (
   ] as const
 ) {
   Deno.test(`compression: "${compression}" is undone to the same bytes, and done once`, async () => {
-    await using server = new FaultyServer([answer(503), close]);
+    await using server = new FaultyServer([respond(503), close]);
     const { CompressionStream } = globalThis;
     let made = 0;
     globalThis.CompressionStream = class extends CompressionStream {
@@ -1369,7 +1369,7 @@ Deno.test("send() makes no request for a stream that has ended", async () => {
 
 Deno.test("abort() during the delay before a retry leaves no timer and sends no more", async () => {
   using time = fakeTime();
-  await using server = new FaultyServer([], answer(503));
+  await using server = new FaultyServer([], respond(503));
   const retried = Promise.withResolvers<void>();
   const out = streamTo(server.url, { onRetry: () => retried.resolve() });
   await out.write("abcd");
@@ -1387,7 +1387,7 @@ Deno.test("abort() during the delay before a retry leaves no timer and sends no 
 for (const how of ["onRetry", "shouldRetry", "headers", "fetch"] as const) {
   Deno.test(`abort() from within ${how} ends the flush with the reason`, async () => {
     using time = fakeTime();
-    await using server = new FaultyServer([], answer(503));
+    await using server = new FaultyServer([], respond(503));
     for (const reason of [new Error("enough"), null]) {
       const hang = () => {
         void out.abort(reason);
@@ -1414,7 +1414,7 @@ for (const how of ["onRetry", "shouldRetry", "headers", "fetch"] as const) {
 
 Deno.test("close() during a long backoff ends by closeTimeout and accounts for every byte", async () => {
   using time = fakeTime();
-  await using server = new FaultyServer([answer(200)], answer(503));
+  await using server = new FaultyServer([respond(200)], respond(503));
   const retried = Promise.withResolvers<void>();
   const out = streamTo(server.url, {
     capacity: 4,
@@ -1448,7 +1448,7 @@ Deno.test("close() during a long backoff ends by closeTimeout and accounts for e
 });
 
 Deno.test("send() leaves no listener on the stream's signal", async () => {
-  await using server = new FaultyServer([answer(503), answer(503)]);
+  await using server = new FaultyServer([respond(503), respond(503)]);
   const { signal } = new AbortController();
   const listeners = new Set<unknown>();
   let added = 0;
@@ -1501,7 +1501,7 @@ Deno.test("no header value and no query shows in any error", async () => {
       headers.get("x-api-key")
     }`;
     if (path.includes("close")) return await close(exchange);
-    await answer(400, { "x-echo": "hunter2" }, echo)(exchange);
+    await respond(400, { "x-echo": "hunter2" }, echo)(exchange);
   });
   for (
     const url of [
@@ -1574,7 +1574,7 @@ for (
   ] as const
 ) {
   Deno.test(`no error repeats a server's echo of ${title}`, async () => {
-    await using server = new FaultyServer([answer(400, {}, `bad: ${echo}!`)]);
+    await using server = new FaultyServer([respond(400, {}, `bad: ${echo}!`)]);
     const error = await assertRejects(
       () => deliver(`${server.url}?${query}`, { headers: { ...headers } }),
       SendError,
@@ -1587,7 +1587,7 @@ for (
 
 Deno.test("no error repeats the beginning of a secret that its excerpt would cut", async () => {
   const before = "x".repeat(194);
-  await using server = new FaultyServer([answer(400, {}, `${before}hunter2`)]);
+  await using server = new FaultyServer([respond(400, {}, `${before}hunter2`)]);
   const error = await assertRejects(
     () => deliver(server.url, { headers: { authorization: "Bearer hunter2" } }),
     SendError,
@@ -1597,8 +1597,8 @@ Deno.test("no error repeats the beginning of a secret that its excerpt would cut
 
 Deno.test("no error repeats the token of an attempt before", async () => {
   await using server = new FaultyServer(
-    [answer(401)],
-    answer(400, {}, "old-token"),
+    [respond(401)],
+    respond(400, {}, "old-token"),
   );
   const error = await assertRejects(
     () =>

@@ -103,7 +103,7 @@ async function serve(connection: Deno.TcpConn, delay: number): Promise<void> {
       size -= part;
     }
   };
-  const answer = (text: string) =>
+  const respond = (text: string) =>
     connection.write(new TextEncoder().encode(text));
 
   for (;;) {
@@ -114,10 +114,10 @@ async function serve(connection: Deno.TcpConn, delay: number): Promise<void> {
       const [name, value] = header.split(": ");
       if (name === "content-length") length = Number(value);
       if (name === "transfer-encoding") chunked = true;
-      if (name === "expect") await answer("HTTP/1.1 100 Continue\r\n\r\n");
+      if (name === "expect") await respond("HTTP/1.1 100 Continue\r\n\r\n");
     }
     if (request.startsWith("get /report")) {
-      await answer(report());
+      await respond(report());
       continue;
     }
     if (stall > 0) await sleep(stall);
@@ -131,7 +131,7 @@ async function serve(connection: Deno.TcpConn, delay: number): Promise<void> {
     }
     got.arrivals.push(clock());
     if (delay > 0) await sleep(delay);
-    await answer("HTTP/1.1 204 No Content\r\n\r\n");
+    await respond("HTTP/1.1 204 No Content\r\n\r\n");
   }
 }
 

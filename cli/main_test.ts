@@ -23,12 +23,12 @@ import {
   startCommand as start,
 } from "../testing/child.ts";
 import {
-  answer,
   type Behaviour,
   close,
   FaultyServer,
   held,
   never,
+  respond,
 } from "../testing/faulty_server.ts";
 import { temporary } from "../testing/temporary.ts";
 
@@ -38,7 +38,7 @@ const WELL = { code: 0, signal: null, stdout: "", stderr: "" };
 /** Refuses, and repeats what should be secret. */
 const echo: Behaviour = async (exchange) => {
   const { headers, path } = exchange.request;
-  await answer(400, {}, `${path} ${headers.get("authorization")}`)(exchange);
+  await respond(400, {}, `${path} ${headers.get("authorization")}`)(exchange);
 };
 
 /** The permissions of a command in which `script` runs first. */
@@ -174,7 +174,7 @@ Deno.test("cli --lines never cuts a line that spans reads", async () => {
 // -- Options --
 
 Deno.test("cli passes its options on", async () => {
-  await using server = new FaultyServer([answer(503)]);
+  await using server = new FaultyServer([respond(503)]);
   await using folder = await temporary();
   const headers = folder.file(
     "headers",
@@ -441,7 +441,7 @@ for (const source of ["a file", "standard input"]) {
     const text = linesOf(5_000_000);
     const input = folder.file("input", text);
     const unsent = folder.file("unsent");
-    await using server = new FaultyServer(Array(7).fill(answer(200)), close);
+    await using server = new FaultyServer(Array(7).fill(respond(200)), close);
     const { code, stderr } = await run(
       [
         ...["--capacity", "16K", "--retry-for", "0", "--unsent", unsent],
@@ -469,7 +469,7 @@ Deno.test("cli saves whole lines, and the beginning of one, in order", async () 
   await using folder = await temporary();
   const unsent = folder.file("unsent", "from before\n");
   const text = linesOf(200_000) + "the last";
-  await using server = new FaultyServer([answer(200)], answer(400));
+  await using server = new FaultyServer([respond(200)], respond(400));
   const { code } = await run(
     [
       ...["--lines", "--capacity", "1000", "--unsent", unsent],
@@ -485,7 +485,7 @@ Deno.test("cli saves whole lines, and the beginning of one, in order", async () 
 Deno.test("cli ends at once when a send fails while it waits for input", async () => {
   await using folder = await temporary();
   const unsent = folder.file("unsent");
-  await using server = new FaultyServer([], answer(400, {}, "no"));
+  await using server = new FaultyServer([], respond(400, {}, "no"));
   await using running = start([server.url, "--interval", "10ms"]);
   await running.write("data");
   const { code, stderr } = await running.outcome;
@@ -494,7 +494,7 @@ Deno.test("cli ends at once when a send fails while it waits for input", async (
   assertStringIncludes(stderr, "4 bytes were read and not acknowledged");
 
   // Even if the server would take what comes next: nobody may miss the gap.
-  await using recovered = new FaultyServer([answer(400)]);
+  await using recovered = new FaultyServer([respond(400)]);
   await using stopped = start([recovered.url, "--interval", "10ms"]);
   await stopped.write("data");
   const outcome = await stopped.outcome;
@@ -515,7 +515,7 @@ Deno.test("cli ends at once when a send fails while it waits for input", async (
 });
 
 Deno.test("cli --lines sends no line after one that failed", async () => {
-  await using server = new FaultyServer([answer(400)]);
+  await using server = new FaultyServer([respond(400)]);
   await using running = start([server.url, "--lines", "--capacity", "4"]);
   await running.write("one\nand more than a request");
   const { code, stderr } = await running.outcome;
@@ -591,7 +591,7 @@ Deno.test("cli refuses to save into its standard input", {
 Deno.test("cli saves everything on a disk that takes little at a time", async () => {
   await using folder = await temporary();
   const unsent = folder.file("unsent");
-  await using server = new FaultyServer([], answer(400));
+  await using server = new FaultyServer([], respond(400));
   const { code, stderr } = await run(
     ["--unsent", unsent, server.url],
     "one, two, three",
@@ -609,7 +609,7 @@ Deno.test("cli saves everything on a disk that takes little at a time", async ()
 Deno.test("cli says what it could not save on a disk that is full", async () => {
   await using folder = await temporary();
   const unsent = folder.file("unsent");
-  await using server = new FaultyServer([], answer(400));
+  await using server = new FaultyServer([], respond(400));
   const { code, stderr } = await run(
     ["--unsent", unsent, server.url],
     "one, two, three",
@@ -624,7 +624,7 @@ Deno.test("cli says that a file is missing from what it saved", async () => {
   await using folder = await temporary();
   const gone = folder.file("gone", "data");
   const unsent = folder.file("unsent");
-  await using server = new FaultyServer([], answer(400));
+  await using server = new FaultyServer([], respond(400));
   await using running = start([
     ...["--interval", "10ms", "--unsent", unsent],
     ...[server.url, "-", gone],
@@ -640,7 +640,7 @@ Deno.test("cli says that a file is missing from what it saved", async () => {
 });
 
 Deno.test("cli says once why it tries again", async () => {
-  await using server = new FaultyServer([answer(503), answer(503)]);
+  await using server = new FaultyServer([respond(503), respond(503)]);
   const { code, stderr } = await run([server.url], "data");
   assertEquals(code, 0);
   assertMatch(stderr, /^stream-buffer: .* answered 503; trying again\n$/);
@@ -723,7 +723,7 @@ Deno.test("cli leaves no empty --unsent behind", async () => {
 Deno.test("cli saves into a new file when the --unsent has gone", async () => {
   await using folder = await temporary();
   const unsent = folder.file("unsent");
-  const { release, behaviour } = held(answer(400));
+  const { release, behaviour } = held(respond(400));
   await using server = new FaultyServer([behaviour]);
   await using running = start(["--unsent", unsent, server.url]);
   await running.write("data");
@@ -739,7 +739,7 @@ Deno.test("cli saves into a new file when the --unsent has gone", async () => {
 Deno.test("cli saves even when it can open nothing any more", async () => {
   await using folder = await temporary();
   const unsent = folder.file("unsent");
-  await using server = new FaultyServer([], answer(400));
+  await using server = new FaultyServer([], respond(400));
   const { code, stderr } = await run(
     ["--unsent", unsent, server.url],
     "data",
@@ -829,7 +829,7 @@ for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
     async () => {
       await using folder = await temporary();
       const unsent = folder.file("unsent");
-      await using server = new FaultyServer([answer(200)], never);
+      await using server = new FaultyServer([respond(200)], never);
       await using running = start([
         ...["--lines", "--interval", "10ms", "--unsent", unsent],
         server.url,
@@ -855,8 +855,8 @@ Deno.test(
   async () => {
     await using folder = await temporary();
     const unsent = folder.file("unsent");
-    for (const last of [answer(200), never]) {
-      await using server = new FaultyServer([answer(200)], last);
+    for (const last of [respond(200), never]) {
+      await using server = new FaultyServer([respond(200)], last);
       await using running = start([
         ...["--interval", "10ms", "--unsent", unsent],
         server.url,
@@ -882,7 +882,7 @@ for (const signal of ["SIGINT", "SIGTERM"] as const) {
     for (const lines of [false, true]) {
       for (
         const [state, last] of [
-          ["works", answer(200)],
+          ["works", respond(200)],
           ["is down", close],
           ["stalls", never],
         ] as const
@@ -900,7 +900,7 @@ for (const signal of ["SIGINT", "SIGTERM"] as const) {
             const text = linesOf(3_000_000);
             const { release, behaviour } = held(last);
             await using server = new FaultyServer(
-              [answer(200), behaviour],
+              [respond(200), behaviour],
               last,
             );
             await using running = start([
@@ -951,7 +951,7 @@ for (const lines of [false, true]) {
       await using folder = await temporary();
       const unsent = folder.file("unsent");
       const text = linesOf(2_000_000);
-      await using server = new FaultyServer([answer(200)], never);
+      await using server = new FaultyServer([respond(200)], never);
       await using running = start([
         ...["--capacity", "1M", "--interval", "1ms", "--unsent", unsent],
         ...lines ? ["--lines"] : [],
@@ -982,7 +982,7 @@ Deno.test("cli gives up by itself after an interrupt, and saves what is left", {
 }, async () => {
   await using folder = await temporary();
   const unsent = folder.file("unsent");
-  await using server = new FaultyServer([answer(200)], never);
+  await using server = new FaultyServer([respond(200)], never);
   await using running = start([
     ...["--interval", "10ms", "--unsent", unsent],
     server.url,
@@ -1082,7 +1082,7 @@ Deno.test("cli --upload of nothing makes an empty object", async () => {
 });
 
 Deno.test("cli --upload tells a refusal, and how far it was", async () => {
-  await using server = new FaultyServer([answer(413)]);
+  await using server = new FaultyServer([respond(413)]);
   const { code, stderr } = await run(["--upload", server.url], "an object");
   assertEquals(code, 1);
   assertStringIncludes(stderr, "answered 413; the object is larger than it t");
@@ -1145,7 +1145,7 @@ for (const mode of ["--upload", "--tus"]) {
     await using faulty = new FaultyServer([async (exchange) => {
       await exchange.read(1);
       begin();
-      await answer(200)(exchange);
+      await respond(200)(exchange);
     }]);
     await using tus = await tusServer();
     await using folder = await temporary();
@@ -1229,7 +1229,7 @@ Deno.test("cli --tus uploads files and standard input, and says where", async ()
 });
 
 Deno.test("cli --tus says what a server answers that speaks no tus", async () => {
-  await using server = new FaultyServer([answer(404), answer(404)]);
+  await using server = new FaultyServer([respond(404), respond(404)]);
   const { code, stderr } = await run(["--tus", server.url], "an object");
   assertEquals(code, 1);
   assertStringIncludes(stderr, "answered 404; it does not seem to speak tus");
@@ -1240,8 +1240,8 @@ Deno.test("cli advises what the command can do, where the server wants a size", 
   const offers = { "tus-version": "1.0.0", "tus-extension": "creation" };
   for (
     const [mode, behaviour] of [
-      ["--tus", answer(204, offers)],
-      ["--upload", answer(411)],
+      ["--tus", respond(204, offers)],
+      ["--upload", respond(411)],
     ] as const
   ) {
     await using server = new FaultyServer([behaviour]);
@@ -1350,11 +1350,11 @@ Deno.test("cli --tus goes on only from the whole input after an interrupt", {
 });
 
 Deno.test("cli --tus prints no headers for another server", async () => {
-  await using other = new FaultyServer([answer(400)]);
+  await using other = new FaultyServer([respond(400)]);
   const location = `http://127.0.0.1:${other.port}/files/1`;
   await using server = new FaultyServer([
-    answer(204),
-    answer(201, { location }),
+    respond(204),
+    respond(201, { location }),
   ]);
   await using folder = await temporary();
   const input = folder.file("input", "an object");
@@ -1379,11 +1379,11 @@ Deno.test("cli --tus says that its input has changed, instead of how to go on", 
   ) {
     const refuse: Behaviour = async (exchange) => {
       await change();
-      await answer(400)(exchange);
+      await respond(400)(exchange);
     };
     await using server = new FaultyServer([
-      answer(204),
-      answer(201, { location: "/files/1" }),
+      respond(204),
+      respond(201, { location: "/files/1" }),
       refuse,
     ]);
     const { code, stderr } = await run(["--tus", server.url, input]);

@@ -9,13 +9,13 @@ import {
   start as startScript,
 } from "../testing/child.ts";
 import {
-  answer,
   type Behaviour,
   close,
   FaultyServer,
   head,
   held,
   never,
+  respond,
 } from "../testing/faulty_server.ts";
 import { createHash } from "node:crypto";
 import { temporary } from "../testing/temporary.ts";
@@ -241,9 +241,9 @@ Deno.test(
 );
 
 Deno.test("ship_log.ts goes on trying, and ships everything once", async () => {
-  const refuse = answer(400, {}, "no");
+  const refuse = respond(400, {}, "no");
   await using server = new FaultyServer([
-    ...[refuse, answer(200)],
+    ...[refuse, respond(200)],
     ...[refuse, refuse, refuse],
   ]);
   await using folder = await temporary();
@@ -269,7 +269,7 @@ Deno.test("ship_log.ts goes on trying, and ships everything once", async () => {
 });
 
 Deno.test("ship_log.ts ships a line that is larger than the buffer once", async () => {
-  await using server = new FaultyServer([answer(400)]);
+  await using server = new FaultyServer([respond(400)]);
   await using folder = await temporary();
   const path = folder.file("app.log", "");
   const line = "x".repeat(300_000) + "\n";
@@ -403,10 +403,11 @@ for (const [how, expected] of Object.entries(ENDS)) {
         ignore: Deno.build.os === "windows",
       },
       async () => {
-        const last = { "works": answer(200), "is down": close }[state] ?? never;
+        const last = { "works": respond(200), "is down": close }[state] ??
+          never;
         const { release, behaviour } = held(last);
         await using server = new FaultyServer(
-          [answer(200), answer(200), behaviour],
+          [respond(200), respond(200), behaviour],
           last,
         );
         await using folder = await temporary();

@@ -15,13 +15,13 @@ import { checkCuts } from "../tools/cuts.ts";
 import { CuttingProxy, NO_CUT } from "../testing/cutting_proxy.ts";
 import { fakeTime } from "../testing/fake_time.ts";
 import {
-  answer,
   type Behaviour,
   close,
   FaultyServer,
   held,
   never,
   type RawRequest,
+  respond,
 } from "../testing/faulty_server.ts";
 import { freePort } from "../testing/free_port.ts";
 import { startTusServer } from "../testing/tus_server.ts";
@@ -36,7 +36,7 @@ const ALL = "creation,creation-defer-length,checksum,termination";
 
 /** What a tus server answers. */
 function says(status: number, headers: Record<string, string> = {}): Behaviour {
-  return answer(status, { ...TUS, ...headers });
+  return respond(status, { ...TUS, ...headers });
 }
 
 function offers(headers: Record<string, string> = {}): Behaviour {
@@ -404,41 +404,46 @@ for (
     ],
     [
       "says so at the creation",
-      [answer(404), says(412, { "tus-version": "0.2.2" })],
+      [respond(404), says(412, { "tus-version": "0.2.2" })],
       {},
       "answered 412; it speaks tus 0.2.2, and not 1.0.0",
     ],
     [
       "takes no object that large",
-      [answer(404), says(413)],
+      [respond(404), says(413)],
       {},
       "answered 413; the object is larger than it takes",
     ],
     [
       "does not speak tus: 404",
-      [answer(404), answer(404, {}, "no such page")],
+      [respond(404), respond(404, {}, "no such page")],
       {},
       '/files (attempt 1): the server answered 404; it does not seem to speak tus: "no such page"',
     ],
     [
       "does not speak tus: 405",
-      [answer(405), answer(405)],
+      [respond(405), respond(405)],
       {},
       "answered 405; it does not seem to speak tus",
     ],
     [
       "does not speak tus: 501",
-      [answer(501), answer(501)],
+      [respond(501), respond(501)],
       {},
       "answered 501; it does not seem to speak tus",
     ],
     [
       "does not speak tus: 200",
-      [answer(200), answer(200, {}, "hello")],
+      [respond(200), respond(200, {}, "hello")],
       {},
       'answered 200 without a Location for the upload; it does not seem to speak tus: "hello"',
     ],
-    ["does not speak tus: 409", [answer(200), answer(409)], {}, "answered 409"],
+    [
+      "does not speak tus: 409",
+      [respond(200), respond(409)],
+      {},
+      "answered 409",
+    ],
     [
       "forgets the Location",
       [offers(), says(201)],
@@ -447,11 +452,11 @@ for (
     ],
     [
       "wants credentials",
-      [offers(), answer(401)],
+      [offers(), respond(401)],
       {},
       "answered 401; check the credentials in `headers`",
     ],
-    ["redirects", [answer(301), answer(301)], {}, "so give the final URL"],
+    ["redirects", [respond(301), respond(301)], {}, "so give the final URL"],
   ] as [string, Behaviour[], TusSenderOptions, string | RegExp][]
 ) {
   Deno.test(`an upload fails before anything is sent when the server ${title}`, async () => {
@@ -484,7 +489,7 @@ Deno.test("a server that answers OPTIONS to nobody may take the upload all the s
     "tus-version": "0.1",
     "tus-extension": "none",
   });
-  for (const options of [answer(200), answer(401), misplaced, answer(501)]) {
+  for (const options of [respond(200), respond(401), misplaced, respond(501)]) {
     await using server = new FaultyServer([options, CREATED, at(10), at(10)]);
     const sender = new TusSender(server.url);
     await sender.send(BYTES, context());
@@ -611,7 +616,7 @@ for (
     ["is missing", [says(204)], /without an Upload-Offset$/],
     [
       "is missing in the answer",
-      [close, answer(200)],
+      [close, respond(200)],
       "without an Upload-Offset; it does not seem to speak tus",
     ],
     ["is negative", [at(-1)], "without an Upload-Offset"],
@@ -678,7 +683,7 @@ Deno.test("a 413 is about the object, or about the request if a proxy says so", 
   for (
     const [refusal, advice] of [
       [says(413), "answered 413; the object is larger than it takes"],
-      [answer(413), "answered 413; make `capacity` smaller"],
+      [respond(413), "answered 413; make `capacity` smaller"],
     ] as const
   ) {
     await using given = setUp([refusal]);
@@ -753,10 +758,10 @@ Deno.test("a length that was given at the creation is not given again", async ()
 Deno.test("a creation is tried again, and what the server offers is asked for until it answers", async () => {
   await using server = new FaultyServer([
     close,
-    answer(503),
+    respond(503),
     offers(),
     close,
-    answer(503),
+    respond(503),
     CREATED,
   ]);
   const sender = new TusSender(server.url, FAST);
@@ -770,7 +775,7 @@ Deno.test("a creation is tried again, and what the server offers is asked for un
 Deno.test("a creation that failed is tried again by the next flush", async () => {
   await using server = new FaultyServer([
     offers(),
-    answer(400),
+    respond(400),
     CREATED,
     at(10),
     at(10, 10),
@@ -784,7 +789,7 @@ Deno.test("a creation that failed is tried again by the next flush", async () =>
 
 Deno.test("a 401 is answered with fresh headers, wherever it comes", async () => {
   await using server = new FaultyServer([
-    answer(401),
+    respond(401),
     says(401),
     CREATED,
     says(401),
@@ -1026,7 +1031,7 @@ Deno.test("a TusSender serves one stream only, and that goes on", async () => {
 Deno.test("no error of an upload shows a header's value or a query", async () => {
   const echo: Behaviour = async (exchange) => {
     const { headers, path } = exchange.request;
-    await answer(400, {}, `${path} ${headers.get("authorization")}`)(exchange);
+    await respond(400, {}, `${path} ${headers.get("authorization")}`)(exchange);
   };
   await using server = new FaultyServer([
     offers(),
@@ -1049,7 +1054,7 @@ Deno.test("numbers that the protocol needs are no secrets", async () => {
   await using server = new FaultyServer([
     offers(),
     at(1_234_567),
-    answer(400, {}, "not at 1234567"),
+    respond(400, {}, "not at 1234567"),
   ]);
   const sender = await TusSender.resume(server.url, {
     headers: { Authorization: "Bearer 1234" },
@@ -1177,7 +1182,7 @@ for (
     ["is gone", says(404), "the upload is gone"],
     [
       "is no upload",
-      answer(200, {}, ""),
+      respond(200, {}, ""),
       "answered 200 without an Upload-Offset; it does not seem to speak tus",
     ],
     [
@@ -1188,7 +1193,7 @@ for (
   ] as const
 ) {
   Deno.test(`resume() of what ${title} fails`, async () => {
-    await using server = new FaultyServer([answer(404), behaviour]);
+    await using server = new FaultyServer([respond(404), behaviour]);
     await assertRejects(
       () => TusSender.resume(server.url, { length: 10 }),
       SendError,
@@ -1199,7 +1204,7 @@ for (
 }
 
 Deno.test("resume() of more than the length fails", async () => {
-  await using server = new FaultyServer([answer(404), at(11, 10)]);
+  await using server = new FaultyServer([respond(404), at(11, 10)]);
   await assertRejects(
     () => TusSender.resume(server.url),
     SendError,

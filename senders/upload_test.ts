@@ -11,12 +11,12 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { FlushError, type SendContext, StreamBuffer } from "../buffer.ts";
 import { fakeTime } from "../testing/fake_time.ts";
 import {
-  answer,
   type Behaviour,
   FaultyServer,
   head,
   held,
   never,
+  respond,
   script,
 } from "../testing/faulty_server.ts";
 import { freePort } from "../testing/free_port.ts";
@@ -61,7 +61,7 @@ async function writeUntilItFails(out: StreamBuffer): Promise<FlushError> {
 }
 
 /** Answers when it has read so much of the body, and then does something. */
-function answerEarly(
+function respondEarly(
   status: number,
   size: number,
   then: "read on" | "stall" | "close",
@@ -83,7 +83,7 @@ function begins() {
   const behaviour: Behaviour = async (exchange) => {
     await exchange.read(1);
     begun.resolve();
-    await answer(200)(exchange);
+    await respond(200)(exchange);
   };
   return { begun, behaviour };
 }
@@ -233,7 +233,7 @@ Deno.test("an upload keeps what it was given, to a slow server, when the store i
       await exchange.read(10_000);
       await sleep(0);
     }
-    await answer(200)(exchange);
+    await respond(200)(exchange);
   };
   await using server = new FaultyServer([slowly]);
   const sender = new UploadSender(server.url);
@@ -275,7 +275,7 @@ Deno.test("write() waits for a server that does not read, and goes on with it", 
   const reads = Promise.withResolvers<void>();
   await using server = new FaultyServer([async (exchange) => {
     await reads.promise;
-    await answer(201)(exchange);
+    await respond(201)(exchange);
   }]);
   const out = upload(server, { capacity: MIB });
   const chunk = new Uint8Array(MIB);
@@ -303,7 +303,7 @@ for (const status of [401, 413, 500, 302, 200, 201]) {
       const size = length === undefined ? "unknown" : "known";
       Deno.test(`a ${status} before the end of an upload of ${size} size stops it; servers that then ${then}`, async () => {
         await using server = new FaultyServer([
-          answerEarly(status, 100_000, then),
+          respondEarly(status, 100_000, then),
         ]);
         const out = upload(server, length ? { length } : {});
         const error = await writeUntilItFails(out);
@@ -345,7 +345,7 @@ Deno.test("a refusal is told with the beginning of the reply, and what to do", a
       [301, "; redirects are not followed, so give the final URL"],
     ] as const
   ) {
-    await using server = new FaultyServer([answer(status, {}, "sorry\n")]);
+    await using server = new FaultyServer([respond(status, {}, "sorry\n")]);
     const out = upload(server);
     await out.write("object");
     const error = await assertRejects(() => out.close(), FlushError);
@@ -418,7 +418,7 @@ for (const length of [undefined, 8]) {
   });
 
   Deno.test(`a 200 before most of the last flush is sent is none, with length ${length}`, async () => {
-    await using server = new FaultyServer([answerEarly(200, 1_000, "stall")]);
+    await using server = new FaultyServer([respondEarly(200, 1_000, "stall")]);
     const out = upload(server, {
       capacity: 2 * LARGE,
       ...length && { length: LARGE },
@@ -430,7 +430,7 @@ for (const length of [undefined, 8]) {
 }
 
 Deno.test("closed rejects as soon as the upload has failed, without a write", async () => {
-  await using server = new FaultyServer([answerEarly(401, 4, "stall")]);
+  await using server = new FaultyServer([respondEarly(401, 4, "stall")]);
   const sender = new UploadSender(server.url);
   await sender.send(new TextEncoder().encode("half"), context());
   const error = await assertRejects(() => sender.closed, SendError);
@@ -694,7 +694,7 @@ Deno.test("a header function that fails fails the upload", async () => {
 Deno.test("no error of an upload shows a header's value or the query", async () => {
   const echo: Behaviour = async (exchange) => {
     const { headers, path } = exchange.request;
-    await answer(400, {}, `${path} ${headers.get("authorization")}`)(exchange);
+    await respond(400, {}, `${path} ${headers.get("authorization")}`)(exchange);
   };
   await using server = new FaultyServer([echo]);
   const out = upload({ url: `${server.url}?token=hunter22` }, {

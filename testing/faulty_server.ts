@@ -56,7 +56,7 @@ export interface Exchange {
 export type Behaviour = (exchange: Exchange) => Promise<void> | void;
 
 /** Reads the request, and answers as a server should; keeps it if with a 2xx. */
-export function answer(
+export function respond(
   status: number,
   headers: Record<string, string> = {},
   body = "",
@@ -97,7 +97,7 @@ export const never: Behaviour = async ({ receive, closed }) => {
 
 /** Reads the request, and goes on when it is released. */
 export function held(
-  rest: Behaviour = answer(200),
+  rest: Behaviour = respond(200),
 ): { release: () => void; behaviour: Behaviour } {
   const { promise, resolve: release } = Promise.withResolvers<void>();
   const behaviour: Behaviour = async (exchange) => {
@@ -109,9 +109,9 @@ export function held(
 }
 
 /** Answers, and closes the connection that it said it would keep. */
-export function answerAndClose(status: number): Behaviour {
+export function respondAndClose(status: number): Behaviour {
   return async (exchange) => {
-    await answer(status)(exchange);
+    await respond(status)(exchange);
     exchange.close();
   };
 }
@@ -138,16 +138,16 @@ const RETRY_AFTER: Record<string, string> = {
 
 /** Those that a retry helps against, if it takes one. */
 const PASSING: Record<string, Behaviour> = {
-  "200": answer(200),
-  "201 with a body": answer(201, {}, "stored\n"),
-  "204": answer(204),
+  "200": respond(200),
+  "201 with a body": respond(201, {}, "stored\n"),
+  "204": respond(204),
   "never read": ({ hang }) => hang(),
   "read slowly": async (exchange) => {
     for (let i = 0; i < 20; i++) {
       await exchange.read(50);
       await sleep(1);
     }
-    await answer(200)(exchange);
+    await respond(200)(exchange);
   },
   "200 before the body is read": async ({ write, keep }) => {
     await Promise.all([keep(), write(reply(200))]);
@@ -158,11 +158,11 @@ const PASSING: Record<string, Behaviour> = {
   },
   "100 first": async (exchange) => {
     await exchange.write(head(100, {}));
-    await answer(200)(exchange);
+    await respond(200)(exchange);
   },
   "103 first, twice": async (exchange) => {
     await exchange.write(head(103, { link: "</a>" }).repeat(2));
-    await answer(200)(exchange);
+    await respond(200)(exchange);
   },
   "103 without end": async ({ receive, write }) => {
     await receive();
@@ -176,7 +176,7 @@ const PASSING: Record<string, Behaviour> = {
   "answer late": async (exchange) => {
     await exchange.keep();
     await sleep(20);
-    await answer(200)(exchange);
+    await respond(200)(exchange);
   },
   "never answer": never,
   "keep and never answer": keepAnd("", "closed"),
@@ -193,13 +193,13 @@ const PASSING: Record<string, Behaviour> = {
     close();
   },
   "keep and close": keepAnd("", "close"),
-  "200 and close": answerAndClose(200),
+  "200 and close": respondAndClose(200),
   "200 and close, as it says": async (exchange) => {
-    await answer(200, { connection: "close" })(exchange);
+    await respond(200, { connection: "close" })(exchange);
     exchange.close();
   },
   "200, then close at the next request": async (exchange) => {
-    await answer(200)(exchange);
+    await respond(200)(exchange);
     await exchange.next();
     exchange.close();
   },
@@ -208,14 +208,14 @@ const PASSING: Record<string, Behaviour> = {
     await keep();
     refuse(20);
   },
-  "408 and close": answerAndClose(408),
-  "500": answer(500, {}, "oh\n"),
-  "502": answer(502, { "content-type": "text/html" }, "<html></html>"),
+  "408 and close": respondAndClose(408),
+  "500": respond(500, {}, "oh\n"),
+  "502": respond(502, { "content-type": "text/html" }, "<html></html>"),
   ...Object.fromEntries(
     Object.entries(RETRY_AFTER).flatMap(([name, value]) =>
       [429, 503].map((status) => [
         `${status}, Retry-After ${name}`,
-        answer(status, { "retry-after": value }),
+        respond(status, { "retry-after": value }),
       ])
     ),
   ),
@@ -236,9 +236,9 @@ const PASSING: Record<string, Behaviour> = {
     head(200, { "content-length": "5" }) + "1234567890",
     "close",
   ),
-  "a reply of 1 MB": answer(200, {}, "x".repeat(1_000_000)),
-  "a reply with 100 kB of headers": answer(200, { "x-long": "x".repeat(1e5) }),
-  "a reply with 1000 headers": answer(
+  "a reply of 1 MB": respond(200, {}, "x".repeat(1_000_000)),
+  "a reply with 100 kB of headers": respond(200, { "x-long": "x".repeat(1e5) }),
+  "a reply with 1000 headers": respond(
     200,
     Object.fromEntries(Array.from({ length: 1000 }, (_, i) => [`x-${i}`, "x"])),
   ),
@@ -250,17 +250,17 @@ const FINAL: Record<string, Behaviour> = {
     `${status}`,
     (exchange: Exchange) => {
       const origin = `http://${exchange.request.headers.get("host")}`;
-      return answer(status, { location: `${origin}/moved` })(exchange);
+      return respond(status, { location: `${origin}/moved` })(exchange);
     },
   ])),
-  "304": answer(304),
-  "400": answer(400, {}, "no\n"),
-  "401": answer(401),
+  "304": respond(304),
+  "400": respond(400, {}, "no\n"),
+  "401": respond(401),
   "413 and close before the body is read": async ({ write, close }) => {
     await write(reply(413, { connection: "close" }));
     close();
   },
-  "503, Retry-After a year": answer(503, { "retry-after": "31536000" }),
+  "503, Retry-After a year": respond(503, { "retry-after": "31536000" }),
 };
 
 /** Behaviours by name, for schedules. */
@@ -331,7 +331,7 @@ export class FaultyServer implements AsyncDisposable {
 
   constructor(
     script: Behaviour[] = [],
-    otherwise: Behaviour = answer(200),
+    otherwise: Behaviour = respond(200),
     port?: number,
   ) {
     this.#script = [...script];

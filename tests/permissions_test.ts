@@ -1,7 +1,7 @@
 /** Nothing but the network, and of that nothing but the server. */
 import { assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { runCommand, type Scope, start } from "../testing/child.ts";
-import { answer, FaultyServer } from "../testing/faulty_server.ts";
+import { FaultyServer, respond } from "../testing/faulty_server.ts";
 import { temporary } from "../testing/temporary.ts";
 
 /** With these, to ask for one of them is an error, and no question. */
@@ -94,7 +94,7 @@ async function makeObject(
 
 for (const sender of ["UploadSender", "TusSender"]) {
   Deno.test(`${sender} needs --allow-net for its server only`, async () => {
-    const created = answer(201, { location: "/", "upload-offset": "4" });
+    const created = respond(201, { location: "/", "upload-offset": "4" });
     await using server = new FaultyServer([], created);
     await using child = start(server.url, makeObject, {
       permissions: [net(server), ...DENIED],
@@ -188,7 +188,7 @@ for (const [name, row] of Object.entries(ROWS)) {
     const { args, needs, code: expected = 0 } = row((name) =>
       folder.file(name)
     );
-    const serve = () => new FaultyServer([], answer(expected ? 400 : 200));
+    const serve = () => new FaultyServer([], respond(expected ? 400 : 200));
     {
       await using server = serve();
       const { code, stderr } = await runCommand([server.url, ...args], "data", [

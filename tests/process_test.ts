@@ -7,11 +7,11 @@ import { equals } from "@std/bytes";
 import { receiver } from "../examples/receiver.ts";
 import { type Child, type Scope, start } from "../testing/child.ts";
 import {
-  answer,
   close,
   FaultyServer,
   held,
   never,
+  respond,
 } from "../testing/faulty_server.ts";
 
 const POSIX = Deno.build.os !== "windows";
@@ -96,7 +96,7 @@ Deno.test("a script that ends while writes wait for room sends them all", async 
 
 Deno.test("a script that ends without close() while the server is down goes on trying", async () => {
   const { release, behaviour } = held();
-  const script = [close, close, answer(503), behaviour];
+  const script = [close, close, respond(503), behaviour];
   await using server = new FaultyServer(script);
   await using child = start(server.url, async ({ streamTo, url }) => {
     const retry = { maxElapsed: 0 }; // so that each attempt is a send that fails
@@ -196,7 +196,7 @@ for (
   ] as const
 ) {
   Deno.test(`${how} loses what was not acknowledged, and nothing else`, async () => {
-    await using server = new FaultyServer([answer(200)], never);
+    await using server = new FaultyServer([respond(200)], never);
     await using child = start(server.url, thenEnd(end));
     await isUpToItsNeck(child, server);
     await child.write("x");
@@ -211,7 +211,7 @@ for (const signal of ["SIGINT", "SIGTERM", "SIGHUP", "SIGKILL"] as const) {
   Deno.test(`${signal} loses what was not acknowledged, and nothing else`, {
     ignore: !POSIX,
   }, async () => {
-    await using server = new FaultyServer([answer(200)], never);
+    await using server = new FaultyServer([respond(200)], never);
     await using child = start(server.url, upToItsNeck);
     await isUpToItsNeck(child, server);
     child.kill(signal);
@@ -232,7 +232,7 @@ Deno.test("Deno.exit() in an `await using` block does not wait for its end", asy
 });
 
 Deno.test("Deno.exit() after close() loses nothing", async () => {
-  await using server = new FaultyServer([close, answer(503)]);
+  await using server = new FaultyServer([close, respond(503)]);
   await using child = start(server.url, async ({ streamTo, url }) => {
     const retry = { initialDelay: 1 };
     const out = streamTo(url, { capacity: 4, retry });
@@ -249,7 +249,7 @@ for (const signal of ["SIGINT", "SIGTERM"] as const) {
     ignore: !POSIX,
   }, async () => {
     const { release, behaviour } = held();
-    await using server = new FaultyServer([answer(200), behaviour]);
+    await using server = new FaultyServer([respond(200), behaviour]);
     await using child = start(server.url, async ({ streamTo, url, told }) => {
       const out = streamTo(url, { capacity: 4, flushInterval: 0 });
       for (const signal of ["SIGINT", "SIGTERM"] as const) {
