@@ -51,9 +51,9 @@ export async function within<T>(
 }
 
 /** Waits `ms` milliseconds; rejects at once when `signal` is aborted. */
-export function sleep(ms: number, signal: AbortSignal): Promise<void> {
+export async function sleep(ms: number, signal: AbortSignal): Promise<void> {
   signal.throwIfAborted();
-  return new Promise((resolve, reject) => {
+  await new Promise<void>((resolve, reject) => {
     const abort = () => {
       clearTimeout(timer);
       reject(signal.reason);

@@ -1,0 +1,90 @@
+import { assertEquals, assertRejects, assertStrictEquals } from "@std/assert";
+import { fakeTime } from "../testing/fake_time.ts";
+import { handled, sleep, until, within } from "./promises.ts";
+
+const REASON = new Error("enough");
+const never = new Promise<never>(() => {});
+
+/** A signal, and how many listeners it has. */
+function counted() {
+  const controller = new AbortController();
+  const { signal } = controller;
+  const listeners = new Set<unknown>();
+  const { addEventListener, removeEventListener } = signal;
+  signal.addEventListener = (...args: unknown[]) => {
+    listeners.add(args[1]);
+    Reflect.apply(addEventListener, signal, args);
+  };
+  signal.removeEventListener = (...args: unknown[]) => {
+    listeners.delete(args[1]);
+    Reflect.apply(removeEventListener, signal, args);
+  };
+  return { controller, signal, listeners };
+}
+
+Deno.test("handled() returns the same promise, whose rejection is no longer unhandled", async () => {
+  const promise = Promise.reject(REASON);
+  assertStrictEquals(handled(promise), promise);
+  // An unhandled rejection would fail the test within a turn of the event loop.
+  await new Promise((resolve) => setImmediate(resolve));
+  assertStrictEquals(await assertRejects(() => promise), REASON);
+});
+
+Deno.test("until() settles as its promise does, and leaves no listener", async () => {
+  const { signal, listeners } = counted();
+  assertEquals(await until(signal, Promise.resolve(1)), 1);
+  const rejected = until(signal, Promise.reject(REASON));
+  assertStrictEquals(await assertRejects(() => rejected), REASON);
+  assertEquals(listeners.size, 0);
+});
+
+Deno.test("until() rejects with the reason of its signal, before or after", async () => {
+  const { controller, signal } = counted();
+  const waiting = until(signal, never);
+  controller.abort(REASON);
+  assertStrictEquals(await assertRejects(() => waiting), REASON);
+  const late = until(signal, never);
+  assertStrictEquals(await assertRejects(() => late), REASON);
+});
+
+Deno.test("within() aborts its signal with a TimeoutError when the time has passed", async () => {
+  using time = fakeTime();
+  const { signal, listeners } = counted();
+  const timed = within(1_000, signal, (signal) => until(signal, never));
+  const outcome = assertRejects(
+    () => timed,
+    DOMException,
+    "it took longer than 1000 ms",
+  );
+  await time.tickAsync(999);
+  assertEquals(listeners.size, 1);
+  await time.tickAsync(1);
+  assertEquals((await outcome).name, "TimeoutError");
+  assertEquals([listeners.size, time.countTimers()], [0, 0]);
+});
+
+Deno.test("within() aborts its signal with the outer one", async () => {
+  using time = fakeTime();
+  const { controller, signal, listeners } = counted();
+  const timed = within(1_000, signal, (signal) => until(signal, never));
+  controller.abort(REASON);
+  assertStrictEquals(await assertRejects(() => timed), REASON);
+  assertEquals([listeners.size, time.countTimers()], [0, 0]);
+});
+
+Deno.test("sleep() waits, unless its signal is aborted", async () => {
+  using time = fakeTime();
+  const { controller, signal, listeners } = counted();
+  let slept = false;
+  const sleeping = sleep(1_000, signal).then(() => slept = true);
+  await time.tickAsync(999);
+  assertEquals(slept, false);
+  await time.tickAsync(1);
+  await sleeping;
+  assertEquals([listeners.size, time.countTimers()], [0, 0]);
+  const aborted = sleep(1_000, signal);
+  controller.abort(REASON);
+  assertStrictEquals(await assertRejects(() => aborted), REASON);
+  assertEquals(time.countTimers(), 0);
+  assertStrictEquals(await assertRejects(() => sleep(1, signal)), REASON);
+});
