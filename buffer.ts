@@ -1,26 +1,25 @@
 /**
- * {@linkcode StreamBuffer}: many small writes, collected in a fixed store and
- * handed to a {@linkcode Sender} in few large pieces. It knows nothing of
- * HTTP, imports nothing, and runs wherever `Uint8Array` and timers do.
+ * {@linkcode StreamBuffer}: collects many small writes in a fixed store and
+ * hands them to a {@linkcode Sender} in few large batches. It knows nothing of
+ * HTTP and runs wherever `Uint8Array` and timers do.
  *
  * @example Usage
  * ```ts
  * import { StreamBuffer } from "@stream-buffer/stream-buffer/buffer";
  * import { assertEquals } from "@std/assert";
  *
- * const sends: string[] = [];
+ * const batches: string[] = [];
  * {
  *   await using out = new StreamBuffer((bytes) => {
- *     sends.push(new TextDecoder().decode(bytes));
+ *     batches.push(new TextDecoder().decode(bytes));
  *   }, { capacity: 8 });
  *   for (const word of ["one ", "two ", "three "]) await out.write(word);
  * }
- * assertEquals(sends, ["one two ", "three "]);
+ * assertEquals(batches, ["one two ", "three "]);
  * ```
  *
  * @module
  */
-
 import {
   check,
   checkCapacity,
@@ -29,86 +28,93 @@ import {
   show,
 } from "./internal/checks.ts";
 import { handled } from "./internal/promises.ts";
+import { Queue } from "./internal/queue.ts";
 
-const RESOLVED: Promise<void> = Promise.resolve();
-const ENCODER = new TextEncoder();
+const ACTION = "Cannot create StreamBuffer";
+const DEFAULT_MAX_QUEUED_BYTES = 16 * 1024 * 1024;
 
 /**
- * Up to so many characters a loop over ASCII is faster than a call of
- * `encodeInto`, which costs 60 ns before it has encoded anything.
+ * How often in a row a source may return 0 bytes before `readFrom` gives up on
+ * it, as it would spin forever; the number is that of Go's bufio.
+ */
+const MAX_EMPTY_READS = 100;
+
+/** What every write that fits returns, so that it allocates nothing. */
+const RESOLVED: Promise<void> = Promise.resolve();
+
+const ENCODER = new TextEncoder();
+/**
+ * The longest string, in characters, that a loop over ASCII encodes faster than
+ * `encodeInto`, which takes 60 ns before it has encoded anything.
  */
 const MAX_LOOP = 32;
 /**
- * Up to so many, encoding into `SCRATCH` and copying is faster than making a
- * view of the store to encode into.
+ * The longest string, in characters, that is encoded into `SCRATCH` and then
+ * copied: up to this length that is faster than making a view of the store for
+ * `encodeInto` to write to.
  */
 const MAX_SCRATCH = 256;
-/** A UTF-16 code unit becomes at most 3 bytes. */
+/** Has room for `MAX_SCRATCH` characters; a UTF-16 code unit takes 3 bytes at most. */
 const SCRATCH = new Uint8Array(3 * MAX_SCRATCH);
-/** The first n bytes of `SCRATCH`, made once. */
+/** `PREFIXES[n]` is the first n bytes of `SCRATCH`, made once. */
 const PREFIXES: Uint8Array[] = Array.from(
   { length: SCRATCH.length + 1 },
   (_, n) => SCRATCH.subarray(0, n),
 );
 
-/** A source that never ends would spin; the number is that of Go's bufio. */
-const MAX_EMPTY_READS = 100;
-const DEFAULT_MAX_QUEUED_BYTES = 16 * 1024 * 1024;
-const ACTION = "Cannot create StreamBuffer";
-
-/** What a {@linkcode Sender} is told about the bytes that it is given. */
+/** Describes the batch that a {@linkcode Sender} is given. */
 export interface SendContext {
-  /** 0, 1, 2, …: one per flush, the same at every attempt to deliver it. */
+  /** 0, 1, 2, …: the number of the batch, the same each time it is sent. */
   readonly sequence: number;
-  /** Position of the first byte in the whole stream, in bytes. */
+  /** Position of its first byte in the whole stream, in bytes. */
   readonly offset: number;
   /**
    * Aborted by {@linkcode StreamBuffer.abort} and when `closeTimeout` has
-   * passed. The same signal for the whole life of a buffer.
+   * passed. It is the same signal for the whole life of a buffer.
    */
   readonly signal: AbortSignal;
 }
 
-/** Where a {@linkcode StreamBuffer} delivers its bytes. */
+/** Delivers the bytes of one {@linkcode StreamBuffer}. */
 export interface Sender {
   /**
-   * Delivers `bytes`. To return, or to fulfil the promise returned, is to
-   * acknowledge every one of them; to throw or reject is to acknowledge none,
-   * and the same bytes come again later with the same `context`. There is one
-   * call at a time.
+   * Delivers one batch. To return, or to fulfill the returned promise, is to
+   * acknowledge every byte of it. To throw or reject is to acknowledge none:
+   * the same bytes are then sent again, with the same `sequence` and `offset`.
+   * There is one call at a time.
    *
-   * `bytes` is a view of the store. It stays unchanged until the promise
-   * settles, and is used again after that: a sender that keeps the bytes
-   * longer must copy them. It must not change or transfer them.
+   * `bytes` is a view of the store. It does not change until the promise
+   * settles, and is overwritten after that: a sender that keeps bytes longer
+   * must copy them. It must not change or transfer them.
    */
   send(
     bytes: Uint8Array<ArrayBuffer>,
     context: SendContext,
   ): Promise<void> | void;
-  /** Called once, when every byte has been acknowledged and the buffer closes. */
+  /** Called once, when the buffer closes and every byte has been acknowledged. */
   close?(): Promise<void> | void;
   /**
-   * Called once, when the buffer ends in any other way than by a `close` that
-   * succeeded: what has been sent may be only a part of the stream.
+   * Called once, when the buffer ends in any other way: by `abort`, or by a
+   * `close` that fails. What was sent may be only a part of the stream.
    */
   abort?(reason: unknown): Promise<void> | void;
   /**
-   * Why the newest attempt failed, if `send` makes more than one. When
-   * `closeTimeout` passes during `send`, this is how the error knows.
+   * Why the latest attempt failed, for a sender that makes several per `send`.
+   * The error reports it when `closeTimeout` passes during a `send`.
    */
   readonly lastFailure?: unknown;
 }
 
 /**
- * Where {@linkcode StreamBuffer.readFrom} reads: a `Deno.FsFile`, `Deno.stdin`,
- * a `Deno.Conn`, or anything that reads as they do.
+ * What {@linkcode StreamBuffer.readFrom} reads from: a `Deno.FsFile`,
+ * `Deno.stdin`, a `Deno.Conn`, or anything that reads as they do.
  */
 export interface Reader {
   /**
-   * Reads into `p`, from its beginning. `p` is a view of the store: it must not
-   * be transferred, nor changed after the promise has settled.
+   * Reads into the beginning of `p`. `p` is a view of the store: it must not be
+   * transferred, nor changed once the promise has settled.
    *
-   * @returns How many bytes it has read, or `null` at the end.
+   * @returns The number of bytes read, or `null` at the end of the input.
    */
   read(p: Uint8Array): Promise<number | null>;
 }
@@ -116,78 +122,78 @@ export interface Reader {
 /** Options of a {@linkcode StreamBuffer}. */
 export interface StreamBufferOptions {
   /**
-   * Size of the store in bytes, and so the size of a full send. On one machine
-   * throughput doubles with it up to the default and reaches its best at 1 MiB,
-   * which is the most that nginx takes unless it is told otherwise. Over a
-   * network take at least the bytes a second that you need times the seconds of
-   * a round trip.
+   * Size of the store in bytes, and so of a full batch. On one machine,
+   * throughput grows with it up to 1 MiB, which is also the largest request
+   * that nginx accepts by default. Over a network, choose at least the bytes
+   * per second that you need times the seconds of a round trip.
    *
    * @default {262_144}
    */
   capacity?: number;
   /**
-   * The longest time in milliseconds that a byte waits before it is first
-   * sent, counted from the first byte in an empty store. After a failed send,
-   * also the longest time to the next try. `0` turns it off, and then a script
-   * that ends without `close` loses what it wrote last.
+   * Maximum time in milliseconds that a byte waits for its first send, counted
+   * from the first byte in an empty store; after a failed send, also the time
+   * until the next one. With `0` only a full store, `flush` and `close` send:
+   * a script that ends without `close` then loses what it wrote last.
    *
    * @default {1_000}
    */
   flushInterval?: number;
   /**
-   * The longest time in milliseconds that {@linkcode StreamBuffer.close} takes
-   * to deliver what is left.
+   * Maximum time in milliseconds that {@linkcode StreamBuffer.close} takes to
+   * deliver the rest.
    *
    * @default {30_000}
    */
   closeTimeout?: number;
   /**
-   * How many bytes may wait behind a full store before
+   * How many bytes may be queued behind a full store before
    * {@linkcode StreamBuffer.write} rejects with a {@linkcode BufferFullError}.
-   * A write larger than `capacity` may always wait alone, because it waits in
-   * the caller's own array.
+   * A write larger than `capacity` may always wait if the queue is empty,
+   * because it waits in the caller's own array.
    *
    * @default {16_777_216, or `capacity` if that is larger}
    */
   maxQueuedBytes?: number;
   /**
-   * What becomes of a write larger than `capacity`: sent in pieces of
-   * `capacity`, in one send of its own from a copy, or refused with a `RangeError`.
+   * What to do with a write larger than `capacity`: `"split"` it into batches
+   * of `capacity`, send it `"whole"` as a batch of its own, from a copy, or
+   * `"reject"` it with a `RangeError`.
    *
    * @default {"split"}
    */
   oversize?: "split" | "whole" | "reject";
   /**
-   * Told of each failed send that no pending `write` or `flush` was rejected
-   * for. It is called in a microtask of its own, and should not throw.
+   * Called for each failed send that rejected no pending call. It is called in
+   * a microtask of its own and should not throw.
    */
   onError?: (error: FlushError) => void;
 }
 
-/** A snapshot of what a {@linkcode StreamBuffer} has done. */
+/** A snapshot of the counters of a {@linkcode StreamBuffer}. */
 export interface StreamBufferStats {
-  /** Bytes copied into a store (or taken whole), ever. */
+  /** Bytes taken into a store (or taken whole) since the beginning. */
   readonly bytesAccepted: number;
-  /** Bytes acknowledged, ever; the difference to `bytesAccepted` is still held. */
+  /** Bytes acknowledged; `bytesAccepted` less this is what the buffer holds. */
   readonly bytesDelivered: number;
-  /** Bytes of writes that wait for room: not accepted yet. */
+  /** Bytes of writes that wait for room, and are not accepted yet. */
   readonly bytesQueued: number;
-  /** Bytes of writes that rejected, so were not accepted, ever. */
+  /** Bytes of writes that rejected, and so were not accepted. */
   readonly bytesRejected: number;
-  /** Sends that succeeded. */
+  /** Number of sends that succeeded. */
   readonly sends: number;
-  /** Sends that failed. */
+  /** Number of sends that failed. */
   readonly failures: number;
-  /** The error of the newest send, if it failed. */
+  /** The error of the latest send if it failed, else `undefined`. */
   readonly lastError: FlushError | undefined;
 }
 
-/** What a {@linkcode FlushError} is made from. */
+/** Options of a {@linkcode FlushError}. */
 export interface FlushErrorOptions extends ErrorOptions {
-  /** Bytes accepted and not delivered. */
+  /** Number of bytes accepted and not delivered. */
   unsentBytes: number;
   /**
-   * Bytes of the rejected write that were accepted.
+   * Number of bytes of the rejected write that were accepted.
    *
    * @default {0}
    */
@@ -196,7 +202,7 @@ export interface FlushErrorOptions extends ErrorOptions {
 
 /**
  * Bytes were not delivered. They are not lost: an open buffer sends them again,
- * and a closed one gives them back through {@linkcode StreamBuffer.takeUnsent}.
+ * and a closed one returns them from {@linkcode StreamBuffer.takeUnsent}.
  *
  * @example Usage
  * ```ts
@@ -214,12 +220,12 @@ export interface FlushErrorOptions extends ErrorOptions {
 export class FlushError extends Error {
   /** The name of the error. */
   override readonly name = "FlushError";
-  /** Bytes that were accepted and not delivered when the error was made. */
+  /** Number of bytes accepted and not delivered when the error was made. */
   readonly unsentBytes: number;
   /**
-   * For the error of a `write`: how many of its bytes were accepted all the
-   * same, and so must not be written again. 0 unless the write was larger than
-   * `capacity`.
+   * For the error of a `write`: how many of its bytes were accepted
+   * nevertheless, and so must not be written again. 0 unless the write was
+   * larger than `capacity`.
    */
   readonly acceptedBytes: number;
 
@@ -227,7 +233,7 @@ export class FlushError extends Error {
    * Constructs a new instance.
    *
    * @param message What failed.
-   * @param options The cause, and how many bytes are concerned.
+   * @param options The cause, and the numbers of bytes.
    */
   constructor(message: string, options: FlushErrorOptions) {
     const { unsentBytes, acceptedBytes = 0, ...rest } = options;
@@ -238,75 +244,214 @@ export class FlushError extends Error {
 }
 
 /**
- * A write that nobody could make room for: more than `maxQueuedBytes` would be
- * waiting. Nothing of it was accepted. Await {@linkcode StreamBuffer.write}, or
- * raise `maxQueuedBytes`.
+ * A write was rejected because more than `maxQueuedBytes` would be queued. None
+ * of it was accepted. Await {@linkcode StreamBuffer.write}, or raise
+ * `maxQueuedBytes`.
  */
 export class BufferFullError extends Error {
   /** The name of the error. */
   override readonly name = "BufferFullError";
 }
 
-/** It only ever moves forward, but for `readFrom`, which begins and ends open. */
+/**
+ * A source returned 0 bytes 100 times in a row, and so would keep
+ * {@linkcode StreamBuffer.readFrom} spinning. The end of the input is `null`.
+ */
+export class NoProgressError extends Error {
+  /** The name of the error. */
+  override readonly name = "NoProgressError";
+}
+
+/* -----------------------------------------------------------------------------
+ * How it works
+ *
+ * WHERE A BYTE IS. The stream is one sequence of bytes. Four positions cut it
+ * into parts, and each part has one owner:
+ *
+ *   0            #delivered       #base         #accepted    #accepted + #queued
+ *   |----------------|--------------|---------------|---------------|
+ *     acknowledged     #head          #store          #queue
+ *     the server's     lent to the    ours; while     writes that wait for room:
+ *                      sender, and    readFrom()      copies of ours, or the
+ *                      frozen: the    reads, its      caller's array if it is
+ *                      batch to be    empty tail is   larger than the store
+ *                      delivered      the source's
+ *
+ * A byte enters on the right and leaves on the left: queue (unless it fits at
+ * once) -> store -> head -> acknowledged. Nothing else moves bytes, and no step
+ * changes their order. Up to #accepted they are ours to deliver: a failure may
+ * reject a queued write, but never lets go of an accepted byte.
+ *
+ * WHAT STATE THE BUFFER IS IN (#state). It moves forward only, except for
+ * readFrom(), which goes back to "open" when it ends:
+ *
+ *   "open"    <-> "reading"   readFrom() owns the input: other writes reject
+ *   "open", "reading" -> "closing"   close(): no more writes; the rest is sent
+ *   "closing" -> "closed"     all delivered and the sender closed; or #terminate:
+ *   any state -> "closed"     abort(), a failure of close(), its deadline
+ *
+ * WHAT STATE SENDING IS IN (#head). There is one batch at most:
+ *
+ *   none      --  bytes are demanded         -->  in flight  (#launch)
+ *   in flight --  the sender acknowledges    -->  none       (#sendSucceeded)
+ *   in flight --  the sender fails           -->  held       (#sendFailed)
+ *   held      --  bytes are demanded again   -->  in flight, with the same bytes,
+ *                                                 sequence and offset
+ *
+ * WHO MAKES IT MOVE. A full store, flush(), close(), flushInterval, and a write
+ * or a source that needs room never send anything themselves. They raise one
+ * number, #demand, the position up to which bytes are to be sent without waiting
+ * for a full store, and call #advance(), the only place that fills a batch or
+ * calls the sender. A failed send withdraws the demand: the batch is held until
+ * one of them asks again, so a dead server is not hammered.
+ *
+ * INVARIANTS, whenever none of our methods is running:
+ *
+ * 1. #delivered <= #base <= #accepted, and #base - #delivered is the size of
+ *    #head: without a head they are equal.
+ * 2. The bytes, sequence and offset of a batch do not change between its first
+ *    send and its acknowledgement.
+ * 3. The queue is empty unless its first write does not fit. Then a batch is in
+ *    flight, whose end will make room or reject the queue.
+ * 4. No byte is forgotten: while the buffer is open, each accepted byte is
+ *    acknowledged, or demanded, or the clock (#timer) is running for it.
+ * 5. No one waits in vain: a failed send, and the end of the buffer, settle every
+ *    queued write, every flush and a reader that waits for room.
+ * 6. #demand <= #accepted + #queued: nothing is demanded that may never come.
+ *
+ * CODE THAT IS NOT OURS may run whenever a sender, a source, onError or a
+ * listener of the signal is called, and may call any method of this buffer. So
+ * each of them is called last, when the invariants hold again.
+ * -------------------------------------------------------------------------- */
+
 type State = "open" | "reading" | "closing" | "closed";
 
-/** Bytes that have left the store for the sender, until acknowledged. */
+/** The bytes of one send, from when they leave the store to their acknowledgement. */
 interface Batch {
   readonly bytes: Uint8Array<ArrayBuffer>;
   readonly context: SendContext;
-  /** The store that `bytes` is a view of, to be filled again afterwards. */
+  /**
+   * The store that `bytes` is a view of, which becomes the spare afterwards;
+   * `undefined` if `bytes` is a copy of a write that is sent whole.
+   */
   readonly store: Uint8Array<ArrayBuffer> | undefined;
-  sending: boolean;
+  /** The sender has it. Else it is held, after a send that failed. */
+  inFlight: boolean;
+}
+
+/** A `flush`, or a `close`: it waits until the stream is delivered up to `end`. */
+interface Flush extends PromiseWithResolvers<void> {
+  readonly end: number;
 }
 
 /**
- * Writes that wait for room: either one that is larger than the store, in the
- * caller's array, or any number that fit into a store together, in a copy. As
- * the latter can only be accepted or rejected together, they share a promise.
+ * An entry in the queue of writes that wait for room. It is either one write
+ * larger than the store, in the caller's array, or a pack: a copy of as many
+ * writes as fit into a store together. They can only be accepted or rejected
+ * together, so they share a promise, and a million small writes cost their
+ * bytes and little more.
  */
-interface Waiting {
-  bytes: Uint8Array;
-  /** `bytes[taken]` to `bytes[length - 1]` wait. */
-  length: number;
-  taken: number;
-  next: Waiting | undefined;
-  readonly promise: Promise<void>;
-  readonly resolve: () => void;
-  readonly reject: (reason: unknown) => void;
-}
+class QueueEntry {
+  /** For a pack it has room to grow: the first `length` bytes are in use. */
+  #bytes: Uint8Array;
+  #length: number;
+  /** How many of them were accepted: of a large write, piece by piece. */
+  #taken = 0;
+  readonly #settled: PromiseWithResolvers<void> = Promise.withResolvers();
 
-/** Someone who waits until the stream has been delivered up to `end`. */
-interface Flush {
-  readonly end: number;
-  readonly promise: Promise<void>;
-  readonly resolve: () => void;
-  readonly reject: (reason: unknown) => void;
+  constructor(bytes: Uint8Array) {
+    this.#bytes = bytes;
+    this.#length = bytes.length;
+    handled(this.#settled.promise);
+  }
+
+  get promise(): Promise<void> {
+    return this.#settled.promise;
+  }
+
+  get length(): number {
+    return this.#length;
+  }
+
+  get taken(): number {
+    return this.#taken;
+  }
+
+  /** How many bytes still wait. */
+  get rest(): number {
+    return this.#length - this.#taken;
+  }
+
+  /** The caller has transferred or shrunk its array, and its bytes are gone. */
+  get isDetached(): boolean {
+    return this.#bytes.length < this.#length;
+  }
+
+  /**
+   * Adds a copy of `bytes` to a pack. Its array at least doubles when it grows,
+   * but stays within `maxLength`.
+   */
+  append(bytes: Uint8Array, maxLength: number): void {
+    const end = this.#length + bytes.length;
+    if (end > this.#bytes.length) {
+      const grown = new Uint8Array(Math.min(2 * end, maxLength));
+      grown.set(this.#bytes);
+      this.#bytes = grown;
+    }
+    this.#bytes.set(bytes, this.#length);
+    this.#length = end;
+  }
+
+  /** Gives back the room to grow, because nothing more is added. */
+  trim(): void {
+    if (this.#length < this.#bytes.length) {
+      this.#bytes = this.#bytes.slice(0, this.#length);
+    }
+  }
+
+  /** The next `size` bytes, which are accepted now. The view is good for a copy. */
+  take(size: number): Uint8Array {
+    const start = this.#taken;
+    this.#taken += size;
+    return this.#bytes.subarray(start, this.#taken);
+  }
+
+  resolve(): void {
+    this.#settled.resolve();
+  }
+
+  reject(reason: unknown): void {
+    this.#settled.reject(reason);
+  }
 }
 
 /**
  * Collects writes in a fixed store and hands them to a {@linkcode Sender} each
- * time the store fills, each `flushInterval`, and on `flush` and `close`.
+ * time the store fills, every `flushInterval`, and on `flush` and `close`.
+ *
+ * It gains nothing for a few large writes that are far apart, and it does not
+ * outlive its process: bytes in memory are lost when a signal, a crash or
+ * `Deno.exit` ends it. `await using`, or a call of `close`, guarantees that
+ * they are sent before.
  *
  * - **A write that fits is a copy.** Its bytes are in the store when `write`
- *   returns, so the caller's array may be reused at once.
+ *   returns, so the caller may reuse the array at once.
  * - **Backpressure.** A full store is sent while a second one fills. When both
  *   are full, `write` returns a promise that waits for room.
- * - **Order.** One send at a time, in the order of the writes. A write no
- *   larger than `capacity` is never split over two sends.
+ * - **Order.** There is one send at a time, in the order of the writes. A write
+ *   no larger than `capacity` is never split over two sends.
  * - **A failed send keeps its bytes.** They are sent again, first and
- *   unchanged, by whatever sends next. Only an acknowledgement lets them go.
- * - **Nothing is lost even in the end.** After a failed `close`, or an `abort`,
+ *   unchanged, when anything next asks for a send. Only an acknowledgement
+ *   lets go of them.
+ * - **Nothing is lost even at the end.** After a failed `close`, or an `abort`,
  *   `takeUnsent` returns exactly what was accepted and not acknowledged.
  *
- * It does not survive its process: what is still in memory when a signal, a
- * crash or `Deno.exit` ends it is gone. `await using`, or a call of `close`,
- * is what makes sure.
- *
- * Strings are encoded as UTF-8, each write by itself: a surrogate without its
+ * Strings are encoded as UTF-8, each write on its own: a surrogate without its
  * partner in the same write becomes U+FFFD, as with `TextEncoder`.
  *
- * No promise that `write`, `flush` or `readFrom` returns can end the process when
- * nobody awaits it; that of `close` can, as it is the last word on lost bytes.
+ * A promise of `write`, `flush` or `readFrom` that rejects never ends the
+ * process, even if it is not awaited. That of `close` can: it is the last word
+ * on bytes that were not delivered.
  *
  * @example Usage
  * ```ts
@@ -332,47 +477,70 @@ export class StreamBuffer implements AsyncDisposable {
   readonly #oversize: "split" | "whole" | "reject";
   readonly #onError: ((error: FlushError) => void) | undefined;
 
-  #state: State = "open";
-  readonly #controller = new AbortController();
-  /** Rejects when `abort`, or the deadline of `close`, ends the buffer. */
-  readonly #ended: PromiseWithResolvers<never> = Promise.withResolvers();
-  #ending: Promise<void> | undefined;
-  #aborted: Promise<void> = RESOLVED;
+  // -- The parts of the stream, from left to right --
 
-  // The stream, from its first byte on: #delivered bytes are acknowledged;
-  // those up to #base are in #head; the next #length are in #store; the next
-  // #queued are of writes that wait. #delivered equals #base without a #head.
+  /** Everything before this position is acknowledged. */
   #delivered = 0;
+  /** The batch that was taken from the store last, until it is acknowledged. */
   #head: Batch | undefined;
+  /** Position of the first byte in #store, which is the end of #head. */
   #base = 0;
+  /** Its first #length bytes are accepted, and in no batch yet. */
   #store: Uint8Array<ArrayBuffer>;
   #length = 0;
-  #first: Waiting | undefined;
-  #last: Waiting | undefined;
+  readonly #queue: Queue<QueueEntry> = new Queue();
+  /** Bytes in #queue. */
   #queued = 0;
 
-  /** A store without bytes, while there is no #head that uses it. */
+  /** The second store, empty. `undefined` before it is needed, or in #head. */
   #spare: Uint8Array<ArrayBuffer> | undefined;
   /**
-   * A write that ends before it needs nothing but a copy. It is #capacity, or
-   * 0 when there is more to do: the store is empty (the clock must be started),
-   * writes wait (they come first), or the buffer is not open for writes.
+   * A source is reading into #store, somewhere behind its #length bytes. From
+   * the call of `read` until its promise settles, #store must stay where it is.
    */
-  #limit = 0;
-  /** A source is reading into the #store, somewhere behind its #length bytes. */
-  #lent = false;
+  #isTailLent = false;
+  /**
+   * A write that ends below this needs nothing but a copy: the fast path. It is
+   * #capacity, or 0 whenever a write takes more than that: the store is empty
+   * (the clock has to be started), writes are queued (they come first), or the
+   * buffer is not open. Why below, and not at? A write that ends at #capacity
+   * fills the store, which has to be sent.
+   */
+  #copyLimit = 0;
+
+  // -- Sending --
+
+  /** Bytes up to this position are to be sent without waiting for a full store. */
+  #demand = 0;
+  /** Number of the next batch. */
+  #sequence = 0;
+  /** Fulfills when the send in flight, or the last one, has ended either way. */
+  #sendEnded: Promise<void> | undefined;
+  /** Runs while there are bytes that nothing has demanded. */
+  #timer: ReturnType<typeof setTimeout> | undefined;
+  /** Those who wait for delivery, in the order of their ends. */
+  readonly #flushes: Queue<Flush> = new Queue();
+  /** `readFrom` waits for room. */
+  #roomForReader: PromiseWithResolvers<void> | undefined;
+
+  // -- The end --
+
+  #state: State = "open";
   /** Rejects the promise of `readFrom`. */
   #stopReading: ((reason: unknown) => void) | undefined;
-  /** The stream up to here is to be sent without waiting for a full store. */
-  #demand = 0;
-  /** In the order of their ends. */
-  #flushes: Flush[] = [];
-  /** Fulfils when the send under way has ended, either way. */
-  #flight: Promise<void> | undefined;
-  #timer: ReturnType<typeof setTimeout> | undefined;
+  /** What `close` returns, once it has been called. */
+  #closePromise: Promise<void> | undefined;
+  /** What `abort` returns. */
+  #abortPromise: Promise<void> = RESOLVED;
+  /** Rejects, with the reason, when the buffer ends otherwise than by delivery. */
+  readonly #terminated: PromiseWithResolvers<never> = Promise.withResolvers();
+  /** Aborts the `signal` of every `SendContext`. */
+  readonly #controller = new AbortController();
+
   #writable: WritableStream<string | Uint8Array> | undefined;
 
-  #sequence = 0;
+  // -- Counters for `stats` --
+
   #rejected = 0;
   #sends = 0;
   #failures = 0;
@@ -426,15 +594,15 @@ export class StreamBuffer implements AsyncDisposable {
     this.#oversize = oversize;
     this.#onError = onError;
     this.#store = new Uint8Array(capacity);
-    handled(this.#ended.promise);
+    handled(this.#terminated.promise);
   }
 
   /**
-   * Takes in `data`. If there is room the bytes have been copied when the call
-   * returns, and the promise is resolved already; else it resolves when they
-   * are in a store. To await it is to keep pace with the server.
+   * Writes `data` to the buffer. If there is room, the bytes are copied before
+   * the call returns, and the promise is already resolved. Otherwise it resolves
+   * when they are in a store: await it to keep pace with the server.
    *
-   * An array larger than `capacity` is not copied when it has to wait: leave it
+   * An array larger than `capacity` is not copied while it waits: leave it
    * unchanged until the promise settles.
    *
    * @example Usage
@@ -448,41 +616,41 @@ export class StreamBuffer implements AsyncDisposable {
    *
    * @param data A string, which is encoded as UTF-8, or bytes.
    * @returns A promise that resolves when the bytes have been accepted.
-   * @throws {FlushError} If it waited for room and a send failed. Nothing of it
-   *   was accepted but its first `acceptedBytes` bytes.
-   * @throws {BufferFullError} If more than `maxQueuedBytes` would be waiting.
-   * @throws {TypeError} If the buffer is closed, or `data` is of another type
-   *   or detached.
+   * @throws {FlushError} If it waited for room and a send failed. None of it
+   *   was accepted, except its first `acceptedBytes` bytes.
+   * @throws {BufferFullError} If more than `maxQueuedBytes` would be queued.
+   * @throws {TypeError} If the buffer is closed, or `data` is detached or of
+   *   another type.
    * @throws {RangeError} If it is larger than `capacity` and `oversize` is
    *   `"reject"`.
    */
   write(data: string | ArrayBuffer | ArrayBufferView): Promise<void> {
     if (typeof data === "string") return this.#writeString(data);
-    // A detached array is empty too, and must not pass for one that fits.
+    // The length of a detached array is 0: it must not pass for one that fits.
     if (data instanceof Uint8Array && data.length > 0) {
       const end = this.#length + data.length;
-      if (end < this.#limit) {
+      if (end < this.#copyLimit) {
         this.#store.set(data, this.#length);
         this.#length = end;
         return RESOLVED;
       }
     }
-    return this.#writeBytes(data);
+    return this.#writeSlow(data);
   }
 
   /**
-   * Takes in everything from a file, a pipe or a connection, up to its end. It
+   * Reads everything from a file, a pipe or a connection, up to its end. It
    * reads straight into the store, as much at a time as there is room for, and
-   * goes on reading while a full store is sent: the fastest way for a file.
+   * continues while a full store is sent: the fastest way to send a file.
    *
    * It reads only when there is room. So when a send fails, or the source does,
-   * everything that was read has been accepted, and another call goes on from
-   * there. Meanwhile `flush`, `flushInterval` and `stats` work as ever, but
-   * nothing else can be written.
+   * everything that was read has been accepted, and another call continues
+   * from there. Meanwhile `flush`, `flushInterval` and `stats` work as usual,
+   * but nothing else can be written.
    *
-   * `close` and `abort` end it at once. What a read that was under way still
-   * brings is accepted, too: `close` sends it if it comes in time, and
-   * {@linkcode StreamBuffer.takeUnsent} has it after that.
+   * `close` and `abort` end it at once. Bytes from a read that was pending then
+   * are still accepted when they arrive: `close` sends them if it is not done
+   * yet, and {@linkcode StreamBuffer.takeUnsent} returns them after that.
    *
    * @example Usage
    * ```ts ignore
@@ -493,22 +661,23 @@ export class StreamBuffer implements AsyncDisposable {
    * await out.readFrom(file);
    * ```
    *
-   * @param source What to read from. It stays the caller's, who closes it.
+   * @param source What to read from. The caller remains responsible for
+   *   closing it.
    * @returns A promise that resolves to the number of bytes read, when all of
    *   them have been accepted.
    * @throws {FlushError} If it waited for room and a send failed.
    * @throws {TypeError} If the buffer is closed, or becomes so, if it is reading
    *   already, or if `source` is not a {@linkcode Reader}.
-   * @throws {Error} If the source returns 0 bytes 100 times in a row.
-   * @throws What the source throws.
+   * @throws {NoProgressError} If the source returns 0 bytes 100 times in a row.
+   * @throws Whatever the source throws.
    */
   readFrom(source: Reader): Promise<number> {
     return handled(this.#readFrom(source));
   }
 
   /**
-   * Sends everything written before the call, including what still waits for
-   * room. Writes made later never prolong it. With nothing to send it makes no
+   * Sends everything written before the call, including writes that still wait
+   * for room. Later writes never prolong it. With nothing to send it makes no
    * request.
    *
    * @example Usage
@@ -521,7 +690,7 @@ export class StreamBuffer implements AsyncDisposable {
    * ```
    *
    * @returns A promise that resolves when all of it has been delivered.
-   * @throws {FlushError} If a send fails first. The bytes are kept; flush again.
+   * @throws {FlushError} If a send fails first. The bytes are kept: flush again.
    * @throws {TypeError} If the buffer is closed.
    */
   flush(): Promise<void> {
@@ -530,8 +699,8 @@ export class StreamBuffer implements AsyncDisposable {
   }
 
   /**
-   * Stops intake, sends what is left, those writes included that wait for room,
-   * and closes the sender. Called again it returns the same promise.
+   * Stops accepting writes, sends the rest, including the writes that wait for
+   * room, and closes the sender. Further calls return the same promise.
    *
    * @example Usage
    * ```ts
@@ -543,19 +712,20 @@ export class StreamBuffer implements AsyncDisposable {
    * ```
    *
    * @returns A promise that settles within `closeTimeout`, and resolves when
-   *   every byte has been delivered. What a read that `readFrom` began brings
-   *   after the last was sent is left to `takeUnsent`.
-   * @throws {FlushError} If some were not. The buffer is closed all the same,
-   *   and {@linkcode StreamBuffer.takeUnsent} returns them.
+   *   every byte has been delivered. Bytes from a pending read of `readFrom`
+   *   that arrive after the last send are left to `takeUnsent`.
+   * @throws {FlushError} If some were not delivered. The buffer is closed
+   *   nevertheless, and {@linkcode StreamBuffer.takeUnsent} returns them.
    */
   close(): Promise<void> {
-    return this.#ending ??= this.#close();
+    return this.#closePromise ??= this.#close();
   }
 
   /**
-   * Ends the buffer at once: aborts the send under way, rejects what is waiting
-   * with `reason`, and sends nothing more. {@linkcode StreamBuffer.takeUnsent}
-   * returns what was not acknowledged. On a closed buffer it does nothing.
+   * Ends the buffer at once: aborts the send in flight, rejects everything that
+   * waits with `reason`, and sends nothing more.
+   * {@linkcode StreamBuffer.takeUnsent} returns what was not acknowledged. On a
+   * closed buffer it does nothing.
    *
    * @example Usage
    * ```ts
@@ -568,8 +738,8 @@ export class StreamBuffer implements AsyncDisposable {
    * assertEquals(out.takeUnsent().length, 10);
    * ```
    *
-   * @param reason Why; an `AbortError` unless given.
-   * @returns A promise that resolves when the sender has been told.
+   * @param reason Why; by default an `AbortError`.
+   * @returns A promise that settles as the sender's own `abort` does.
    */
   abort(
     reason: unknown = new DOMException(
@@ -578,21 +748,22 @@ export class StreamBuffer implements AsyncDisposable {
     ),
   ): Promise<void> {
     if (this.#state !== "closed") {
-      // A sender that is told may well call back, and must find it ended.
+      // Both promises are in place before the sender is told, because it may
+      // call close() or abort() in turn, and must find the buffer ended.
       const { promise, resolve } = Promise.withResolvers<void>();
-      this.#aborted = promise;
-      this.#ending ??= RESOLVED;
-      resolve(this.#end(reason, () => reason));
+      this.#abortPromise = promise;
+      this.#closePromise ??= RESOLVED;
+      resolve(this.#terminate(reason, () => reason));
     }
-    return this.#aborted;
+    return this.#abortPromise;
   }
 
   /**
-   * Hands over the bytes that were accepted and never acknowledged, in order,
-   * once: after that there are none. A server may have received some of them,
-   * if it was the acknowledgement that got lost.
+   * Returns the bytes that were accepted and never acknowledged, in order, and
+   * lets go of them: a second call returns none. A server may have received
+   * some of them, if only its acknowledgement was lost.
    *
-   * @example Keep what a dead server did not take
+   * @example Keep what a dead server did not receive
    * ```ts
    * import { StreamBuffer } from "@stream-buffer/stream-buffer/buffer";
    * import { assertEquals } from "@std/assert";
@@ -617,7 +788,8 @@ export class StreamBuffer implements AsyncDisposable {
     }
     const sent = this.#head?.bytes ?? new Uint8Array();
     const unsent = new Uint8Array(sent.length + this.#length);
-    if (sent.length > 0) unsent.set(sent); // else a sender may have transferred it
+    // A sender may have transferred them; `set` throws for a detached array.
+    if (sent.length > 0) unsent.set(sent);
     unsent.set(this.#store.subarray(0, this.#length), sent.length);
     this.#head = undefined;
     this.#base += this.#length;
@@ -626,39 +798,7 @@ export class StreamBuffer implements AsyncDisposable {
   }
 
   /**
-   * A `WritableStream` over this buffer, the same one each time: its chunks are
-   * writes, its close is `close()`, its abort is `abort()`. When a write rejects
-   * the stream is errored, so `pipeTo` cancels its source; the buffer lives on.
-   * A `pipeTo` whose buffer is closed or aborted by itself finds out at its next
-   * chunk; abort the pipe instead, by its `signal`.
-   *
-   * @example Usage
-   * ```ts
-   * import { StreamBuffer } from "@stream-buffer/stream-buffer/buffer";
-   *
-   * const out = new StreamBuffer((bytes) => console.log(bytes));
-   * await ReadableStream.from(["a", "b"]).pipeTo(out.writable);
-   * ```
-   *
-   * @returns The stream.
-   */
-  get writable(): WritableStream<string | Uint8Array> {
-    return this.#writable ??= new WritableStream({
-      start: ({ signal }) => {
-        // The stream holds its own abort back until the write under way has
-        // settled, and that one may be waiting for a dead server.
-        signal.addEventListener("abort", () => {
-          handled(this.abort(signal.reason));
-        }, { once: true });
-      },
-      write: (chunk) => this.write(chunk),
-      close: () => this.close(),
-      abort: (reason) => this.abort(reason),
-    });
-  }
-
-  /**
-   * What the buffer has done so far.
+   * Counts what the buffer has done so far.
    *
    * @example Usage
    * ```ts
@@ -686,6 +826,39 @@ export class StreamBuffer implements AsyncDisposable {
   }
 
   /**
+   * A `WritableStream` over this buffer, the same one each time. Its chunks are
+   * writes, its close is `close()`, its abort is `abort()`. When a write rejects
+   * the stream is errored, so `pipeTo` cancels its source; the buffer lives on.
+   *
+   * A `pipeTo` does not notice that its buffer was closed or aborted directly
+   * until the next chunk arrives. Abort the pipe instead, by its `signal`.
+   *
+   * @example Usage
+   * ```ts
+   * import { StreamBuffer } from "@stream-buffer/stream-buffer/buffer";
+   *
+   * const out = new StreamBuffer((bytes) => console.log(bytes));
+   * await ReadableStream.from(["a", "b"]).pipeTo(out.writable);
+   * ```
+   *
+   * @returns The stream.
+   */
+  get writable(): WritableStream<string | Uint8Array> {
+    return this.#writable ??= new WritableStream({
+      start: ({ signal }) => {
+        // The stream would call `abort` below only once the pending write has
+        // settled, and that write may be waiting for a dead server.
+        signal.addEventListener("abort", () => {
+          handled(this.abort(signal.reason));
+        }, { once: true });
+      },
+      write: (chunk) => this.write(chunk),
+      close: () => this.close(),
+      abort: (reason) => this.abort(reason),
+    });
+  }
+
+  /**
    * Calls {@linkcode StreamBuffer.close}, at the end of an `await using` block.
    *
    * @example Usage
@@ -704,6 +877,7 @@ export class StreamBuffer implements AsyncDisposable {
     return this.close();
   }
 
+  /** Position of the first byte that is not ours to deliver. */
   get #accepted(): number {
     return this.#base + this.#length;
   }
@@ -722,12 +896,13 @@ export class StreamBuffer implements AsyncDisposable {
     );
   }
 
-  // -- Intake --
+  // -- Accepting bytes --
 
+  /** Each way of encoding is the fastest for its lengths; the last always works. */
   #writeString(text: string): Promise<void> {
     const { length } = text;
     const start = this.#length;
-    if (length <= MAX_LOOP && start + length < this.#limit) {
+    if (length <= MAX_LOOP && start + length < this.#copyLimit) {
       const store = this.#store;
       let units = 0;
       for (let i = 0; i < length; i++) {
@@ -735,33 +910,40 @@ export class StreamBuffer implements AsyncDisposable {
         store[start + i] = unit;
         units |= unit;
       }
-      if (units < 0x80) { // else not all is ASCII; it is written over
+      if (units < 0x80) {
         this.#length += length;
         return RESOLVED;
       }
+      // It was not all ASCII: what the loop wrote is not counted, and is
+      // overwritten by the next way.
     }
-    if (length <= MAX_SCRATCH && start < this.#limit) {
+    if (length <= MAX_SCRATCH && start < this.#copyLimit) {
       const { written } = ENCODER.encodeInto(text, SCRATCH);
-      if (start + written < this.#limit) {
+      if (start + written < this.#copyLimit) {
         this.#store.set(PREFIXES[written]!, start);
         this.#length += written;
         return RESOLVED;
       }
     }
-    if (this.#state === "open" && this.#first === undefined) {
+    if (this.#state === "open" && this.#queue.isEmpty) {
       const room = this.#store.subarray(start);
       const { read, written } = ENCODER.encodeInto(text, room);
       if (read === length) {
         if (written > 0) this.#accept(written);
         return RESOLVED;
       }
+      // It did not fit: what was written is not counted either.
     }
-    // Not from SCRATCH: a sender that is called before they are copied may write.
-    return this.#writeBytes(ENCODER.encode(text));
+    // Into an array of its own, not into SCRATCH: before the bytes are copied a
+    // sender may be called, and write a string to another buffer.
+    return this.#writeSlow(ENCODER.encode(text));
   }
 
-  /** A write that may need more than a copy. */
-  #writeBytes(data: ArrayBuffer | ArrayBufferView): Promise<void> {
+  /**
+   * The slow path of `write`: whatever takes more than a copy. The bytes may
+   * need checks, have to start the clock, fill the store, or wait for room.
+   */
+  #writeSlow(data: ArrayBuffer | ArrayBufferView): Promise<void> {
     let bytes: Uint8Array;
     try {
       bytes = toBytes(data);
@@ -780,86 +962,123 @@ export class StreamBuffer implements AsyncDisposable {
         );
       }
       if (!this.#fits(length)) {
-        this.#demandAll();
+        this.#demandAccepted();
         this.#advance();
       }
     }
-    // The state is looked at only now, because a sender may end its buffer.
+    // Only now, because a sender that was just called may have ended the buffer.
     if (this.#state !== "open") {
       return this.#refuse(this.#notOpen(`write ${length} bytes`), length);
     }
-    if (!this.#fits(length)) return this.#wait(bytes);
+    if (!this.#fits(length)) return this.#enqueue(bytes);
     this.#store.set(bytes, this.#length);
     this.#accept(length);
     return RESOLVED;
   }
 
+  /** Whether the store has room for `length` bytes, and it is their turn. */
   #fits(length: number): boolean {
-    return this.#first === undefined &&
-      this.#length + length <= this.#capacity;
+    return this.#queue.isEmpty && this.#length + length <= this.#capacity;
   }
 
-  /** The next `length` bytes of the store have been filled. */
+  /** Counts the next `length` bytes of the store, which have been filled. */
   #accept(length: number): void {
     this.#length += length;
-    if (this.#length === this.#capacity) this.#demandAll();
+    if (this.#length === this.#capacity) this.#demandAccepted();
     this.#advance();
   }
 
-  #wait(bytes: Uint8Array): Promise<void> {
+  #refuse(error: unknown, length: number): Promise<void> {
+    this.#rejected += length;
+    return handled(Promise.reject(error));
+  }
+
+  /** Queues a write that does not fit, if the queue may hold it. */
+  #enqueue(bytes: Uint8Array): Promise<void> {
     const { length } = bytes;
-    const oversize = length > this.#capacity;
-    const alone = oversize && this.#first === undefined;
-    if (this.#queued + length > this.#maxQueuedBytes && !alone) {
+    // It takes no memory of ours, and would otherwise never be accepted.
+    const isOwnArray = length > this.#capacity && this.#queue.isEmpty;
+    if (this.#queued + length > this.#maxQueuedBytes && !isOwnArray) {
       return this.#refuse(
         new BufferFullError(
-          `Cannot write ${length} bytes: ${this.#queued} wait already, and maxQueuedBytes is ${this.#maxQueuedBytes}; await write(), or raise it`,
+          `Cannot write ${length} bytes: ${this.#queued} are queued, and maxQueuedBytes is ${this.#maxQueuedBytes}; await write(), or raise it`,
         ),
         length,
       );
     }
-    let last = this.#last;
-    // A flush that ends here is not to wait for what is written after it.
-    const flushed = this.#flushes.at(-1)?.end === this.#accepted + this.#queued;
-    if (
-      last === undefined || flushed ||
-      last.length + length > this.#capacity
-    ) {
-      if (last !== undefined && last.length < last.bytes.length) {
-        last.bytes = last.bytes.slice(0, last.length);
-      }
-      const waiting: Waiting = {
-        bytes: oversize ? bytes : new Uint8Array(bytes),
-        length,
-        taken: 0,
-        next: undefined,
-        ...Promise.withResolvers<void>(),
-      };
-      handled(waiting.promise);
-      if (last === undefined) this.#first = waiting;
-      else last.next = waiting;
-      this.#last = last = waiting;
-    } else {
-      const end = last.length + length;
-      if (end > last.bytes.length) {
-        const mayFollow = this.#maxQueuedBytes - this.#queued - length;
-        const grown = new Uint8Array(
-          Math.min(2 * end, this.#capacity, end + mayFollow),
-        );
-        grown.set(last.bytes);
-        last.bytes = grown;
-      }
-      last.bytes.set(bytes, last.length);
-      last.length = end;
-    }
+    const { promise } = this.#pack(bytes);
     this.#queued += length;
     this.#advance();
-    return last.promise;
+    return promise;
   }
 
+  /** Adds a write to the last pack in the queue, or begins a new entry. */
+  #pack(bytes: Uint8Array): QueueEntry {
+    const { length } = bytes;
+    const last = this.#queue.last;
+    const end = this.#accepted + this.#queued;
+    // A pack is accepted as a whole, so it must not continue behind the end of
+    // a flush: that flush would wait for bytes that were written after it.
+    const isFlushed = this.#flushes.last?.end === end;
+    if (last && !isFlushed && last.length + length <= this.#capacity) {
+      // No more room than what may follow, or memory would exceed its bound.
+      const mayFollow = this.#maxQueuedBytes - this.#queued - length;
+      const maxLength = last.length + length + mayFollow;
+      last.append(bytes, Math.min(maxLength, this.#capacity));
+      return last;
+    }
+    last?.trim();
+    const isOversize = length > this.#capacity;
+    const entry = new QueueEntry(isOversize ? bytes : new Uint8Array(bytes));
+    this.#queue.push(entry);
+    return entry;
+  }
+
+  /** Moves queued writes into the store, in order, while there is room. */
+  #takeFromQueue(): void {
+    for (;;) {
+      const entry = this.#queue.first;
+      if (entry === undefined) return;
+      if (entry.isDetached) {
+        const message = "Cannot write: its array was detached while it waited";
+        this.#rejectAll(forWrite(this.#error(message, new TypeError(message))));
+        // A flush may have demanded the bytes that were just rejected. If that
+        // demand stayed, it would send later writes before their time.
+        this.#demand = Math.min(this.#demand, this.#accepted);
+        return;
+      }
+      const sentWhole = entry.rest > this.#capacity &&
+        this.#oversize === "whole";
+      const size = sentWhole
+        ? entry.rest
+        : Math.min(entry.rest, this.#capacity);
+      const hasRoom = sentWhole
+        ? this.#length === 0 && this.#head === undefined
+        : this.#length + size <= this.#capacity;
+      if (!hasRoom) return this.#demandAccepted();
+      const bytes = entry.take(size);
+      this.#queued -= size;
+      if (sentWhole) {
+        // A copy: a batch must not change, and the array is the caller's again
+        // once the write has settled.
+        this.#head = this.#makeBatch(new Uint8Array(bytes));
+      } else {
+        this.#store.set(bytes, this.#length);
+        this.#length += size;
+      }
+      if (entry.rest === 0) {
+        this.#queue.shift();
+        entry.resolve();
+      }
+      if (sentWhole || this.#length === this.#capacity) this.#demandAccepted();
+    }
+  }
+
+  // -- Reading from a source --
+
   async #readFrom(source: Reader): Promise<number> {
-    // The reader of a web stream has a `read`, too, and would detach the store;
-    // that of a Node stream returns `null` before its end.
+    // The readers of web streams have a `read`, too, which would detach the
+    // store; that of a Node stream returns `null` before its end.
     if (
       typeof source?.read !== "function" ||
       "releaseLock" in source || "pipe" in source
@@ -878,157 +1097,144 @@ export class StreamBuffer implements AsyncDisposable {
     try {
       return await Promise.race([this.#readAll(source), promise]);
     } finally {
-      if (this.#isOpen) this.#state = "open";
+      if (this.#isOpen) {
+        this.#state = "open";
+        this.#advance();
+      }
     }
   }
 
+  /**
+   * The loop of `readFrom`. It outlives the promise of `readFrom` when that is
+   * rejected during a `read`, as the bytes that arrive then are accepted too.
+   */
   async #readAll(source: Reader): Promise<number> {
     let total = 0;
-    let empty = 0;
+    let emptyReads = 0;
     while (this.#state === "reading") {
       if (!this.#fits(1)) {
-        this.#demandAll();
-        await this.#deliver(this.#base);
+        await this.#makeRoom();
         continue;
       }
+      // The source is lent the store behind the #length bytes that are in it. If
+      // they have to be sent before it returns, they are copied to the spare and
+      // sent from there (#fillBatch), as the store cannot be swapped under it.
+      // Nothing else writes to the store: other writes are rejected meanwhile.
       const start = this.#length;
       const room = this.#store.subarray(start);
-      this.#lent = true;
-      let read: number | null;
+      this.#isTailLent = true;
+      let size: number | null;
       try {
-        read = await source.read(room);
+        size = await source.read(room);
       } finally {
-        this.#lent = false;
+        this.#isTailLent = false;
       }
-      if (read === null) break;
-      if (!Number.isInteger(read) || read < 0 || read > room.length) {
+      if (size === null) break;
+      if (!Number.isInteger(size) || size < 0 || size > room.length) {
         throw new TypeError(
           `Cannot read: the source was given ${room.length} bytes of room, and returned ${
-            show(read)
+            show(size)
           }`,
         );
       }
-      empty = read === 0 ? empty + 1 : 0;
-      if (empty === MAX_EMPTY_READS) {
-        throw new Error(
-          `Cannot read: the source returned 0 bytes ${empty} times in a row (null is the end)`,
+      emptyReads = size === 0 ? emptyReads + 1 : 0;
+      if (emptyReads === MAX_EMPTY_READS) {
+        throw new NoProgressError(
+          `Cannot read: the source returned 0 bytes ${emptyReads} times in a row (null is the end)`,
         );
       }
-      // What was there before it may have been sent meanwhile.
-      this.#store.copyWithin(this.#length, start, start + read);
-      // A buffer that closes sends what has come in time, and starts no more.
-      if (this.#isOpen) this.#accept(read);
-      else this.#length += read;
-      total += read;
+      // If the bytes before these were sent meanwhile, #length is below `start`:
+      // close the gap.
+      this.#store.copyWithin(this.#length, start, start + size);
+      if (this.#isOpen) this.#accept(size);
+      else this.#length += size; // close() sends it, or takeUnsent() returns it
+      total += size;
     }
     return total;
   }
 
-  #refuse(error: unknown, length: number): Promise<void> {
-    this.#rejected += length;
-    return handled(Promise.reject(error));
-  }
-
-  /** Moves bytes that wait into the store, as far as there is room. */
-  #takeIn(): void {
-    for (let next = this.#first; next !== undefined; next = this.#first) {
-      if (next.bytes.length < next.length) {
-        const message = "Cannot write: its array was detached while it waited";
-        const error = this.#error(message, new TypeError(message));
-        this.#rejectAll((accepted) => forWrite(error, accepted));
-        this.#demand = this.#accepted;
-        return;
-      }
-      const rest = next.length - next.taken;
-      const whole = rest > this.#capacity && this.#oversize === "whole";
-      const piece = whole ? rest : Math.min(rest, this.#capacity);
-      if (
-        whole
-          ? this.#length > 0 || this.#head !== undefined
-          : this.#length + piece > this.#capacity
-      ) {
-        this.#demandAll();
-        return;
-      }
-      const bytes = next.bytes.subarray(next.taken, next.taken + piece);
-      next.taken += piece;
-      this.#queued -= piece;
-      if (next.taken === next.length) {
-        this.#first = next.next;
-        if (this.#first === undefined) this.#last = undefined;
-      }
-      if (whole) {
-        this.#head = this.#batch(new Uint8Array(bytes));
-      } else {
-        this.#store.set(bytes, this.#length);
-        this.#length += piece;
-      }
-      if (next.taken === next.length) next.resolve();
-      if (whole || this.#length === this.#capacity) this.#demandAll();
-    }
+  /** Has the store sent, and waits until that has made room, or has failed. */
+  #makeRoom(): Promise<void> {
+    this.#roomForReader = Promise.withResolvers();
+    const { promise } = this.#roomForReader;
+    this.#demandAccepted();
+    this.#advance();
+    return promise;
   }
 
   // -- Sending --
 
-  /** Sends the stream up to `end`, and resolves when it has been delivered. */
-  #deliver(end = this.#accepted + this.#queued): Promise<void> {
-    if (this.#delivered >= end) return RESOLVED;
-    const last = this.#flushes.findLastIndex((flush) => flush.end <= end);
-    let flush = this.#flushes[last];
+  /**
+   * Demands everything up to now, accepted or queued, and resolves when it has
+   * been delivered. Calls for the same end share a promise.
+   */
+  #deliver(): Promise<void> {
+    const end = this.#accepted + this.#queued;
+    if (this.#delivered === end) return RESOLVED;
+    let flush = this.#flushes.last;
     if (flush?.end !== end) {
       flush = { end, ...Promise.withResolvers<void>() };
       handled(flush.promise);
-      this.#flushes.splice(last + 1, 0, flush);
+      this.#flushes.push(flush);
     }
-    this.#demand = Math.max(this.#demand, end);
+    this.#demand = end;
     this.#advance();
     return flush.promise;
   }
 
-  /** What has been accepted is to be sent; a flush may have asked for more. */
-  #demandAll(): void {
+  /** Demands what has been accepted; a flush may already have demanded more. */
+  #demandAccepted(): void {
     this.#demand = Math.max(this.#demand, this.#accepted);
   }
 
   /**
-   * Does whatever can be done now: takes in what waits, starts the send that is
-   * due, sets the clock. Called after every change, and by nothing else are the
-   * stores swapped or the sender called.
+   * Does everything that can be done now: takes writes from the queue, fills a
+   * batch and sends it if it is demanded, sets the clock. It is called after
+   * every change, and nothing else fills batches or calls the sender.
    */
   #advance(): void {
-    if (this.#state === "closed") return;
-    this.#takeIn();
-    if (
-      this.#head === undefined && this.#length > 0 &&
-      this.#demand > this.#delivered
-    ) {
-      const full = this.#store.subarray(0, this.#length);
-      const spare = this.#spare ?? new Uint8Array(this.#capacity);
-      this.#spare = undefined;
-      if (this.#lent) {
-        spare.set(full);
-        this.#head = this.#batch(spare.subarray(0, this.#length), spare);
-      } else {
-        this.#head = this.#batch(full, this.#store);
-        this.#store = spare;
+    if (this.#state !== "closed") {
+      this.#takeFromQueue();
+      if (this.#head === undefined && this.#length > 0 && this.#isDemanded) {
+        this.#head = this.#fillBatch();
+        this.#takeFromQueue(); // there is an empty store now
       }
-      this.#length = 0;
-      this.#takeIn();
     }
-    this.#limit =
-      this.#state === "open" && this.#first === undefined && this.#length > 0
+    this.#copyLimit =
+      this.#state === "open" && this.#queue.isEmpty && this.#length > 0
         ? this.#capacity
         : 0;
     this.#setClock();
-    // Last of all, because the sender may call back.
+    // Last of all, because the sender may call any method of this buffer.
     if (
-      this.#head !== undefined && !this.#head.sending &&
-      this.#demand > this.#delivered
+      this.#state !== "closed" && this.#head?.inFlight === false &&
+      this.#isDemanded
     ) this.#launch(this.#head);
   }
 
-  /** Makes the next bytes of the stream a send. */
-  #batch(
+  /** Whether there are bytes to be sent without waiting for a full store. */
+  get #isDemanded(): boolean {
+    return this.#demand > this.#delivered;
+  }
+
+  /** Makes a batch of what is in the store, and leaves an empty store. */
+  #fillBatch(): Batch {
+    const filled = this.#store.subarray(0, this.#length);
+    const other = this.#spare ?? new Uint8Array(this.#capacity);
+    this.#spare = undefined;
+    this.#length = 0;
+    if (this.#isTailLent) {
+      // The source keeps this store, so the bytes move to the other one.
+      other.set(filled);
+      return this.#makeBatch(other.subarray(0, filled.length), other);
+    }
+    const batch = this.#makeBatch(filled, this.#store);
+    this.#store = other;
+    return batch;
+  }
+
+  /** The next bytes of the stream, which are no longer part of #store. */
+  #makeBatch(
     bytes: Uint8Array<ArrayBuffer>,
     store?: Uint8Array<ArrayBuffer>,
   ): Batch {
@@ -1038,10 +1244,13 @@ export class StreamBuffer implements AsyncDisposable {
       signal: this.#controller.signal,
     };
     this.#base += bytes.length;
-    return { bytes, context, store, sending: false };
+    return { bytes, context, store, inFlight: false };
   }
 
-  /** The clock runs while there are bytes that nothing else is about to send. */
+  /**
+   * Runs the clock while there are accepted bytes that nothing demands. It is
+   * never restarted, so it counts from the first of them.
+   */
   #setClock(): void {
     if (
       this.#isOpen && this.#flushInterval > 0 &&
@@ -1049,7 +1258,7 @@ export class StreamBuffer implements AsyncDisposable {
     ) {
       this.#timer ??= setTimeout(() => {
         this.#timer = undefined;
-        this.#demandAll();
+        this.#demandAccepted();
         this.#advance();
       }, this.#flushInterval);
     } else {
@@ -1058,13 +1267,17 @@ export class StreamBuffer implements AsyncDisposable {
     }
   }
 
+  /** Calls the sender. Whatever it does, it is called once and settles once. */
   #launch(batch: Batch): void {
-    batch.sending = true;
+    batch.inFlight = true;
+    // #sendEnded is set before the sender is called: a sender that calls close()
+    // must not make it wait for the send before this one.
     const { promise, resolve } = Promise.withResolvers<void>();
-    this.#flight = promise.then(
-      () => this.#acknowledge(batch),
-      (cause) => this.#keep(batch, cause),
+    this.#sendEnded = promise.then(
+      () => this.#sendSucceeded(batch),
+      (cause) => this.#sendFailed(batch, cause),
     );
+    // Within the executor, so that what the sender throws is a rejection.
     resolve(
       new Promise((settle) => {
         if (batch.bytes.length === 0) {
@@ -1077,22 +1290,34 @@ export class StreamBuffer implements AsyncDisposable {
     );
   }
 
-  #acknowledge(batch: Batch): void {
-    if (this.#head !== batch) return; // handed over by takeUnsent()
+  #sendSucceeded(batch: Batch): void {
+    if (this.#head !== batch) return; // takeUnsent() has returned its bytes
     this.#head = undefined;
-    // One that the sender has transferred all the same is empty now.
+    // A store that the sender has transferred is empty, and of no more use.
     if (batch.store?.length === this.#capacity) this.#spare ??= batch.store;
     this.#delivered = this.#base;
     this.#sends++;
     this.#lastError = undefined;
-    while (this.#flushes[0] && this.#flushes[0].end <= this.#delivered) {
-      this.#flushes.shift()!.resolve();
+    for (;;) {
+      const flush = this.#flushes.first;
+      if (flush === undefined || flush.end > this.#delivered) break;
+      this.#flushes.shift();
+      flush.resolve();
     }
+    this.#roomForReader?.resolve();
+    this.#roomForReader = undefined;
     this.#advance();
   }
 
-  #keep(batch: Batch, cause: unknown): void {
-    batch.sending = false;
+  /**
+   * Holds the batch. No retry is scheduled but by the clock: a sender has its
+   * own policy of retries, and has given up. So what was demanded is not any
+   * more, and everyone who waits learns of the failure now. Whoever needs the
+   * bytes sent demands them again: the next flush, close, or write without room,
+   * or the clock, which #advance starts as the bytes are not demanded.
+   */
+  #sendFailed(batch: Batch, cause: unknown): void {
+    batch.inFlight = false;
     const { sequence, offset } = batch.context;
     const error = this.#error(
       `Cannot deliver ${batch.bytes.length} bytes at offset ${offset} (send ${sequence}): ${
@@ -1104,9 +1329,9 @@ export class StreamBuffer implements AsyncDisposable {
     this.#lastError = error;
     if (this.#state === "closed") return;
     this.#demand = this.#delivered;
-    const told = this.#rejectAll((accepted) => forWrite(error, accepted));
+    const anyoneWaited = this.#rejectAll(forWrite(error));
     const onError = this.#onError;
-    if (!told && onError) queueMicrotask(() => onError(error));
+    if (!anyoneWaited && onError) queueMicrotask(() => onError(error));
     this.#advance();
   }
 
@@ -1116,32 +1341,34 @@ export class StreamBuffer implements AsyncDisposable {
   }
 
   /**
-   * Rejects everyone who waits.
+   * Rejects everyone who waits: queued writes, flushes, and a reader that waits
+   * for room.
    *
-   * @param reason Gives the reason for a write of which so much was accepted.
+   * @param reasonFor The reason for a write of which some bytes were accepted.
    * @returns Whether there was anyone.
    */
-  #rejectAll(reason: (accepted: number) => unknown): boolean {
-    const told = this.#flushes.length > 0 || this.#first !== undefined;
-    for (let next = this.#first; next !== undefined; next = next.next) {
-      next.reject(reason(next.taken));
-    }
+  #rejectAll(reasonFor: (acceptedBytes: number) => unknown): boolean {
+    const anyoneWaited = !this.#queue.isEmpty || !this.#flushes.isEmpty ||
+      this.#roomForReader !== undefined;
+    for (const entry of this.#queue) entry.reject(reasonFor(entry.taken));
+    this.#queue.clear();
     this.#rejected += this.#queued;
     this.#queued = 0;
-    this.#first = this.#last = undefined;
-    for (const flush of this.#flushes) flush.reject(reason(0));
-    this.#flushes = [];
-    return told;
+    for (const flush of this.#flushes) flush.reject(reasonFor(0));
+    this.#flushes.clear();
+    this.#roomForReader?.reject(reasonFor(0));
+    this.#roomForReader = undefined;
+    return anyoneWaited;
   }
 
   // -- The end --
 
   async #close(): Promise<void> {
     this.#state = "closing";
-    this.#stopReading?.(this.#notOpen("read on"));
+    this.#stopReading?.(this.#notOpen("continue to read"));
     const deadline = setTimeout(() => {
       const message =
-        `closeTimeout of ${this.#closeTimeout} ms has passed${this.#whyLate()}`;
+        `closeTimeout of ${this.#closeTimeout} ms has passed${this.#lastFailure()}`;
       this.#fail(
         this.#error(
           `Cannot close the buffer: ${message}`,
@@ -1150,17 +1377,18 @@ export class StreamBuffer implements AsyncDisposable {
       );
     }, this.#closeTimeout);
     try {
-      await Promise.race([this.#drain(), this.#ended.promise]);
+      await Promise.race([this.#drain(), this.#terminated.promise]);
     } catch (error) {
-      this.#fail(error as FlushError);
+      // It is of another kind only if abort() has ended the buffer.
+      if (error instanceof FlushError) this.#fail(error);
       throw error;
     } finally {
       clearTimeout(deadline);
     }
   }
 
-  /** Nothing that the sender does may keep `close` from ending. */
-  #whyLate(): string {
+  /** What the sender says of its latest failure. Nothing keeps `close` from ending. */
+  #lastFailure(): string {
     try {
       const { lastFailure } = this.#sender;
       return lastFailure === undefined ? "" : `: ${messageOf(lastFailure)}`;
@@ -1169,11 +1397,13 @@ export class StreamBuffer implements AsyncDisposable {
     }
   }
 
+  /** Delivers everything and closes the sender, unless the buffer ends before. */
   async #drain(): Promise<void> {
-    this.#limit = 0;
-    this.#setClock();
-    // If it fails, the next lines are what sends its bytes again.
-    await this.#flight;
+    this.#advance(); // in this state there is no fast path, and no clock
+    // A failure of the send in flight is not that of close(), which sends the
+    // batch again.
+    await this.#sendEnded;
+    // More than once if a source brings bytes meanwhile.
     while (
       this.#state === "closing" &&
       this.#delivered < this.#accepted + this.#queued
@@ -1187,33 +1417,45 @@ export class StreamBuffer implements AsyncDisposable {
     }
   }
 
+  /** Ends a buffer that could not deliver everything. */
   #fail(error: FlushError): void {
-    handled(this.#end(error, (accepted) => forWrite(error, accepted)));
+    handled(this.#terminate(error, forWrite(error)));
   }
 
-  async #end(
+  /**
+   * Ends the buffer without delivering the rest. Called again, it does nothing.
+   *
+   * @param reasonFor The reason for a write of which some bytes were accepted.
+   */
+  async #terminate(
     reason: unknown,
-    reasonFor: (accepted: number) => unknown,
+    reasonFor: (acceptedBytes: number) => unknown,
   ): Promise<void> {
     if (this.#state === "closed") return;
+    // First our own state, so that whatever is called below finds a closed
+    // buffer without a clock, and cannot make it send.
     this.#state = "closed";
-    this.#limit = 0;
-    this.#setClock();
+    this.#advance();
+    // Then those who wait: none of them runs before this method has returned.
     this.#rejectAll(reasonFor);
-    this.#ended.reject(reason);
+    this.#terminated.reject(reason);
     this.#stopReading?.(reason);
+    // Then the sender: first its request, as its own abort() may wait for that.
     this.#controller.abort(reason);
     await this.#sender.abort?.(reason);
   }
 }
 
-/** The same error, for a write of which `acceptedBytes` were accepted. */
-function forWrite(error: FlushError, acceptedBytes: number): FlushError {
-  if (acceptedBytes === 0) return error;
+/** Makes the error of a write, given how many of its bytes were accepted. */
+function forWrite(error: FlushError): (acceptedBytes: number) => FlushError {
   const { message, cause, unsentBytes } = error;
-  return new FlushError(message, { cause, unsentBytes, acceptedBytes });
+  return (acceptedBytes) =>
+    acceptedBytes === 0
+      ? error
+      : new FlushError(message, { cause, unsentBytes, acceptedBytes });
 }
 
+/** A view of the bytes of `data`; throws if it has none. */
 function toBytes(data: ArrayBuffer | ArrayBufferView): Uint8Array {
   const view = ArrayBuffer.isView(data);
   if (!view && !(data instanceof ArrayBuffer)) {

@@ -1,3 +1,29 @@
+/**
+ * Tests of `StreamBuffer`, in sections. Each promise of the buffer (they are
+ * listed in docs/architecture.md) has a section, and there a test whose name
+ * begins with the promise:
+ *
+ * | promise                                         | section                         |
+ * | ----------------------------------------------- | ------------------------------- |
+ * | one store, and bounded memory                   | One store                       |
+ * | a write that fits is a copy                     | A write that fits is a copy     |
+ * | backpressure, and `BufferFullError`             | Backpressure                    |
+ * | order                                           | Order; Any schedule             |
+ * | whole writes: never split over two sends        | Whole writes; Oversize writes   |
+ * | `flush()`                                       | flush()                         |
+ * | no byte waits longer than `flushInterval`       | flushInterval                   |
+ * | a failed send keeps its bytes                   | A failed send keeps its bytes   |
+ * | a failure in the background loses nothing       | Failures in the background      |
+ * | `close()` settles within `closeTimeout`         | close()                         |
+ * | nothing is lost even then: `takeUnsent()`       | Nothing is lost; Any schedule   |
+ * | `abort()`                                       | abort()                         |
+ * | `await using` is `close()`                      | await using                     |
+ * | `writable`                                      | writable                        |
+ * | `readFrom()`                                    | readFrom()                      |
+ * | bad input changes nothing                       | Bad input changes nothing       |
+ *
+ * The last section checks all that concerns bytes at once, with random uses.
+ */
 import {
   assert,
   assertEquals,
@@ -16,6 +42,7 @@ import { runInNewContext } from "node:vm";
 import {
   BufferFullError,
   FlushError,
+  NoProgressError,
   type Reader,
   StreamBuffer,
   type StreamBufferOptions,
@@ -70,7 +97,7 @@ async function isPending(promise: Promise<unknown>): Promise<boolean> {
   return first === pending;
 }
 
-// -- Options --
+// -- Bad input changes nothing --
 
 const WRONG_NUMBERS = [0, -1, 1.5, NaN, Infinity, "8", 2 ** 53, null, {}, 8n];
 
@@ -85,7 +112,7 @@ for (
   for (const value of WRONG_NUMBERS) {
     if (value === 0 && name !== "capacity") continue;
     const shown = typeof value === "string" ? `"${value}"` : String(value);
-    Deno.test(`StreamBuffer() refuses ${name}: ${shown}`, () => {
+    Deno.test(`StreamBuffer() rejects ${name}: ${shown}`, () => {
       const error = assertThrows(
         () => new StreamBuffer(() => {}, { [name]: value }),
         typeof value === "number" ? RangeError : TypeError,
@@ -101,7 +128,7 @@ Deno.test("StreamBuffer() accepts 0 for each option but capacity", async () => {
   await new StreamBuffer(() => {}, options).close();
 });
 
-Deno.test("StreamBuffer() takes what a timer takes, and no more", async () => {
+Deno.test("StreamBuffer() accepts durations up to the limit of a timer", async () => {
   const max = 2 ** 31 - 1;
   await new StreamBuffer(() => {}, { flushInterval: max }).close();
   assertThrows(
@@ -111,7 +138,130 @@ Deno.test("StreamBuffer() takes what a timer takes, and no more", async () => {
   );
 });
 
-Deno.test("StreamBuffer() has the defaults that it documents", async () => {
+Deno.test("StreamBuffer() rejects any other oversize, onError or sender", () => {
+  const make = (options: unknown) => () =>
+    new StreamBuffer(() => {}, options as StreamBufferOptions);
+  assertThrows(make({ oversize: "grow" }), RangeError, 'received "grow"');
+  assertThrows(make({ oversize: 1 }), TypeError, "received 1");
+  assertThrows(make({ onError: "log" }), TypeError, 'received "log"');
+  assertThrows(make(null), TypeError, "options must be an object");
+  for (
+    const [sender, shown] of [
+      [undefined, "undefined"],
+      [null, "null"],
+      ["http://localhost", '"http://localhost"'],
+      [{}, "an object (Object)"],
+      [{ send: 1 }, "an object (Object)"],
+    ] as const
+  ) {
+    assertThrows(
+      () => new StreamBuffer(sender as never),
+      TypeError,
+      `Cannot create StreamBuffer: sender must be a function or have a method "send", received ${shown}`,
+    );
+  }
+});
+
+Deno.test("bad input changes nothing: write() rejects a detached buffer", async () => {
+  const { out, sender } = setUp();
+  const view = new Uint8Array(4);
+  const { buffer } = view;
+  buffer.transfer();
+  for (const data of [view, buffer]) {
+    await assertRejects(() => out.write(data), TypeError, "detached");
+  }
+  await out.write("x");
+  await assertRejects(() => out.write(view), TypeError, "detached");
+  assertEquals(out.stats.bytesAccepted, 1);
+  assertEquals(out.stats.bytesRejected, 0);
+  await out.close();
+  assertEquals(sender.text, "x");
+});
+
+Deno.test("bad input changes nothing: write() rejects any other type and names it", async () => {
+  const { out, sender } = setUp();
+  for (
+    const [data, shown] of [
+      [5, "5"],
+      [null, "null"],
+      [undefined, "undefined"],
+      [{ a: 1 }, "an object (Object)"],
+      [["a"], "an object (Array)"],
+      [new Blob(["a"]), "an object (Blob)"],
+      [Object.create(null), "an object (no prototype)"],
+    ]
+  ) {
+    const error = await assertRejects(
+      () => out.write(data as string),
+      TypeError,
+      "Cannot write: data must be a string, an ArrayBuffer or a view of one",
+    );
+    assertStringIncludes(error.message, `received ${shown}`);
+  }
+  assertEquals(out.stats.bytesRejected, 0);
+  await out.close();
+  assertEquals(sender.events, ["close"]);
+});
+
+Deno.test("bad input changes nothing: readFrom() rejects what is not a Reader", async () => {
+  const { out, sender } = setUp({ capacity: 8 });
+  await out.write("abc");
+  const stream = new Blob(["x"]).stream();
+  for (
+    const [source, shown] of [
+      [undefined, "undefined"],
+      ["text", '"text"'],
+      [{ read: true }, "an object (Object)"],
+      [stream, "an object (ReadableStream)"],
+      [stream.getReader({ mode: "byob" }), "ReadableStreamBYOBReader"],
+      [Readable.from(["x"]), "an object (Readable)"],
+    ] as const
+  ) {
+    const error = await assertRejects(
+      () => out.readFrom(source as unknown as Reader),
+      TypeError,
+      'Cannot read: source must have a method "read"',
+    );
+    assertStringIncludes(error.message, shown);
+  }
+  await out.close();
+  assertEquals(sender.text, "abc");
+});
+
+Deno.test("an empty write makes no send and counts nothing", async () => {
+  const { out, sender } = setUp();
+  for (
+    const data of [
+      "",
+      new Uint8Array(),
+      new ArrayBuffer(0),
+      new DataView(new ArrayBuffer(8), 8),
+    ]
+  ) {
+    await out.write(data);
+    await out.flush();
+  }
+  await out.close();
+  assertEquals(sender.events, ["close"]);
+  assertEquals(out.stats.bytesAccepted, 0);
+});
+
+Deno.test("an empty write does not retry a failed send", async () => {
+  const first = gate();
+  const { out, sender } = setUp({ capacity: 2 }, [first.step]);
+  await out.write("ab");
+  await out.write("cd");
+  first.reject(DOWN);
+  await settle();
+  for (const data of ["", new Uint8Array()]) await out.write(data);
+  assertEquals(sender.sends, ["ab"]);
+  await out.close();
+  assertEquals(sender.sends, ["ab", "ab", "cd"]);
+});
+
+// -- Options --
+
+Deno.test("StreamBuffer() has the documented defaults", async () => {
   using time = fakeTime();
   const sends: number[] = [];
   const script = [accept, accept, ignore];
@@ -143,30 +293,6 @@ Deno.test("StreamBuffer() has the defaults that it documents", async () => {
   await close;
 });
 
-Deno.test("StreamBuffer() refuses another oversize, or onError, or sender", () => {
-  const make = (options: unknown) => () =>
-    new StreamBuffer(() => {}, options as StreamBufferOptions);
-  assertThrows(make({ oversize: "grow" }), RangeError, 'received "grow"');
-  assertThrows(make({ oversize: 1 }), TypeError, "received 1");
-  assertThrows(make({ onError: "log" }), TypeError, 'received "log"');
-  assertThrows(make(null), TypeError, "options must be an object");
-  for (
-    const [sender, shown] of [
-      [undefined, "undefined"],
-      [null, "null"],
-      ["http://localhost", '"http://localhost"'],
-      [{}, "an object (Object)"],
-      [{ send: 1 }, "an object (Object)"],
-    ] as const
-  ) {
-    assertThrows(
-      () => new StreamBuffer(sender as never),
-      TypeError,
-      `Cannot create StreamBuffer: sender must be a function or have a method "send", received ${shown}`,
-    );
-  }
-});
-
 Deno.test("StreamBuffer() calls send as a method of its sender", async () => {
   let self: unknown;
   const sender = {
@@ -180,149 +306,88 @@ Deno.test("StreamBuffer() calls send as a method of its sender", async () => {
   assertStrictEquals(self, sender);
 });
 
-// -- Writes --
+// -- One store --
 
-for (const capacity of [1, 2, 3, 7, 8, 64]) {
-  for (const size of [1, 2, 3, 5, 8, 13, 64, 200]) {
-    for (const kind of ["string", "bytes"]) {
-      const title = `writes of ${size} at capacity ${capacity}, as ${kind}`;
-      Deno.test(`write() keeps bytes and order: ${title}`, async () => {
-        const { out, sender } = setUp({ capacity });
-        let expected = "";
-        for (let i = 0; i < 20; i++) {
-          const text = String.fromCharCode(97 + i).repeat(size);
-          expected += text;
-          await out.write(
-            kind === "string" ? text : new TextEncoder().encode(text),
-          );
-        }
-        await out.close();
-        assertEquals(sender.text, expected);
-        for (const { text } of sender.attempts) {
-          assert(text.length <= capacity, `a send of ${text.length}`);
-          // Whole writes: a send holds only complete ones, if they fit at all.
-          if (size <= capacity) assertEquals(text.length % size, 0);
-        }
-      });
-    }
-  }
-}
-
-Deno.test("write() sends what it must and when it must, and no more", async () => {
-  const { out, sender } = setUp({ capacity: 8 });
-  for (
-    const text of ["0", "123456", "7890", "abcdefghijklmnopqrstuvwxy", "z"]
-  ) {
-    await out.write(text);
+Deno.test("one store: it and a spare are all that is ever allocated, the spare when first needed", async () => {
+  const stores = new Set<ArrayBuffer>();
+  const out = new StreamBuffer(({ buffer }) => {
+    assertEquals(buffer.byteLength, 8);
+    stores.add(buffer);
+    return settle();
+  }, { capacity: 8 });
+  await out.write("abc");
+  await out.flush();
+  assertEquals(stores.size, 1);
+  for (let i = 0; i < 50; i++) {
+    await out.write("abcde");
+    if (i % 7 === 0) await out.flush();
   }
   await out.close();
-  assertEquals(
-    sender.sends,
-    ["0123456", "7890", "abcdefgh", "ijklmnop", "qrstuvwx", "yz"],
-  );
+  assertEquals(stores.size, 2);
 });
 
-Deno.test("write() that just fills the store sends it, once", async () => {
-  const { out, sender } = setUp({ capacity: 2 });
-  await out.write("ab");
-  assertEquals(sender.sends, ["ab"]);
-  // Byte by byte, too, from an empty store and from one with room.
-  const byte = new TextEncoder().encode("c");
-  await settle();
-  await out.write(byte);
-  assertEquals(sender.sends, ["ab"]);
-  await out.write(byte);
-  assertEquals(sender.sends, ["ab", "cc"]);
-  await out.close();
-  assertEquals(sender.sends, ["ab", "cc"]);
-});
-
-for (
-  const [title, text] of [
-    ["one character", "a"],
-    ["ASCII, character by character", "abc"],
-    ["another script", "aé"],
-    ["encoded aside", "a".repeat(40)],
-    ["encoded in place", "é".repeat(300)],
-  ] as const
-) {
-  Deno.test(`write() of a string that just fills the store sends it: ${title}`, async () => {
-    const { length } = new TextEncoder().encode(text);
-    for (const before of ["", "x"]) {
-      const { out, sender } = setUp({ capacity: before.length + length });
-      await out.write(before);
-      await out.write(text);
-      assertEquals(sender.sends, [before + text]);
-      await out.close();
-      assertEquals(sender.sends, [before + text]);
-    }
-  });
-}
-
-Deno.test("write() sends nothing before the store is full", async () => {
-  const { out, sender } = setUp({ capacity: 1234 });
-  for (const size of [1000, 200, 30]) await out.write(new Uint8Array(size));
-  assertEquals(sender.attempts.length, 0);
-  await out.write(new Uint8Array(9));
-  assertEquals(sender.sends.map((text) => text.length), [1230]);
-  await out.close();
-  assertEquals(sender.sends.map((text) => text.length), [1230, 9]);
-});
-
-Deno.test("write() returns the same resolved promise whenever it fits", async () => {
-  const { out } = setUp({ capacity: 8 });
-  const first = out.write("a");
-  assertStrictEquals(out.write(new Uint8Array(2)), first);
-  assertStrictEquals(out.write(""), first);
-  assertStrictEquals(out.write(new Uint8Array(5)), first);
-  await settle();
-  assertStrictEquals(out.write(new Uint8Array()), first);
-  assertStrictEquals(out.write(new Uint8Array(8)), first);
-  await out.close();
-  const large = setUp({ capacity: 4000 }).out;
-  for (const text of ["abc", "é", "a".repeat(40), "a".repeat(300)]) {
-    // Into an empty store, and behind what is there.
-    for (let i = 0; i < 2; i++) assertStrictEquals(large.write(text), first);
-    await large.flush();
-  }
-  await large.close();
-});
-
-Deno.test("write() of nothing makes no send and counts nothing", async () => {
-  const { out, sender } = setUp();
-  for (
-    const data of [
-      "",
-      new Uint8Array(),
-      new ArrayBuffer(0),
-      new DataView(new ArrayBuffer(8), 8),
-    ]
-  ) {
-    await out.write(data);
-    await out.flush();
+Deno.test('one store: oversize: "whole" allocates no other', async () => {
+  const stores = new Set<ArrayBuffer>();
+  const out = new StreamBuffer(({ buffer }) => {
+    if (buffer.byteLength === 8) stores.add(buffer);
+    return settle();
+  }, { capacity: 8, oversize: "whole" });
+  for (let i = 0; i < 9; i++) {
+    for (const size of [8, 8, 20]) await out.write(new Uint8Array(size));
   }
   await out.close();
-  assertEquals(sender.events, ["close"]);
-  assertEquals(out.stats.bytesAccepted, 0);
+  assertEquals(stores.size, 2);
 });
 
-Deno.test("write() of nothing does not try a failed send again", async () => {
+Deno.test("one store: memory is at most 2 × capacity + maxQueuedBytes", async () => {
+  // A context that is made after the flag was set has the function.
+  setFlagsFromString("--expose-gc");
+  const collect: () => void = runInNewContext("globalThis.gc");
+  const capacity = 1_000_000;
+  const maxQueuedBytes = 21_000_000;
+  const data = new Uint8Array(capacity);
+  collect();
+  const before = Deno.memoryUsage().external;
   const first = gate();
-  const { out, sender } = setUp({ capacity: 2 }, [first.step]);
-  await out.write("ab");
-  await out.write("cd");
-  first.reject(DOWN);
-  await settle();
-  for (const data of ["", new Uint8Array()]) await out.write(data);
-  assertEquals(sender.sends, ["ab"]);
+  const { out } = setUp({ capacity, maxQueuedBytes }, [first.step]);
+  void out.write(data);
+  void out.write(data);
+  // Half of a store, and then less, is the worst case for packs. The last
+  // write leaves no room for another.
+  while (out.stats.bytesRejected === 0) {
+    void out.write(data.subarray(0, 500_000));
+    void out.write(data.subarray(0, 200_000));
+  }
+  assertEquals(out.stats.bytesQueued, maxQueuedBytes);
+  collect();
+  const held = Deno.memoryUsage().external - before;
+  assert(held <= 2 * capacity + maxQueuedBytes + 10_000, `${held} bytes`);
+  assert(held >= 2 * capacity + out.stats.bytesQueued, `${held} bytes`);
+  first.resolve();
   await out.close();
-  assertEquals(sender.sends, ["ab", "ab", "cd"]);
 });
 
-Deno.test("write() has copied the bytes when it returns", async () => {
+Deno.test("queued writes take memory by the byte, not by the write", async () => {
+  const first = gate();
+  const { out, sender } = setUp({ capacity: 64 }, [first.step]);
+  await out.write(new Uint8Array(64));
+  await out.write(new Uint8Array(64));
+  const promises = new Set<Promise<void>>();
+  for (let i = 0; i < 640; i++) promises.add(out.write("x"));
+  // One promise per pack, which holds as many writes as fit into a store.
+  assertEquals(promises.size, 10);
+  first.resolve();
+  await Promise.all(promises);
+  await out.close();
+  assertEquals(sender.text, "\0".repeat(128) + "x".repeat(640));
+});
+
+// -- A write that fits is a copy --
+
+Deno.test("a write that fits is a copy: its bytes are in the store when write() returns", async () => {
   const { out, sender } = setUp({ capacity: 4 }, [stall]);
-  // Into the store; into the spare; while both are full; and as an addition
-  // to what waits already.
+  // Into the store, into the spare, into the queue while both are full, and
+  // into a pack that is queued already.
   const data = new TextEncoder().encode("abcd");
   for (let i = 0; i < 3; i++) {
     void out.write(data);
@@ -353,7 +418,50 @@ Deno.test("write() has copied the bytes when it returns", async () => {
   assertEquals(again.sender.text, "abcdbbcdcbcdxyz");
 });
 
-Deno.test("write() takes a view's own bytes, of any kind of view", async () => {
+Deno.test("a write that fits is a copy: write() returns the same resolved promise each time", async () => {
+  const { out } = setUp({ capacity: 8 });
+  const first = out.write("a");
+  assertStrictEquals(out.write(new Uint8Array(2)), first);
+  assertStrictEquals(out.write(""), first);
+  assertStrictEquals(out.write(new Uint8Array(5)), first);
+  await settle();
+  assertStrictEquals(out.write(new Uint8Array()), first);
+  assertStrictEquals(out.write(new Uint8Array(8)), first);
+  await out.close();
+  const large = setUp({ capacity: 4000 }).out;
+  for (const text of ["abc", "é", "a".repeat(40), "a".repeat(300)]) {
+    // Into an empty store, and behind what is there.
+    for (let i = 0; i < 2; i++) assertStrictEquals(large.write(text), first);
+    await large.flush();
+  }
+  await large.close();
+});
+
+Deno.test("a write that fits is a copy: a string makes no array, not even in an empty store", async () => {
+  const { encode } = TextEncoder.prototype;
+  const { out, sender } = setUp({ capacity: 4000 });
+  let text = "";
+  TextEncoder.prototype.encode = () => {
+    throw new Error("encode() was called");
+  };
+  try {
+    for (const size of [1, 32, 33, 256, 257, 600]) {
+      for (const last of ["a", "é"]) {
+        const piece = ("a".repeat(size) + last).slice(-size);
+        await out.write(piece);
+        await out.write(piece);
+        await out.flush();
+        text += piece + piece;
+      }
+    }
+  } finally {
+    TextEncoder.prototype.encode = encode;
+  }
+  await out.close();
+  assertEquals(sender.text, text);
+});
+
+Deno.test("write() takes only the bytes of the view, of every kind of view", async () => {
   const { buffer } = new TextEncoder().encode("abcdefgh");
   for (
     const [data, expected] of [
@@ -388,60 +496,6 @@ for (const oversize of ["split", "whole"] as const) {
   });
 }
 
-Deno.test("write() rejects a detached buffer and accepts nothing", async () => {
-  const { out, sender } = setUp();
-  const view = new Uint8Array(4);
-  const { buffer } = view;
-  buffer.transfer();
-  for (const data of [view, buffer]) {
-    await assertRejects(() => out.write(data), TypeError, "detached");
-  }
-  await out.write("x");
-  await assertRejects(() => out.write(view), TypeError, "detached");
-  assertEquals(out.stats.bytesAccepted, 1);
-  assertEquals(out.stats.bytesRejected, 0);
-  await out.close();
-  assertEquals(sender.text, "x");
-});
-
-Deno.test("write() rejects another type and names it", async () => {
-  const { out, sender } = setUp();
-  for (
-    const [data, shown] of [
-      [5, "5"],
-      [null, "null"],
-      [undefined, "undefined"],
-      [{ a: 1 }, "an object (Object)"],
-      [["a"], "an object (Array)"],
-      [new Blob(["a"]), "an object (Blob)"],
-      [Object.create(null), "an object (no prototype)"],
-    ]
-  ) {
-    const error = await assertRejects(
-      () => out.write(data as string),
-      TypeError,
-      "Cannot write: data must be a string, an ArrayBuffer or a view of one",
-    );
-    assertStringIncludes(error.message, `received ${shown}`);
-  }
-  assertEquals(out.stats.bytesRejected, 0);
-  await out.close();
-  assertEquals(sender.events, ["close"]);
-});
-
-for (const [text, size] of [["€", 3], ["é", 2], ["😀", 4]] as const) {
-  for (let capacity = size; capacity < 3 * size; capacity++) {
-    const title = `"${text}" at capacity ${capacity}`;
-    Deno.test(`write() never cuts a character that fits: ${title}`, async () => {
-      const { out, sender } = setUp({ capacity });
-      const pieces = ["a", text, text, "ab", text, text, text, "b"];
-      for (const piece of pieces) await out.write(piece);
-      await out.close();
-      assertEquals(sender.text, pieces.join(""));
-    });
-  }
-}
-
 Deno.test("write() encodes a lone or split surrogate as U+FFFD", async () => {
   for (const capacity of [4, 64]) {
     const { out, sender } = setUp({ capacity, oversize: "whole" });
@@ -453,21 +507,21 @@ Deno.test("write() encodes a lone or split surrogate as U+FFFD", async () => {
   }
 });
 
-// Short strings take other ways than long ones: the bounds are among the sizes.
+// Strings are encoded in different ways by length; the sizes include the bounds.
 for (const size of [0, 1, 31, 32, 33, 255, 256, 257, 600]) {
   for (
     const [title, last] of [
       ["ASCII", "z"],
-      ["ASCII but for the end", "é"],
+      ["ASCII except for the end", "é"],
       ["3 bytes at the end", "€"],
       ["a lone surrogate at the end", "\udbff"],
-      ["the first that is not ASCII", "\x80".repeat(size)],
+      ["the first non-ASCII character", "\x80".repeat(size)],
       ["3 bytes each", "€".repeat(size)],
       ["mixed scripts", "aé€😀".repeat(size)],
     ] as const
   ) {
     const text = size === 0 ? "" : ("a".repeat(size) + last).slice(-size);
-    Deno.test(`write() of ${size} characters, ${title}: as TextEncoder encodes them`, async () => {
+    Deno.test(`write() of ${size} characters, ${title}: the bytes are those of TextEncoder`, async () => {
       const bytes = new TextEncoder().encode(text);
       const most = Math.max(bytes.length, 1);
       for (const capacity of [1, most, most + 1, 2 * most + 1, 9999]) {
@@ -487,31 +541,7 @@ for (const size of [0, 1, 31, 32, 33, 255, 256, 257, 600]) {
   }
 }
 
-Deno.test("write() of a string that fits makes no array, not even in an empty store", async () => {
-  const { encode } = TextEncoder.prototype;
-  const { out, sender } = setUp({ capacity: 4000 });
-  let text = "";
-  TextEncoder.prototype.encode = () => {
-    throw new Error("encode() makes an array");
-  };
-  try {
-    for (const size of [1, 32, 33, 256, 257, 600]) {
-      for (const last of ["a", "é"]) {
-        const piece = ("a".repeat(size) + last).slice(-size);
-        await out.write(piece);
-        await out.write(piece);
-        await out.flush();
-        text += piece + piece;
-      }
-    }
-  } finally {
-    TextEncoder.prototype.encode = encode;
-  }
-  await out.close();
-  assertEquals(sender.text, text);
-});
-
-Deno.test("write() of a string that makes a sender write another keeps both", async () => {
+Deno.test("a string write during which a sender writes to another buffer keeps both", async () => {
   const received: string[] = [];
   await using other = new StreamBuffer(() => {}, { capacity: 400 });
   await other.write("-");
@@ -525,31 +555,11 @@ Deno.test("write() of a string that makes a sender write another keeps both", as
   assertEquals(other.stats.bytesAccepted, 151);
 });
 
-Deno.test("write() that nobody awaits keeps the order", async () => {
-  const { out, sender } = setUp({ capacity: 4 }, [() => settle()]);
-  for (const text of ["ab", "cdef", "gh", "ij"]) void out.write(text);
-  await out.close();
-  assertEquals(sender.text, "abcdefghij");
-  assertEquals(sender.sends, ["ab", "cdef", "ghij"]);
-});
-
-Deno.test("write() during a send goes out with the next", async () => {
-  const { promise, resolve, step } = gate();
-  const { out, sender } = setUp({ capacity: 8 }, [step]);
-  await out.write("first");
-  const flush = out.flush();
-  await out.write("second");
-  assertEquals(sender.sends, ["first"]);
-  resolve();
-  await promise;
-  await flush;
-  await out.close();
-  assertEquals(sender.sends, ["first", "second"]);
-});
+// -- Backpressure --
 
 for (const oversize of OVERSIZE) {
   for (const text of ["i", "ijkl"]) {
-    Deno.test(`write() of ${text} waits while both stores are full, and for no more than that, oversize: "${oversize}"`, async () => {
+    Deno.test(`backpressure: write() of ${text} waits while both stores are full, and no longer, oversize: "${oversize}"`, async () => {
       const [first, second] = [gate(), gate()];
       const script = [first.step, second.step];
       const { out, sender } = setUp({ capacity: 4, oversize }, script);
@@ -565,7 +575,7 @@ for (const oversize of OVERSIZE) {
       assertEquals(sender.sends, ["abcd", "efgh"]);
       second.resolve();
       await settle();
-      // What waited is collected again, until it is a store full.
+      // It is collected again, unless it fills a store.
       assertEquals(sender.sends.length, text.length === 4 ? 3 : 2);
       await out.close();
       assertEquals(sender.sends, ["abcd", "efgh", text]);
@@ -573,51 +583,7 @@ for (const oversize of OVERSIZE) {
   }
 }
 
-Deno.test("write() comes after those that go on waiting when one was taken in", async () => {
-  const first = gate();
-  const { out, sender } = setUp({ capacity: 4 }, [first.step], () => settle());
-  const texts = ["abcd", "efgh", "ijkl", "mnop"];
-  const writes = texts.map((text) => out.write(text));
-  first.resolve();
-  await writes[2];
-  for (const text of ["qrst", "uvwx"]) writes.push(out.write(text));
-  await Promise.all(writes);
-  await out.close();
-  assertEquals(sender.sends, [...texts, "qrst", "uvwx"]);
-});
-
-Deno.test("two stores are all that is ever allocated, the second when first needed", async () => {
-  const stores = new Set<ArrayBuffer>();
-  const out = new StreamBuffer(({ buffer }) => {
-    assertEquals(buffer.byteLength, 8);
-    stores.add(buffer);
-    return settle();
-  }, { capacity: 8 });
-  await out.write("abc");
-  await out.flush();
-  assertEquals(stores.size, 1);
-  for (let i = 0; i < 50; i++) {
-    await out.write("abcde");
-    if (i % 7 === 0) await out.flush();
-  }
-  await out.close();
-  assertEquals(stores.size, 2);
-});
-
-Deno.test('oversize: "whole" leaves the two stores as they are', async () => {
-  const stores = new Set<ArrayBuffer>();
-  const out = new StreamBuffer(({ buffer }) => {
-    if (buffer.byteLength === 8) stores.add(buffer);
-    return settle();
-  }, { capacity: 8, oversize: "whole" });
-  for (let i = 0; i < 9; i++) {
-    for (const size of [8, 8, 20]) await out.write(new Uint8Array(size));
-  }
-  await out.close();
-  assertEquals(stores.size, 2);
-});
-
-Deno.test("write() past maxQueuedBytes rejects with BufferFullError and accepts nothing", async () => {
+Deno.test("backpressure: write() past maxQueuedBytes rejects with BufferFullError and accepts nothing", async () => {
   const first = gate();
   const options = { capacity: 4, maxQueuedBytes: 6 };
   const { out, sender } = setUp(options, [first.step]);
@@ -625,7 +591,7 @@ Deno.test("write() past maxQueuedBytes rejects with BufferFullError and accepts 
   const error = await assertRejects(() => out.write("op"), BufferFullError);
   assertEquals(
     error.message,
-    "Cannot write 2 bytes: 6 wait already, and maxQueuedBytes is 6; await write(), or raise it",
+    "Cannot write 2 bytes: 6 are queued, and maxQueuedBytes is 6; await write(), or raise it",
   );
   assertEquals(out.stats.bytesQueued, 6);
   assertEquals(out.stats.bytesRejected, 2);
@@ -636,7 +602,7 @@ Deno.test("write() past maxQueuedBytes rejects with BufferFullError and accepts 
   assertEquals(sender.sends, ["abcd", "efgh", "ijk", "lmn"]);
 });
 
-Deno.test("write() larger than capacity may wait alone, whatever maxQueuedBytes", async () => {
+Deno.test("write() larger than capacity may wait alone, regardless of maxQueuedBytes", async () => {
   for (const text of ["01234", "0123456789"]) {
     const first = gate();
     const options = { capacity: 4, maxQueuedBytes: 0 };
@@ -666,56 +632,7 @@ Deno.test("maxQueuedBytes is at least capacity by default", async () => {
   assertEquals(sender.attempts.length, 3);
 });
 
-/** Collects garbage, where the runtime lets a test do that. */
-function collector(): (() => void) | undefined {
-  setFlagsFromString("--expose-gc");
-  return runInNewContext("globalThis.gc");
-}
-
-Deno.test("memory is 2 × capacity + maxQueuedBytes at the very most", {
-  ignore: collector() === undefined,
-}, async () => {
-  const collect = collector()!;
-  const capacity = 1_000_000;
-  const maxQueuedBytes = 21_000_000;
-  const data = new Uint8Array(capacity);
-  collect();
-  const before = Deno.memoryUsage().external;
-  const first = gate();
-  const { out } = setUp({ capacity, maxQueuedBytes }, [first.step]);
-  void out.write(data);
-  void out.write(data);
-  // Half of a store, and then less: the worst for what is kept in packs. The
-  // last of them leaves nothing that may follow.
-  while (out.stats.bytesRejected === 0) {
-    void out.write(data.subarray(0, 500_000));
-    void out.write(data.subarray(0, 200_000));
-  }
-  assertEquals(out.stats.bytesQueued, maxQueuedBytes);
-  collect();
-  const held = Deno.memoryUsage().external - before;
-  assert(held <= 2 * capacity + maxQueuedBytes + 10_000, `${held} bytes`);
-  assert(held >= 2 * capacity + out.stats.bytesQueued, `${held} bytes`);
-  first.resolve();
-  await out.close();
-});
-
-Deno.test("write() of many small pieces that wait takes memory by the byte, not by the piece", async () => {
-  const first = gate();
-  const { out, sender } = setUp({ capacity: 64 }, [first.step]);
-  await out.write(new Uint8Array(64));
-  await out.write(new Uint8Array(64));
-  const promises = new Set<Promise<void>>();
-  for (let i = 0; i < 640; i++) promises.add(out.write("x"));
-  // One promise for as many writes as fit into a store.
-  assertEquals(promises.size, 10);
-  first.resolve();
-  await Promise.all(promises);
-  await out.close();
-  assertEquals(sender.text, "\0".repeat(128) + "x".repeat(640));
-});
-
-Deno.test("write() that does not fit into what waits leaves it as it is", async () => {
+Deno.test("a queued write that does not fit into the last pack begins another", async () => {
   const first = gate();
   const { out, sender } = setUp({ capacity: 8 }, [first.step]);
   for (const text of ["01234567", "89abcdef"]) await out.write(text);
@@ -727,10 +644,192 @@ Deno.test("write() that does not fit into what waits leaves it as it is", async 
   assertEquals(sender.sends, ["01234567", "89abcdef", "ABC", "DEFGHIJ"]);
 });
 
-// -- Oversize --
+// -- Order --
+
+for (const capacity of [1, 2, 3, 7, 8, 64]) {
+  for (const size of [1, 2, 3, 5, 8, 13, 64, 200]) {
+    for (const kind of ["string", "bytes"]) {
+      const title = `writes of ${size} at capacity ${capacity}, as ${kind}`;
+      Deno.test(`order: the bytes arrive as written: ${title}`, async () => {
+        const { out, sender } = setUp({ capacity });
+        let expected = "";
+        for (let i = 0; i < 20; i++) {
+          const text = String.fromCharCode(97 + i).repeat(size);
+          expected += text;
+          await out.write(
+            kind === "string" ? text : new TextEncoder().encode(text),
+          );
+        }
+        await out.close();
+        assertEquals(sender.text, expected);
+        for (const { text } of sender.attempts) {
+          assert(text.length <= capacity, `a send of ${text.length}`);
+          // A send holds whole writes only, if one fits into the store.
+          if (size <= capacity) assertEquals(text.length % size, 0);
+        }
+      });
+    }
+  }
+}
+
+Deno.test("order: there is one send at a time, in the order of the writes", async () => {
+  let sending = false;
+  let received = "";
+  const sequences: number[] = [];
+  const out = new StreamBuffer(async (bytes, { sequence, offset }) => {
+    assert(!sending, "two sends at a time");
+    assertEquals(offset, received.length);
+    sending = true;
+    await settle();
+    received += textOf(bytes);
+    sequences.push(sequence);
+    sending = false;
+  }, { capacity: 8, flushInterval: 0 });
+  let expected = "";
+  for (let i = 0; i < 50; i++) {
+    const text = `${i} `.repeat(1 + i % 5);
+    expected += text;
+    void out.write(text);
+    if (i % 7 === 0) void out.flush();
+    if (i % 11 === 0) await settle();
+  }
+  await out.close();
+  assertEquals(received, expected);
+  assertEquals(sequences, [...sequences.keys()]);
+});
+
+Deno.test("order: writes that are not awaited keep it", async () => {
+  const { out, sender } = setUp({ capacity: 4 }, [() => settle()]);
+  for (const text of ["ab", "cdef", "gh", "ij"]) void out.write(text);
+  await out.close();
+  assertEquals(sender.text, "abcdefghij");
+  assertEquals(sender.sends, ["ab", "cdef", "ghij"]);
+});
+
+Deno.test("write() during a send goes out with the next batch", async () => {
+  const { promise, resolve, step } = gate();
+  const { out, sender } = setUp({ capacity: 8 }, [step]);
+  await out.write("first");
+  const flush = out.flush();
+  await out.write("second");
+  assertEquals(sender.sends, ["first"]);
+  resolve();
+  await promise;
+  await flush;
+  await out.close();
+  assertEquals(sender.sends, ["first", "second"]);
+});
+
+Deno.test("order: a write comes after those still queued when one was accepted", async () => {
+  const first = gate();
+  const { out, sender } = setUp({ capacity: 4 }, [first.step], () => settle());
+  const texts = ["abcd", "efgh", "ijkl", "mnop"];
+  const writes = texts.map((text) => out.write(text));
+  first.resolve();
+  await writes[2];
+  for (const text of ["qrst", "uvwx"]) writes.push(out.write(text));
+  await Promise.all(writes);
+  await out.close();
+  assertEquals(sender.sends, [...texts, "qrst", "uvwx"]);
+});
+
+// -- Whole writes --
+
+for (const awaited of [true, false]) {
+  Deno.test(`whole writes: a write no larger than capacity is never split over two sends, awaited: ${awaited}`, async () => {
+    for (const capacity of [3, 4, 7, 16]) {
+      const { out, sender } = setUp({ capacity }, [], () => settle());
+      for (let i = 0; i < 60; i++) {
+        // Each write begins with < and ends with >, whatever its size.
+        const size = 2 + (i * 5) % (capacity - 1);
+        const written = out.write(`<${"x".repeat(size - 2)}>`);
+        if (awaited) await written;
+        if (i % 13 === 0) void out.flush();
+      }
+      await out.close();
+      for (const send of sender.sends) assertMatch(send, /^(<x*>)+$/);
+    }
+  });
+}
+
+for (const [text, size] of [["€", 3], ["é", 2], ["😀", 4]] as const) {
+  for (let capacity = size; capacity < 3 * size; capacity++) {
+    const title = `"${text}" at capacity ${capacity}`;
+    Deno.test(`whole writes: a character that fits is never split: ${title}`, async () => {
+      const { out, sender } = setUp({ capacity });
+      const pieces = ["a", text, text, "ab", text, text, text, "b"];
+      for (const piece of pieces) await out.write(piece);
+      await out.close();
+      assertEquals(sender.text, pieces.join(""));
+    });
+  }
+}
+
+Deno.test("write() sends only when the store has no room, and at the end", async () => {
+  const { out, sender } = setUp({ capacity: 8 });
+  for (
+    const text of ["0", "123456", "7890", "abcdefghijklmnopqrstuvwxy", "z"]
+  ) {
+    await out.write(text);
+  }
+  await out.close();
+  assertEquals(
+    sender.sends,
+    ["0123456", "7890", "abcdefgh", "ijklmnop", "qrstuvwx", "yz"],
+  );
+});
+
+Deno.test("write() that exactly fills the store sends it, once", async () => {
+  const { out, sender } = setUp({ capacity: 2 });
+  await out.write("ab");
+  assertEquals(sender.sends, ["ab"]);
+  // Also byte by byte, from an empty store and from one with room.
+  const byte = new TextEncoder().encode("c");
+  await settle();
+  await out.write(byte);
+  assertEquals(sender.sends, ["ab"]);
+  await out.write(byte);
+  assertEquals(sender.sends, ["ab", "cc"]);
+  await out.close();
+  assertEquals(sender.sends, ["ab", "cc"]);
+});
+
+for (
+  const [title, text] of [
+    ["one character", "a"],
+    ["ASCII, character by character", "abc"],
+    ["another script", "aé"],
+    ["encoded aside", "a".repeat(40)],
+    ["encoded in place", "é".repeat(300)],
+  ] as const
+) {
+  Deno.test(`write() of a string that exactly fills the store sends it: ${title}`, async () => {
+    const { length } = new TextEncoder().encode(text);
+    for (const before of ["", "x"]) {
+      const { out, sender } = setUp({ capacity: before.length + length });
+      await out.write(before);
+      await out.write(text);
+      assertEquals(sender.sends, [before + text]);
+      await out.close();
+      assertEquals(sender.sends, [before + text]);
+    }
+  });
+}
+
+Deno.test("write() sends nothing until the store is full", async () => {
+  const { out, sender } = setUp({ capacity: 1234 });
+  for (const size of [1000, 200, 30]) await out.write(new Uint8Array(size));
+  assertEquals(sender.attempts.length, 0);
+  await out.write(new Uint8Array(9));
+  assertEquals(sender.sends.map((text) => text.length), [1230]);
+  await out.close();
+  assertEquals(sender.sends.map((text) => text.length), [1230, 9]);
+});
+
+// -- Oversize writes --
 
 for (const oversize of OVERSIZE) {
-  Deno.test(`oversize: "${oversize}": what was buffered before is sent before`, async () => {
+  Deno.test(`oversize: "${oversize}": bytes buffered earlier are sent first`, async () => {
     const { out, sender } = setUp({ capacity: 8, oversize });
     await out.write("12345");
     const write = out.write("x".repeat(20));
@@ -758,7 +857,7 @@ for (const oversize of OVERSIZE) {
   });
 }
 
-Deno.test('oversize: "reject" takes a write of just capacity, and no more', async () => {
+Deno.test('oversize: "reject" accepts a write of exactly capacity, and no larger one', async () => {
   const { out, sender } = setUp({ capacity: 4, oversize: "reject" });
   await assertRejects(() => out.write("12345"), RangeError);
   await out.write("abcd");
@@ -767,25 +866,25 @@ Deno.test('oversize: "reject" takes a write of just capacity, and no more', asyn
   assertEquals(sender.sends, ["abcd", "efgh"]);
 });
 
-Deno.test('oversize: "whole": onError is told of each send that fails', async () => {
+Deno.test('oversize: "whole": onError is called for each failed send', async () => {
   using time = fakeTime();
-  const told: FlushError[] = [];
-  const onError = (error: FlushError) => told.push(error);
+  const errors: FlushError[] = [];
+  const onError = (error: FlushError) => errors.push(error);
   const { out, sender } = setUp(
     { capacity: 4, oversize: "whole", flushInterval: 100, onError },
     [down, down],
   );
   await out.write("01234");
   await settle();
-  assertEquals(told.length, 1);
+  assertEquals(errors.length, 1);
   await time.tickAsync(100);
-  assertEquals(told.length, 2);
-  assertStrictEquals(told[1], out.stats.lastError);
+  assertEquals(errors.length, 2);
+  assertStrictEquals(errors[1], out.stats.lastError);
   await out.close();
   assertEquals(sender.sends, ["01234", "01234", "01234"]);
 });
 
-Deno.test('oversize: "whole" comes after what waits in the store', async () => {
+Deno.test('oversize: "whole" comes after the bytes in the store', async () => {
   const first = gate();
   const options = { capacity: 4, oversize: "whole" } as const;
   const { out, sender } = setUp(options, [first.step]);
@@ -826,7 +925,7 @@ Deno.test('oversize: "split": a failed send rejects with acceptedBytes', async (
   assertEquals(out.stats.bytesRejected, 1);
 });
 
-Deno.test('oversize: "split": a failed send rejects with acceptedBytes, be it 1', async () => {
+Deno.test('oversize: "split": a failed send rejects with acceptedBytes, even if it is 1', async () => {
   const first = gate();
   const { out, sender } = setUp({ capacity: 1 }, [first.step]);
   await out.write("a");
@@ -838,7 +937,7 @@ Deno.test('oversize: "split": a failed send rejects with acceptedBytes, be it 1'
   assertEquals(sender.text, "ab");
 });
 
-Deno.test('oversize: "whole": settles when its turn has come, and is the buffer\'s then', async () => {
+Deno.test('oversize: "whole": the write settles when its batch is made, from a copy', async () => {
   const [first, second] = [gate(), gate()];
   const { out, sender } = setUp(
     { capacity: 2, oversize: "whole" },
@@ -851,7 +950,7 @@ Deno.test('oversize: "whole": settles when its turn has come, and is the buffer\
   first.resolve();
   await write;
   assertEquals(sender.sends, ["h", "abcdefg"]);
-  // Neither of these does anything to what is sent again.
+  // Neither of these changes the bytes that are resent.
   data.fill(0);
   data.buffer.transfer();
   second.reject(DOWN);
@@ -866,7 +965,7 @@ Deno.test('oversize: "whole": settles when its turn has come, and is the buffer\
 for (const oversize of ["split", "whole"] as const) {
   for (const before of ["", "e", "ef"]) {
     for (const size of [0, 9]) {
-      Deno.test(`oversize: "${oversize}": an array that shrinks to ${size} bytes while it waits behind "${before}" rejects, and harms no more`, async () => {
+      Deno.test(`oversize: "${oversize}": an array that shrinks to ${size} bytes while it waits behind "${before}" rejects, and affects no other write`, async () => {
         const first = gate();
         const { out, sender } = setUp({ capacity: 4, oversize }, [first.step]);
         await out.write("abcd");
@@ -885,7 +984,8 @@ for (const oversize of ["split", "whole"] as const) {
         await assertRejects(() => flush, FlushError);
         assertEquals(out.stats.bytesRejected, 10 - taken);
         assertEquals(out.stats.bytesQueued, 0);
-        // What the flush asked for is not to come: nothing later goes for it.
+        // The bytes that the flush demanded never come; later ones must not be
+        // sent in their place.
         for (const text of ["g", "h"]) await out.write(text);
         await out.close();
         const between = before || "\0".repeat(taken);
@@ -900,17 +1000,7 @@ for (const oversize of ["split", "whole"] as const) {
 
 // -- flush() --
 
-Deno.test("flush() with nothing to send makes no request", async () => {
-  const { out, sender } = setUp();
-  assert(out.flush() instanceof Promise);
-  await out.write("x");
-  await out.flush();
-  await out.flush();
-  assertEquals(sender.sends, ["x"]);
-  await out.close();
-});
-
-Deno.test("flush() waits for its own bytes, those waiting for room included", async () => {
+Deno.test("flush() resolves when every byte written before it is delivered, queued ones included", async () => {
   const gates = [gate(), gate(), gate(), gate()];
   const { out, sender } = setUp({ capacity: 2 }, gates.map((g) => g.step));
   for (const text of ["ab", "cd", "ef"]) void out.write(text);
@@ -921,15 +1011,25 @@ Deno.test("flush() waits for its own bytes, those waiting for room included", as
     resolve();
   }
   await flush;
-  // The last send is under way, and no concern of this flush.
+  // The last send is still in flight: this flush did not wait for it.
   assertEquals(sender.text, "abcdef");
   assertEquals(sender.sends, ["ab", "cd", "ef", "gh"]);
   gates[3]!.resolve();
   await out.close();
 });
 
+Deno.test("flush() with nothing to send makes no send", async () => {
+  const { out, sender } = setUp();
+  assert(out.flush() instanceof Promise);
+  await out.write("x");
+  await out.flush();
+  await out.flush();
+  assertEquals(sender.sends, ["x"]);
+  await out.close();
+});
+
 for (const how of ["flush", "close"] as const) {
-  Deno.test(`${how}() sends a tail that waited for room behind others`, async () => {
+  Deno.test(`${how}() sends the last write of a queue`, async () => {
     const { out, sender } = setUp({ capacity: 4 }, [], () => settle());
     for (const text of ["abcd", "efgh", "ijkl", "mn"]) void out.write(text);
     await out[how]();
@@ -938,7 +1038,7 @@ for (const how of ["flush", "close"] as const) {
   });
 }
 
-Deno.test("flush() calls that overlap share the sends", async () => {
+Deno.test("overlapping flush() calls share a send", async () => {
   const first = gate();
   const { out, sender } = setUp({}, [first.step]);
   await out.write("a");
@@ -953,7 +1053,7 @@ Deno.test("flush() calls that overlap share the sends", async () => {
   await out.close();
 });
 
-Deno.test("flush() calls for different bytes settle each in its turn", async () => {
+Deno.test("flush() calls for different bytes settle in order", async () => {
   const gates = [gate(), gate(), gate(), gate()];
   const { out } = setUp({ capacity: 2 }, gates.map(({ step }) => step));
   const settled: number[] = [];
@@ -970,7 +1070,7 @@ Deno.test("flush() calls for different bytes settle each in its turn", async () 
   await out.close();
 });
 
-Deno.test("flush() calls for different bytes may settle with the same send", async () => {
+Deno.test("flush() calls for different bytes may share a send", async () => {
   const first = gate();
   const { out, sender } = setUp({}, [first.step]);
   await out.write("a");
@@ -985,7 +1085,7 @@ Deno.test("flush() calls for different bytes may settle with the same send", asy
   await out.close();
 });
 
-Deno.test("flush() is not prolonged by a write that is packed with its own", async () => {
+Deno.test("flush() is not prolonged by a later write that would fit into its last pack", async () => {
   const first = gate();
   const { out, sender } = setUp({ capacity: 4 }, [first.step]);
   for (const text of ["aaaa", "bbbb", "123456789"]) void out.write(text);
@@ -1000,7 +1100,7 @@ Deno.test("flush() is not prolonged by a write that is packed with its own", asy
   assertEquals(sender.text, "aaaabbbb123456789xyyy");
 });
 
-Deno.test("flush() is over when it is over: later writes are collected again", async () => {
+Deno.test("writes after a flush() are collected again", async () => {
   const { out, sender } = setUp();
   await out.write("a");
   await out.flush();
@@ -1011,7 +1111,7 @@ Deno.test("flush() is over when it is over: later writes are collected again", a
   assertEquals(sender.sends, ["a", "bc"]);
 });
 
-Deno.test("flush() settles under a producer that never stops", async () => {
+Deno.test("flush() settles while a producer never stops", async () => {
   const { out, sender } = setUp({ capacity: 4 }, [], () => settle());
   let flushed = false;
   await out.write("abc");
@@ -1027,9 +1127,9 @@ Deno.test("flush() settles under a producer that never stops", async () => {
   assertEquals(sender.text.length, written);
 });
 
-// -- The interval --
+// -- flushInterval --
 
-Deno.test("flushInterval counts from the first byte, however fast the writer", async () => {
+Deno.test("flushInterval: no byte waits longer for its first send, however fast the writer", async () => {
   using time = fakeTime();
   const { out, sender } = setUp({ flushInterval: 100 });
   await time.tickAsync(1000);
@@ -1051,7 +1151,7 @@ Deno.test("flushInterval counts from the first byte, however fast the writer", a
   await out.close();
 });
 
-Deno.test("flushInterval starts again with the bytes after a full store", async () => {
+Deno.test("flushInterval restarts with the first byte after a full store", async () => {
   using time = fakeTime();
   const { out, sender } = setUp({ capacity: 4, flushInterval: 100 });
   await out.write("a");
@@ -1066,7 +1166,7 @@ Deno.test("flushInterval starts again with the bytes after a full store", async 
   await out.close();
 });
 
-Deno.test("flushInterval that passes during a send is made up for after it", async () => {
+Deno.test("flushInterval that passes during a send causes the next one right after it", async () => {
   using time = fakeTime();
   const first = gate();
   const { out, sender } = setUp({ flushInterval: 100 }, [first.step]);
@@ -1081,7 +1181,7 @@ Deno.test("flushInterval that passes during a send is made up for after it", asy
   await out.close();
 });
 
-Deno.test("flush() and close() leave no clock running", async () => {
+Deno.test("flush(), close() and abort() leave no clock running", async () => {
   using time = fakeTime();
   const first = gate();
   const last = gate();
@@ -1094,7 +1194,7 @@ Deno.test("flush() and close() leave no clock running", async () => {
   await out.write("b");
   const second = out.flush();
   assertEquals(time.countTimers(), 0);
-  // It goes out with "b", before anyone has asked for it.
+  // It goes out with "b", before anything demands it.
   await out.write("c");
   first.resolve();
   await Promise.all([flush, second]);
@@ -1116,7 +1216,7 @@ Deno.test("flush() and close() leave no clock running", async () => {
   assertEquals(time.countTimers(), 0);
 });
 
-Deno.test("flushInterval: 1 is the shortest", async () => {
+Deno.test("flushInterval: 1 is the minimum", async () => {
   using time = fakeTime();
   const { out, sender } = setUp({ flushInterval: 1 });
   await out.write("a");
@@ -1135,455 +1235,9 @@ Deno.test("flushInterval: 0 turns the clock off", async () => {
   assertEquals(sender.text, "a");
 });
 
-// -- readFrom() --
+// -- A failed send keeps its bytes --
 
-/** Gives out chunks of ASCII, at most what there is room for, then the end. */
-class Source implements Reader {
-  readonly #chunks: (string | Promise<string>)[];
-  /** The room that each read had. */
-  readonly rooms: number[] = [];
-  /** What was read. */
-  text = "";
-  reading = false;
-
-  constructor(chunks: (string | Promise<string>)[]) {
-    this.#chunks = [...chunks];
-  }
-
-  async read(p: Uint8Array): Promise<number | null> {
-    this.rooms.push(p.length);
-    const chunk = await this.#chunks.shift();
-    if (chunk === undefined) return null;
-    const { read } = new TextEncoder().encodeInto(chunk, p);
-    if (read < chunk.length) this.#chunks.unshift(chunk.slice(read));
-    this.text += chunk.slice(0, read);
-    return read;
-  }
-}
-
-for (const capacity of [1, 2, 7, 8, 64]) {
-  for (const size of [0, 1, 3, 8, 20]) {
-    Deno.test(`readFrom() takes in chunks of ${size} at capacity ${capacity}`, async () => {
-      const { out, sender } = setUp({ capacity }, [() => settle()]);
-      const text = "0123456789abcdefghij";
-      const source = new Source(Array(10).fill(text.slice(0, size)));
-      await out.write("<");
-      assertEquals(await out.readFrom(source), 10 * size);
-      await out.write(">");
-      await out.close();
-      assertEquals(sender.text, `<${text.slice(0, size).repeat(10)}>`);
-      assertEquals(sender.sends.length, Math.ceil((10 * size + 2) / capacity));
-    });
-  }
-}
-
-Deno.test("readFrom() goes on during a send, and reads only when there is room", async () => {
-  const { promise, resolve, step } = gate();
-  const { out, sender } = setUp({ capacity: 4 }, [step]);
-  const source = new Source(["abcdefghijkl"]);
-  const reading = out.readFrom(source);
-  await settle();
-  assertEquals(sender.sends, ["abcd"]);
-  assertEquals(source.text, "abcdefgh");
-  resolve();
-  await promise;
-  assertEquals(await reading, 12);
-  assertEquals(source.rooms, [4, 4, 4, 4]);
-  await out.close();
-  assertEquals(sender.sends, ["abcd", "efgh", "ijkl"]);
-});
-
-for (const what of ["flush()", "the interval"] as const) {
-  Deno.test(`readFrom() that waits for its source: ${what} sends what is there`, async () => {
-    using time = fakeTime();
-    const first = gate();
-    const late = Promise.withResolvers<string>();
-    const { out, sender } = setUp(
-      { capacity: 8, flushInterval: what === "flush()" ? 0 : 1_000 },
-      [first.step],
-    );
-    const reading = out.readFrom(new Source(["abc", late.promise, "fghij"]));
-    await settle();
-    const flushed = what === "flush()" ? out.flush() : time.tickAsync(1_000);
-    await settle();
-    assertEquals(sender.sends, ["abc"]);
-    // It is read into the same store, and must not touch what is being sent.
-    late.resolve("de");
-    await settle();
-    first.resolve();
-    await flushed;
-    assertEquals(await reading, 10);
-    await out.close();
-    assertEquals(sender.sends, ["abc", "defghij"]);
-    assertEquals(sender.deliveries.map(({ offset }) => offset), [0, 3]);
-    assertEquals(time.countTimers(), 0);
-  });
-}
-
-Deno.test("readFrom() reads into the two stores, which are sent as they are", async () => {
-  const read = new Set<ArrayBufferLike>();
-  const sent = new Set<ArrayBufferLike>();
-  await using out = new StreamBuffer((bytes) => {
-    sent.add(bytes.buffer);
-  }, { capacity: 4 });
-  for (const text of ["0123456789abcdef", "ab", "0123456789abcdef012"]) {
-    const late = Promise.withResolvers<string>();
-    const source = new Source([text, late.promise]);
-    const reading = out.readFrom({
-      read: (p) => {
-        read.add(p.buffer);
-        return source.read(p);
-      },
-    });
-    await settle();
-    await out.flush();
-    late.resolve("");
-    await reading;
-  }
-  await out.flush();
-  assertEquals(read.size, 2);
-  // The same two, not only equal ones.
-  assertEquals(sent.union(read).size, 2);
-});
-
-for (const behind of ["e", "ef"]) {
-  Deno.test(`readFrom() goes on when there is room, before a flush() of ${behind} behind has ended`, async () => {
-    const [first, second] = [gate(), gate()];
-    const late = Promise.withResolvers<string>();
-    const { out } = setUp({ capacity: 4 }, [first.step, second.step]);
-    const source = new Source([`abcd${behind}`, late.promise]);
-    const reading = out.readFrom(source);
-    await settle();
-    const flushed = out.flush();
-    late.resolve("ghijk");
-    await settle();
-    assertEquals(source.text.length, 8);
-    first.resolve();
-    await settle();
-    assertEquals(source.text, `abcd${behind}ghijk`);
-    second.resolve();
-    await Promise.all([flushed, reading, out.close()]);
-  });
-}
-
-Deno.test("readFrom() comes after the writes that wait", async () => {
-  const { resolve, step } = gate();
-  const { out, sender } = setUp({ capacity: 4 }, [step]);
-  for (const text of ["abcd", "efgh", "ij", "klmnopqrs"]) void out.write(text);
-  const source = new Source(["tuv"]);
-  const reading = out.readFrom(source);
-  await settle();
-  assertEquals(source.rooms, []);
-  resolve();
-  assertEquals(await reading, 3);
-  await out.close();
-  assertEquals(sender.text, "abcdefghijklmnopqrstuv");
-});
-
-Deno.test("readFrom() rejects when a send fails, has lost nothing, and can go on", async () => {
-  const errors: FlushError[] = [];
-  const { out, sender } = setUp({
-    capacity: 4,
-    onError: (error) => errors.push(error),
-  }, [down, accept, down]);
-  const source = new Source(["abcdefghijklmnopqrst"]);
-  for (const text of ["abcdefgh", "abcdefghijkl"]) {
-    const error = await assertRejects(
-      () => out.readFrom(source),
-      FlushError,
-      "down",
-    );
-    assertStrictEquals(error.cause, DOWN);
-    assertEquals(source.text, text);
-    assertEquals(out.stats.bytesAccepted, text.length);
-    assertEquals(out.stats.bytesRejected, 0);
-  }
-  assertEquals(errors, []);
-  assertEquals(await out.readFrom(source), 8);
-  await out.close();
-  assertEquals(sender.text, "abcdefghijklmnopqrst");
-});
-
-Deno.test("readFrom() tells onError of a send that fails while it waits for its source", async () => {
-  const errors: FlushError[] = [];
-  const late = Promise.withResolvers<string>();
-  const { out, sender } = setUp({
-    capacity: 4,
-    onError: (error) => errors.push(error),
-  }, [down]);
-  const reading = out.readFrom(new Source(["abcd", late.promise]));
-  await settle();
-  assertEquals(errors.map(({ cause }) => cause), [DOWN]);
-  late.resolve("ef");
-  assertEquals(await reading, 6);
-  await out.close();
-  assertEquals(sender.text, "abcdef");
-});
-
-for (
-  const [wrong, shown] of [
-    [undefined, "undefined"],
-    [NaN, "NaN"],
-    [-1, "-1"],
-    [6, "6"],
-    [1.5, "1.5"],
-    ["3", '"3"'],
-    [3n, "3"],
-    [{ value: "x" }, "an object (Object)"],
-  ] as const
-) {
-  Deno.test(`readFrom() refuses ${typeof wrong} ${shown} as what was read`, async () => {
-    const { out, sender } = setUp({ capacity: 8 });
-    await out.write("abc");
-    const source = { read: () => Promise.resolve(wrong as number) };
-    const error = await assertRejects(() => out.readFrom(source), TypeError);
-    assertEquals(
-      error.message,
-      `Cannot read: the source was given 5 bytes of room, and returned ${shown}`,
-    );
-    await out.write("d");
-    await out.close();
-    assertEquals(sender.text, "abcd");
-  });
-}
-
-for (
-  const [title, first] of [
-    ["at once", []],
-    ["later", [1, ...Array<number>(99).fill(0), 1]],
-  ] as const
-) {
-  Deno.test(`readFrom() gives up on a source that returns 0 for ever, ${title}`, async () => {
-    const { out } = setUp();
-    let reads = 0;
-    const source = { read: () => Promise.resolve(first[reads++] ?? 0) };
-    await assertRejects(
-      () => out.readFrom(source),
-      Error,
-      "returned 0 bytes 100 times",
-    );
-    assertEquals(reads, first.length + 100);
-    await out.close();
-  });
-}
-
-Deno.test("a source that takes the store away cannot make the buffer send zeros", async () => {
-  const { out, sender } = setUp({ capacity: 8 });
-  await out.write("abc");
-  await assertRejects(() =>
-    out.readFrom({
-      read: (p) => {
-        structuredClone(p, { transfer: [p.buffer as ArrayBuffer] });
-        return Promise.resolve(1);
-      },
-    })
-  );
-  for (let i = 0; i < 2; i++) assertThrows(() => out.flush(), TypeError);
-  assertEquals(sender.sends, []);
-  await out.abort();
-});
-
-for (const how of ["throws", "rejects"]) {
-  Deno.test(`readFrom() passes on what a source ${how}, and keeps what it read`, async () => {
-    const { out, sender } = setUp({ capacity: 8 });
-    const reads = [2, 1];
-    const source: Reader = {
-      read: (p) => {
-        const size = reads.shift();
-        if (size !== undefined) {
-          p.fill(97, 0, size);
-          return Promise.resolve(size);
-        }
-        if (how === "rejects") return Promise.reject(DOWN);
-        throw DOWN;
-      },
-    };
-    const error = await out.readFrom(source).catch((error) => error);
-    assertStrictEquals(error, DOWN);
-    await out.write("b");
-    await out.close();
-    assertEquals(sender.text, "aaab");
-  });
-}
-
-Deno.test("readFrom() whose source fails leaves stores that are sent as they are", async () => {
-  const sent = new Set<ArrayBuffer>();
-  const out = new StreamBuffer(({ buffer }) => void sent.add(buffer));
-  const source = { read: () => Promise.reject(DOWN) };
-  await assertRejects(() => out.readFrom(source));
-  // One after the other: a copy would always be in the same.
-  for (let i = 0; i < 2; i++) {
-    await out.write("a");
-    await out.flush();
-  }
-  assertEquals(sent.size, 2);
-  await out.close();
-});
-
-Deno.test("readFrom() refuses what is no source, and changes nothing", async () => {
-  const { out, sender } = setUp({ capacity: 8 });
-  await out.write("abc");
-  const stream = new Blob(["x"]).stream();
-  for (
-    const [source, shown] of [
-      [undefined, "undefined"],
-      ["text", '"text"'],
-      [{ read: true }, "an object (Object)"],
-      [stream, "an object (ReadableStream)"],
-      [stream.getReader({ mode: "byob" }), "ReadableStreamBYOBReader"],
-      [Readable.from(["x"]), "an object (Readable)"],
-    ] as const
-  ) {
-    const error = await assertRejects(
-      () => out.readFrom(source as unknown as Reader),
-      TypeError,
-      'Cannot read: source must have a method "read"',
-    );
-    assertStringIncludes(error.message, shown);
-  }
-  await out.close();
-  assertEquals(sender.text, "abc");
-});
-
-Deno.test("readFrom() has the buffer to itself", async () => {
-  const late = Promise.withResolvers<string>();
-  const { out, sender } = setUp({ capacity: 8, oversize: "reject" });
-  await out.write("a");
-  const reading = out.readFrom(new Source([late.promise]));
-  for (const data of ["x", "x".repeat(300), new Uint8Array(1)]) {
-    await assertRejects(
-      () => out.write(data),
-      TypeError,
-      "the buffer is reading from a source; await readFrom() first",
-    );
-  }
-  await assertRejects(
-    () => out.readFrom(new Source([])),
-    TypeError,
-    "Cannot read: the buffer is reading from a source",
-  );
-  assertThrows(() => out.takeUnsent(), TypeError, "reading");
-  assertEquals(out.stats.bytesRejected, 302);
-  late.resolve("b");
-  await reading;
-  await out.write("c");
-  await out.close();
-  assertEquals(sender.text, "abc");
-  await assertRejects(() => out.readFrom(new Source([])), TypeError, "closed");
-});
-
-Deno.test("close() ends readFrom() at once, and sends what it brings until then", async () => {
-  const { resolve, step } = gate();
-  const late = Promise.withResolvers<string>();
-  const { out, sender } = setUp({ capacity: 8 }, [step]);
-  const middle = Promise.withResolvers<string>();
-  const source = new Source(["abc", middle.promise, late.promise, "never"]);
-  const reading = out.readFrom(source);
-  await settle();
-  void out.flush();
-  middle.resolve("de");
-  await settle();
-  const closed = out.close();
-  await assertRejects(
-    () => reading,
-    TypeError,
-    "Cannot read on: the buffer is closing",
-  );
-  late.resolve("fg");
-  await settle();
-  resolve();
-  await closed;
-  assertEquals(sender.sends, ["abc", "defg"]);
-  assertEquals(source.text, "abcdefg");
-});
-
-Deno.test("close() does not wait for the source, and takeUnsent() has what comes later", async () => {
-  const late = Promise.withResolvers<string>();
-  const { out, sender } = setUp({ capacity: 8 });
-  const reading = out.readFrom(new Source(["abc", late.promise]));
-  await settle();
-  await out.close();
-  await assertRejects(() => reading, TypeError, "Cannot read on");
-  assertEquals(sender.text, "abc");
-  assertEquals(out.takeUnsent().length, 0);
-  late.resolve("de");
-  await settle();
-  assertEquals(out.stats.bytesAccepted, 5);
-  assertEquals(textOf(out.takeUnsent()), "de");
-});
-
-Deno.test("close() starts no send for what comes while it closes the sender", async () => {
-  const late = Promise.withResolvers<string>();
-  const closing = gate();
-  const { out, sender } = setUp({ capacity: 2 });
-  sender.close = () => {
-    sender.events.push("close");
-    return closing.promise;
-  };
-  void out.readFrom(new Source(["ab", late.promise]));
-  await settle();
-  const closed = out.close();
-  await settle();
-  late.resolve("cd");
-  await settle();
-  closing.resolve();
-  await closed;
-  assertEquals(sender.events, ["send 0", "ack 0", "close"]);
-  assertEquals(textOf(out.takeUnsent()), "cd");
-});
-
-for (const ending of ["close", "abort", "fail"]) {
-  Deno.test(`readFrom() that nobody awaits cannot end the process: ${ending}`, async () => {
-    const never = new Promise<string>(() => {});
-    const { out } = setUp({ capacity: 4 }, ending === "fail" ? [down] : []);
-    void out.readFrom(
-      new Source(ending === "fail" ? ["abcdefghi"] : ["abc", never]),
-    );
-    await settle();
-    if (ending === "close") await out.close();
-    else await out.abort();
-    await settle();
-  });
-}
-
-for (const waiting of ["for its source", "for room"]) {
-  Deno.test(`abort() ends readFrom() that waits ${waiting}, and all of it is accounted for`, async () => {
-    const never = new Promise<string>(() => {});
-    const { out } = setUp({ capacity: 4 }, [stall]);
-    const source = new Source(
-      waiting === "for room" ? ["abcdefghij"] : ["abcdef", never],
-    );
-    const reading = out.readFrom(source);
-    await settle();
-    await out.abort(DOWN);
-    assertStrictEquals(await reading.catch((error) => error), DOWN);
-    assertEquals(textOf(out.takeUnsent()), source.text);
-    assertEquals(out.stats.bytesAccepted, source.text.length);
-  });
-}
-
-Deno.test("readFrom() reads a file, and a connection", async () => {
-  using file = await Deno.open(new URL(import.meta.url));
-  using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
-  const text = await Deno.readTextFile(new URL(import.meta.url));
-  const [near, far] = await Promise.all([
-    Deno.connect({ hostname: "127.0.0.1", port: listener.addr.port }),
-    listener.accept(),
-  ]);
-  using _ = far;
-  await near.write(new TextEncoder().encode("the end"));
-  near.close();
-  const { out, sender } = setUp({ capacity: 1000 });
-  const size = await out.readFrom(file);
-  assertEquals(await out.readFrom(far), 7);
-  await out.close();
-  assertEquals(sender.text, text + "the end");
-  assertEquals(sender.sends.length, Math.ceil((size + 7) / 1000));
-});
-
-// -- Failure --
-
-Deno.test("a failed send is repeated with the same bytes, sequence and offset", async () => {
+Deno.test("a failed send keeps its bytes: they are sent again, first, with the same sequence and offset", async () => {
   const { out, sender } = setUp({ capacity: 4 }, [accept, down, down]);
   await out.write("abcd");
   await out.flush();
@@ -1604,7 +1258,7 @@ Deno.test("a failed send is repeated with the same bytes, sequence and offset", 
   await out.close();
 });
 
-Deno.test("flush() rejects as long as the server is down, and loses nothing", async () => {
+Deno.test("a failed send keeps its bytes: flush() rejects while the server is down, and loses nothing", async () => {
   const { out, sender } = setUp({}, [down, down]);
   await out.write("abc");
   for (let i = 0; i < 2; i++) {
@@ -1639,7 +1293,7 @@ for (
     ["rejects with what cannot be shown", refuse(HOSTILE), HOSTILE, "cannot"],
   ] as const
 ) {
-  Deno.test(`a sender that ${title} is a failed send`, async () => {
+  Deno.test(`a sender that ${title} fails the send`, async () => {
     let calls = 0;
     const out = new StreamBuffer(
       (_, context) => calls++ === 0 ? step(context) : undefined,
@@ -1653,30 +1307,70 @@ for (
   });
 }
 
-Deno.test("errors have their names", () => {
-  assertEquals(new FlushError("no", { unsentBytes: 1 }).name, "FlushError");
-  assertEquals(new BufferFullError("no").name, "BufferFullError");
+Deno.test("a queued write rejects when a send fails, and was not accepted", async () => {
+  const first = gate();
+  const errors: unknown[] = [];
+  const { out, sender } = setUp(
+    { capacity: 4, onError: (error) => errors.push(error) },
+    [first.step],
+  );
+  await out.write("abcd");
+  await out.write("ef");
+  const waiting = [out.write("ghi"), out.write("j"), out.write("klmnopq")];
+  first.reject(DOWN);
+  for (const write of waiting) {
+    const error = await assertRejects(() => write, FlushError);
+    assertStrictEquals(error, out.stats.lastError);
+    assertEquals(error.acceptedBytes, 0);
+    assertEquals(error.unsentBytes, 6);
+  }
+  assertEquals(errors, []);
+  assertEquals(out.stats.bytesQueued, 0);
+  assertEquals(out.stats.bytesRejected, 11);
+  // The store still has room for a write that fits.
+  await out.write("gh");
+  await out.close();
+  assertEquals(sender.text, "abcdefgh");
 });
 
-Deno.test("a failure in the background ends nothing and is told once", async () => {
+Deno.test("a write that needs the room sends the failed batch again", async () => {
+  const { out, sender } = setUp({ capacity: 4 }, [down]);
+  await out.write("abcd");
+  await out.write("efg");
+  await settle();
+  await out.write("hi");
+  assertEquals(sender.sends, ["abcd", "abcd", "efg"]);
+  await out.close();
+  assertEquals(sender.text, "abcdefghi");
+});
+
+Deno.test("errors have the names of their classes", () => {
+  assertEquals(new FlushError("no", { unsentBytes: 1 }).name, "FlushError");
+  assertEquals(new BufferFullError("no").name, "BufferFullError");
+  assertEquals(new NoProgressError("no").name, "NoProgressError");
+});
+
+// -- Failures in the background --
+
+Deno.test("a failure in the background loses nothing, ends nothing, and is reported once", async () => {
   using time = fakeTime();
-  const told: FlushError[] = [];
+  const errors: FlushError[] = [];
   const { out, sender } = setUp({
     capacity: 4,
     flushInterval: 100,
-    onError: (error) => told.push(error),
+    onError: (error) => errors.push(error),
   }, [down, down, down]);
   await out.write("abcd");
   await time.tickAsync(0);
-  assertEquals(told.length, 1);
-  assertStrictEquals(told[0], out.stats.lastError);
+  assertEquals(errors.length, 1);
+  assertStrictEquals(errors[0], out.stats.lastError);
   await out.write("efg");
   await time.tickAsync(100);
-  assertEquals(told.length, 2);
+  assertEquals(errors.length, 2);
   assertEquals(out.stats.failures, 2);
-  assertEquals(told[1]!.unsentBytes, 7);
+  assertEquals(errors[1]!.unsentBytes, 7);
   await assertRejects(() => out.flush(), FlushError);
-  assertEquals(told.length, 2, "flush() was told already");
+  assertEquals(errors.length, 2, "flush() has rejected with it already");
   await time.tickAsync(100);
   assertEquals(sender.sends, ["abcd", "abcd", "abcd", "abcd", "efg"]);
   assertEquals(out.stats.lastError, undefined);
@@ -1684,7 +1378,7 @@ Deno.test("a failure in the background ends nothing and is told once", async () 
   assertEquals(time.countTimers(), 0);
 });
 
-Deno.test("onError that throws harms nobody but itself", async () => {
+Deno.test("onError that throws affects nothing else", async () => {
   const { promise, resolve } = Promise.withResolvers<unknown>();
   const listener = (event: ErrorEvent) => {
     event.preventDefault();
@@ -1705,44 +1399,7 @@ Deno.test("onError that throws harms nobody but itself", async () => {
   assertEquals(sender.text, "ab");
 });
 
-Deno.test("write() that waits for room rejects when a send fails, and was not accepted", async () => {
-  const first = gate();
-  const told: unknown[] = [];
-  const { out, sender } = setUp(
-    { capacity: 4, onError: (error) => told.push(error) },
-    [first.step],
-  );
-  await out.write("abcd");
-  await out.write("ef");
-  const waiting = [out.write("ghi"), out.write("j"), out.write("klmnopq")];
-  first.reject(DOWN);
-  for (const write of waiting) {
-    const error = await assertRejects(() => write, FlushError);
-    assertStrictEquals(error, out.stats.lastError);
-    assertEquals(error.acceptedBytes, 0);
-    assertEquals(error.unsentBytes, 6);
-  }
-  assertEquals(told, []);
-  assertEquals(out.stats.bytesQueued, 0);
-  assertEquals(out.stats.bytesRejected, 11);
-  // There is still room in the store for one that fits.
-  await out.write("gh");
-  await out.close();
-  assertEquals(sender.text, "abcdefgh");
-});
-
-Deno.test("write() that needs the room sends the failed bytes again", async () => {
-  const { out, sender } = setUp({ capacity: 4 }, [down]);
-  await out.write("abcd");
-  await out.write("efg");
-  await settle();
-  await out.write("hi");
-  assertEquals(sender.sends, ["abcd", "abcd", "efg"]);
-  await out.close();
-  assertEquals(sender.text, "abcdefghi");
-});
-
-Deno.test("no rejection of write() or flush() is ever unhandled", async () => {
+Deno.test("no rejection of write() or flush() is ever an unhandled one", async () => {
   const unhandled: unknown[] = [];
   const listener = (event: PromiseRejectionEvent) => {
     event.preventDefault();
@@ -1764,7 +1421,7 @@ Deno.test("no rejection of write() or flush() is ever unhandled", async () => {
 
 // -- close() --
 
-Deno.test("close() sends the rest, closes the sender, and does both once", async () => {
+Deno.test("close() sends the rest and closes the sender, once", async () => {
   const { out, sender } = setUp();
   await out.write("abc");
   const close = out.close();
@@ -1775,7 +1432,7 @@ Deno.test("close() sends the rest, closes the sender, and does both once", async
   assertEquals(out.takeUnsent().length, 0);
 });
 
-Deno.test("close() takes in the writes that wait", async () => {
+Deno.test("close() accepts the queued writes", async () => {
   const { out, sender } = setUp({ capacity: 2 }, [() => settle()]);
   const writes = ["ab", "cd", "ef", "g", "hijklm"].map((t) => out.write(t));
   await out.close();
@@ -1783,7 +1440,7 @@ Deno.test("close() takes in the writes that wait", async () => {
   assertEquals(sender.text, "abcdefghijklm");
 });
 
-Deno.test("close() during a send waits for it, then sends the tail, once", async () => {
+Deno.test("close() during a send waits for it, then sends the rest, once", async () => {
   const first = gate();
   const { out, sender } = setUp({ capacity: 4 }, [first.step]);
   await out.write("abcd");
@@ -1796,7 +1453,7 @@ Deno.test("close() during a send waits for it, then sends the tail, once", async
   assertEquals(sender.sends, ["abcd", "ef"]);
 });
 
-Deno.test("close() during a send that fails sends it again", async () => {
+Deno.test("close() during a send that fails sends the batch again", async () => {
   const first = gate();
   const { out, sender } = setUp({ capacity: 4 }, [first.step]);
   await out.write("abcd");
@@ -1807,7 +1464,7 @@ Deno.test("close() during a send that fails sends it again", async () => {
   assertEquals(sender.sends, ["abcd", "abcd", "ef"]);
 });
 
-Deno.test("an ended buffer takes no bytes, even if they fit into what it holds", async () => {
+Deno.test("a buffer that has ended accepts no bytes, even if they fit", async () => {
   const byte = new Uint8Array(1);
   const endings: ((out: StreamBuffer) => Promise<void>)[] = [
     (out) => out.close(),
@@ -1828,7 +1485,7 @@ Deno.test("an ended buffer takes no bytes, even if they fit into what it holds",
   }
 });
 
-Deno.test("close() that fails gives up on its sender without a further error", async () => {
+Deno.test("close() that fails reports no further error of the sender", async () => {
   const unhandled: unknown[] = [];
   const listener = (event: PromiseRejectionEvent) => {
     event.preventDefault();
@@ -1847,7 +1504,7 @@ Deno.test("close() that fails gives up on its sender without a further error", a
   assertEquals(unhandled, []);
 });
 
-Deno.test("close() that is out of time says how much of a write was accepted", async () => {
+Deno.test("close() that times out reports how much of a write was accepted", async () => {
   using time = fakeTime();
   const { out } = setUp({ capacity: 2, closeTimeout: 500 }, [], ignore);
   const write = out.write("abcdefg");
@@ -1861,32 +1518,8 @@ Deno.test("close() that is out of time says how much of a write was accepted", a
   assertEquals(textOf(out.takeUnsent()), "abcd");
 });
 
-Deno.test("close() that fails is closed all the same, and gives the bytes back once", async () => {
-  const { out, sender } = setUp({ capacity: 4 }, [], down);
-  await out.write("abcd");
-  await settle();
-  await out.write("ef");
-  const error = await assertRejects(() => out.close(), FlushError);
-  assertEquals(error.unsentBytes, 6);
-  assertStrictEquals(error.cause, DOWN);
-  const attempts = sender.attempts.length;
-  assertStrictEquals(
-    await assertRejects(() => out.close(), FlushError),
-    error,
-  );
-  assertEquals(sender.attempts.length, attempts);
-  await assertRejects(() => out.write("x"), TypeError, "closed");
-  assertEquals(textOf(out.takeUnsent()), "abcdef");
-  assertEquals(out.takeUnsent().length, 0);
-  assertEquals(out.stats.bytesAccepted, 6);
-  assertEquals(out.stats.bytesDelivered, 0);
-  assertEquals(out.stats.bytesRejected, 1);
-  // What came before the failure may be a part only: not the time to commit.
-  assertEquals(sender.events.slice(-2), ["fail 0", "abort"]);
-});
-
-for (const [title, step] of [["heeds", stall], ["ignores", ignore]] as const) {
-  Deno.test(`close() ends by closeTimeout on a sender that ${title} its signal`, async () => {
+for (const [title, step] of [["obeys", stall], ["ignores", ignore]] as const) {
+  Deno.test(`close() settles within closeTimeout, with a sender that ${title} its signal`, async () => {
     using time = fakeTime();
     const options = { capacity: 4, closeTimeout: 500 };
     const { out, sender } = setUp(options, [], step);
@@ -1915,13 +1548,13 @@ for (const [title, step] of [["heeds", stall], ["ignores", ignore]] as const) {
 
 for (
   const [title, why, shown] of [
-    ["says why the sender's attempts have failed", () => DOWN, "passed: down"],
-    ["ends when the sender cannot say why", () => {
+    ["reports why the sender's attempts failed", () => DOWN, "passed: down"],
+    ["settles even if lastFailure throws", () => {
       throw DOWN;
     }, "passed"],
   ] as const
 ) {
-  Deno.test(`close() that is out of time ${title}`, async () => {
+  Deno.test(`close() that times out ${title}`, async () => {
     using time = fakeTime();
     const out = new StreamBuffer({
       send: () => new Promise(() => {}),
@@ -1941,7 +1574,7 @@ for (
   });
 }
 
-Deno.test("close() ends by closeTimeout when the sender's own close hangs", async () => {
+Deno.test("close() settles within closeTimeout when the sender's close() hangs", async () => {
   using time = fakeTime();
   const out = new StreamBuffer({
     send: () => {},
@@ -1953,7 +1586,7 @@ Deno.test("close() ends by closeTimeout when the sender's own close hangs", asyn
   assertEquals((await close).unsentBytes, 0);
 });
 
-Deno.test("close() rejects when the sender's own close does", async () => {
+Deno.test("close() rejects when the sender's close() does", async () => {
   const out = new StreamBuffer({
     send: () => {},
     close: () => Promise.reject(DOWN),
@@ -1965,26 +1598,7 @@ Deno.test("close() rejects when the sender's own close does", async () => {
   assertEquals(error.unsentBytes, 0);
 });
 
-Deno.test("an acknowledgement after closeTimeout still counts, until the bytes are taken", async () => {
-  for (const taken of [false, true]) {
-    using time = fakeTime();
-    const late = gate();
-    const options = { capacity: 4, closeTimeout: 500 };
-    const { out } = setUp(options, [late.step]);
-    await out.write("abcd");
-    await out.write("ef");
-    const close = assertRejects(() => out.close(), FlushError);
-    await time.tickAsync(500);
-    await close;
-    if (taken) assertEquals(textOf(out.takeUnsent()), "abcdef");
-    late.resolve();
-    await time.tickAsync(0);
-    assertEquals(textOf(out.takeUnsent()), taken ? "" : "ef");
-    assertEquals(out.stats.bytesDelivered, taken ? 0 : 4);
-  }
-});
-
-Deno.test("a closed buffer rejects write() and flush(), and buffers nothing", async () => {
+Deno.test("a closed buffer rejects write() and flush(), and accepts nothing", async () => {
   const { out, sender } = setUp();
   await out.close();
   for (const data of ["x", "", new Uint8Array(3)]) {
@@ -2017,13 +1631,69 @@ Deno.test("a closing buffer rejects write() and flush()", async () => {
   assertEquals(sender.text, "abc");
 });
 
+// -- Nothing is lost --
+
+Deno.test("nothing is lost: after a failed close() takeUnsent() returns exactly the unacknowledged bytes, once", async () => {
+  const { out, sender } = setUp({ capacity: 4 }, [], down);
+  await out.write("abcd");
+  await settle();
+  await out.write("ef");
+  const error = await assertRejects(() => out.close(), FlushError);
+  assertEquals(error.unsentBytes, 6);
+  assertStrictEquals(error.cause, DOWN);
+  const attempts = sender.attempts.length;
+  assertStrictEquals(
+    await assertRejects(() => out.close(), FlushError),
+    error,
+  );
+  assertEquals(sender.attempts.length, attempts);
+  await assertRejects(() => out.write("x"), TypeError, "closed");
+  assertEquals(textOf(out.takeUnsent()), "abcdef");
+  assertEquals(out.takeUnsent().length, 0);
+  assertEquals(out.stats.bytesAccepted, 6);
+  assertEquals(out.stats.bytesDelivered, 0);
+  assertEquals(out.stats.bytesRejected, 1);
+  // What was sent may be only a part of the stream: the sender must not commit it.
+  assertEquals(sender.events.slice(-2), ["fail 0", "abort"]);
+});
+
+Deno.test("an acknowledgement after closeTimeout still counts, until the bytes are taken", async () => {
+  for (const taken of [false, true]) {
+    using time = fakeTime();
+    const late = gate();
+    const options = { capacity: 4, closeTimeout: 500 };
+    const { out } = setUp(options, [late.step]);
+    await out.write("abcd");
+    await out.write("ef");
+    const close = assertRejects(() => out.close(), FlushError);
+    await time.tickAsync(500);
+    await close;
+    if (taken) assertEquals(textOf(out.takeUnsent()), "abcdef");
+    late.resolve();
+    await time.tickAsync(0);
+    assertEquals(textOf(out.takeUnsent()), taken ? "" : "ef");
+    assertEquals(out.stats.bytesDelivered, taken ? 0 : 4);
+  }
+});
+
+Deno.test("nothing is lost: takeUnsent() returns a write sent whole, even if its array has changed", async () => {
+  const { out } = setUp({ capacity: 2, oversize: "whole" }, [stall]);
+  const data = new TextEncoder().encode("abcdef");
+  await out.write(data);
+  data.fill(0);
+  await out.abort(DOWN);
+  assertEquals(textOf(out.takeUnsent()), "abcdef");
+});
+
 Deno.test("takeUnsent() throws on an open buffer", async () => {
   const { out } = setUp();
   assertThrows(() => out.takeUnsent(), TypeError, "the buffer is open");
   await out.close();
 });
 
-Deno.test("await using closes, and reports both errors if the block throws too", async () => {
+// -- await using --
+
+Deno.test("await using is close(), and both errors are reported if the block throws too", async () => {
   const { out, sender } = setUp();
   {
     await using scoped = out;
@@ -2043,7 +1713,7 @@ Deno.test("await using closes, and reports both errors if the block throws too",
 
 // -- abort() --
 
-Deno.test("abort() aborts the send, rejects what waits with the reason, sends no more", async () => {
+Deno.test("abort() aborts the send, rejects everything that waits with the reason, and sends no more", async () => {
   const { out, sender } = setUp({ capacity: 4 }, [stall]);
   await out.write("abcd");
   await out.write("ef");
@@ -2060,23 +1730,23 @@ Deno.test("abort() aborts the send, rejects what waits with the reason, sends no
   await assertRejects(() => out.write("x"), TypeError, "closed");
 });
 
-Deno.test("abort() of the sender is told the reason, be it the error of close()", async () => {
-  const told: unknown[] = [];
+Deno.test("the sender's abort() gets the reason, or the error of close()", async () => {
+  const reasons: unknown[] = [];
   const make = () =>
     new StreamBuffer({
       send: () => Promise.reject(DOWN),
-      abort: (reason) => void told.push(reason),
+      abort: (reason) => void reasons.push(reason),
     });
   await make().abort("enough");
   const out = make();
   await out.write("a");
   const error = await assertRejects(() => out.close(), FlushError);
-  assertEquals(told.length, 2);
-  assertStrictEquals(told[0], "enough");
-  assertStrictEquals(told[1], error);
+  assertEquals(reasons.length, 2);
+  assertStrictEquals(reasons[0], "enough");
+  assertStrictEquals(reasons[1], error);
 });
 
-Deno.test("abort() without a reason gives an AbortError", async () => {
+Deno.test("abort() without a reason uses an AbortError", async () => {
   const { out } = setUp({}, [stall]);
   await out.write("a");
   const flush = out.flush();
@@ -2085,7 +1755,7 @@ Deno.test("abort() without a reason gives an AbortError", async () => {
   assertEquals(error.name, "AbortError");
 });
 
-Deno.test("abort() settles on a sender that ignores its signal", async () => {
+Deno.test("abort() settles even if the sender ignores its signal", async () => {
   const { out } = setUp({}, [ignore]);
   await out.write("a");
   const flush = out.flush();
@@ -2106,12 +1776,12 @@ Deno.test("abort() during close() rejects it with the reason", async () => {
   assertEquals(sender.events.includes("close"), false);
 });
 
-Deno.test("abort() during close() sends no more, even if the send under way succeeds", async () => {
+Deno.test("abort() during close() sends no more, even if the send in flight succeeds", async () => {
   for (const held of ["", "b"]) {
     const first = gate();
-    const told: unknown[] = [];
+    const errors: unknown[] = [];
     const { out, sender } = setUp(
-      { onError: (error) => told.push(error) },
+      { onError: (error) => errors.push(error) },
       [first.step],
     );
     await out.write("a");
@@ -2126,14 +1796,14 @@ Deno.test("abort() during close() sends no more, even if the send under way succ
     await settle();
     assertEquals(sender.events, ["send 0", "abort", "ack 0"]);
     assertEquals(textOf(out.takeUnsent()), held);
-    assertEquals(told, []);
+    assertEquals(errors, []);
   }
 });
 
-Deno.test("abort() tells nobody of the send that it cut off, but counts it", async () => {
+Deno.test("a send that abort() cuts off is counted, but not reported", async () => {
   for (const taken of [false, true]) {
-    const told: unknown[] = [];
-    const onError = (error: unknown) => told.push(error);
+    const errors: unknown[] = [];
+    const onError = (error: unknown) => errors.push(error);
     const last = gate();
     const { out } = setUp({ capacity: 4, onError }, [last.step]);
     await out.write("abcd");
@@ -2141,34 +1811,14 @@ Deno.test("abort() tells nobody of the send that it cut off, but counts it", asy
     if (taken) assertEquals(textOf(out.takeUnsent()), "abcd");
     last.reject(DOWN);
     await settle();
-    assertEquals(told, []);
+    assertEquals(errors, []);
     assertEquals(out.stats.failures, 1);
     assertStrictEquals(out.stats.lastError!.cause, DOWN);
     assertEquals(textOf(out.takeUnsent()), taken ? "" : "abcd");
   }
 });
 
-Deno.test("a sender that ends its buffer rejects the write that made it send", async () => {
-  const out: StreamBuffer = new StreamBuffer(() => void out.abort(), {
-    capacity: 4,
-    flushInterval: 0,
-  });
-  await out.write("abc");
-  await assertRejects(() => out.write("de"), TypeError, "closed");
-  assertEquals(textOf(out.takeUnsent()), "abc");
-  assertEquals(out.stats.bytesRejected, 2);
-});
-
-Deno.test("abort() gives back a write sent whole, even if its array changes", async () => {
-  const { out } = setUp({ capacity: 2, oversize: "whole" }, [stall]);
-  const data = new TextEncoder().encode("abcdef");
-  await out.write(data);
-  data.fill(0);
-  await out.abort(DOWN);
-  assertEquals(textOf(out.takeUnsent()), "abcdef");
-});
-
-Deno.test("abort() on a closed buffer, and close() on an aborted one, do nothing", async () => {
+Deno.test("abort() on a closed buffer and close() on an aborted one do nothing", async () => {
   const { out, sender } = setUp();
   await out.close();
   await out.abort();
@@ -2180,56 +1830,13 @@ Deno.test("abort() on a closed buffer, and close() on an aborted one, do nothing
   assertEquals(other.sender.events, ["abort"]);
 });
 
-Deno.test("close() settles after an abort() whose sender hangs", async () => {
+Deno.test("close() settles even if the abort() of the sender hangs", async () => {
   const out = new StreamBuffer({
     send: () => {},
     abort: () => new Promise(() => {}),
   });
   void out.abort();
   await out.close();
-});
-
-Deno.test("a sender that calls back finds the buffer as it should be", async () => {
-  // From abort(): it has ended, and sends no more.
-  const sends: string[] = [];
-  let aborts = 0;
-  const ended: StreamBuffer = new StreamBuffer({
-    send: (bytes) => void sends.push(textOf(bytes)),
-    abort: () => {
-      aborts++;
-      return ended.close();
-    },
-  });
-  await ended.write("secret");
-  await ended.abort();
-  await settle();
-  assertEquals([sends, aborts], [[], 1]);
-  assertEquals(textOf(ended.takeUnsent()), "secret");
-
-  // From send(): its writes come after those made before.
-  let calls = 0;
-  const out: StreamBuffer = new StreamBuffer((bytes) => {
-    sends.push(textOf(bytes));
-    if (calls++ > 0) return;
-    void out.write("from within");
-    void out.flush();
-    void out.close();
-    throw DOWN;
-  }, { flushInterval: 0 });
-  await out.write("before ");
-  await assertRejects(() => out.flush(), FlushError);
-  await out.close();
-  assertEquals(sends, ["before ", "before ", "from within"]);
-
-  // From the send that a write has started: all of it is accounted for.
-  const queued: number[] = [];
-  await using counting: StreamBuffer = new StreamBuffer(() => {
-    const { bytesAccepted, bytesDelivered, bytesQueued } = counting.stats;
-    assertEquals(bytesAccepted + bytesQueued, 10);
-    queued.push(bytesQueued, bytesDelivered);
-  }, { capacity: 4 });
-  await counting.write("0123456789");
-  assertEquals(queued, [2, 0, 0, 4]);
 });
 
 Deno.test("abort() after the sender was closed leaves it closed", async () => {
@@ -2248,8 +1855,65 @@ Deno.test("abort() after the sender was closed leaves it closed", async () => {
   assertEquals(events, ["close"]);
 });
 
+// -- Senders that call back, or take their bytes away --
+
+Deno.test("a write rejects if the send that it starts ends the buffer", async () => {
+  const out: StreamBuffer = new StreamBuffer(() => void out.abort(), {
+    capacity: 4,
+    flushInterval: 0,
+  });
+  await out.write("abc");
+  await assertRejects(() => out.write("de"), TypeError, "closed");
+  assertEquals(textOf(out.takeUnsent()), "abc");
+  assertEquals(out.stats.bytesRejected, 2);
+});
+
+Deno.test("a sender that calls close() from abort() finds the buffer ended", async () => {
+  const sends: string[] = [];
+  let aborts = 0;
+  const out: StreamBuffer = new StreamBuffer({
+    send: (bytes) => void sends.push(textOf(bytes)),
+    abort: () => {
+      aborts++;
+      return out.close();
+    },
+  });
+  await out.write("secret");
+  await out.abort();
+  await settle();
+  assertEquals([sends, aborts], [[], 1]);
+  assertEquals(textOf(out.takeUnsent()), "secret");
+});
+
+Deno.test("a sender may write, flush and close from send(), and its writes come last", async () => {
+  const sends: string[] = [];
+  const out: StreamBuffer = new StreamBuffer((bytes) => {
+    sends.push(textOf(bytes));
+    if (sends.length > 1) return;
+    void out.write("from within");
+    void out.flush();
+    void out.close();
+    throw DOWN;
+  }, { flushInterval: 0 });
+  await out.write("before ");
+  await assertRejects(() => out.flush(), FlushError);
+  await out.close();
+  assertEquals(sends, ["before ", "before ", "from within"]);
+});
+
+Deno.test("a sender sees every byte of the write that started its send accounted for", async () => {
+  const queued: number[] = [];
+  await using out: StreamBuffer = new StreamBuffer(() => {
+    const { bytesAccepted, bytesDelivered, bytesQueued } = out.stats;
+    assertEquals(bytesAccepted + bytesQueued, 10);
+    queued.push(bytesQueued, bytesDelivered);
+  }, { capacity: 4 });
+  await out.write("0123456789");
+  assertEquals(queued, [2, 0, 0, 4]);
+});
+
 for (const way of ["strings", "bytes"]) {
-  Deno.test(`a sender that transfers its bytes cannot make the buffer lose others: ${way}`, async () => {
+  Deno.test(`a sender that transfers its bytes and delivers them loses no others: ${way}`, async () => {
     const sends: string[] = [];
     const out = new StreamBuffer((bytes) => {
       sends.push(textOf(bytes));
@@ -2266,7 +1930,7 @@ for (const way of ["strings", "bytes"]) {
   });
 }
 
-Deno.test("a sender that transfers its bytes and fails is told that they are lost", async () => {
+Deno.test("a sender that transfers its bytes and fails loses them, and the error reports it", async () => {
   let sends = 0;
   const out = new StreamBuffer((bytes) => {
     sends++;
@@ -2288,9 +1952,9 @@ Deno.test("a sender that transfers its bytes and fails is told that they are los
   assertEquals(textOf(out.takeUnsent()), "def");
 });
 
-// -- The stream --
+// -- writable --
 
-Deno.test("writable takes strings and bytes, and its close sends the tail and closes", async () => {
+Deno.test("writable accepts strings and bytes, and its close() is close()", async () => {
   const { out, sender } = setUp();
   assertStrictEquals(out.writable, out.writable);
   const writer = out.writable.getWriter();
@@ -2302,7 +1966,7 @@ Deno.test("writable takes strings and bytes, and its close sends the tail and cl
   assertEquals(sender.text, "abcdef");
 });
 
-Deno.test("writable rejects another type of chunk", async () => {
+Deno.test("writable rejects any other type of chunk", async () => {
   const { out } = setUp();
   const writer = out.writable.getWriter();
   await assertRejects(() => writer.write(5 as never), TypeError, "received 5");
@@ -2310,7 +1974,7 @@ Deno.test("writable rejects another type of chunk", async () => {
   await out.close();
 });
 
-Deno.test("writable: pipeTo of a source that fails aborts, with the source's reason", async () => {
+Deno.test("writable: pipeTo of a source that fails aborts with its reason", async () => {
   const { out, sender } = setUp();
   let pulls = 0;
   const source = new ReadableStream<string>({
@@ -2328,12 +1992,12 @@ Deno.test("writable: pipeTo of a source that fails aborts, with the source's rea
   assertEquals(textOf(out.takeUnsent()), "abcabc");
 });
 
-Deno.test("writable: abort waits for the sender's own, and passes its failure on", async () => {
-  const told = gate();
-  const out = new StreamBuffer({ send: () => {}, abort: () => told.promise });
+Deno.test("writable: abort settles as the sender's abort() does", async () => {
+  const ended = gate();
+  const out = new StreamBuffer({ send: () => {}, abort: () => ended.promise });
   const abort = out.writable.abort("enough");
   assert(await isPending(abort));
-  told.reject(DOWN);
+  ended.reject(DOWN);
   assertStrictEquals(await assertRejects(() => abort), DOWN);
 });
 
@@ -2355,7 +2019,7 @@ Deno.test("writable: pipeTo with preventAbort leaves the buffer alive", async ()
   assertMatch(sender.text, /^(abc)?def$/);
 });
 
-Deno.test("writable: a send that fails rejects the write with our error and cancels the source", async () => {
+Deno.test("writable: a failed send rejects the write with a FlushError and cancels the source", async () => {
   const { out, sender } = setUp({ capacity: 4 }, [], down);
   let cancelled: unknown;
   const source = new ReadableStream<string>({
@@ -2377,7 +2041,7 @@ Deno.test("writable: a send that fails rejects the write with our error and canc
   assertEquals(textOf(out.takeUnsent()), "abcabc");
 });
 
-Deno.test("writable: writes queued behind one that fails reject as well", async () => {
+Deno.test("writable: chunks behind one that is rejected reject as well", async () => {
   const { out } = setUp({ capacity: 2 }, [], down);
   const writer = out.writable.getWriter();
   const writes = ["ab", "cd", "ef", "gh"].map((text) => writer.write(text));
@@ -2394,8 +2058,8 @@ Deno.test("writable: writes queued behind one that fails reject as well", async 
   assertEquals(textOf(out.takeUnsent()), "abcd");
 });
 
-for (const [title, step] of [["heeds", stall], ["ignores", ignore]] as const) {
-  Deno.test(`writable: abort during a write settles, the sender ${title} its signal`, async () => {
+for (const [title, step] of [["obeys", stall], ["ignores", ignore]] as const) {
+  Deno.test(`writable: abort during a write settles, with a sender that ${title} its signal`, async () => {
     const { out, sender } = setUp({ capacity: 2 }, [step]);
     const writer = out.writable.getWriter();
     const writes = ["ab", "cd", "ef"].map((text) => writer.write(text));
@@ -2409,9 +2073,430 @@ for (const [title, step] of [["heeds", stall], ["ignores", ignore]] as const) {
   });
 }
 
-// -- Stats --
+// -- readFrom() --
 
-Deno.test("stats count what was accepted, delivered, queued, rejected, sent and failed", async () => {
+/** Returns chunks of ASCII, as far as there is room, and then the end. */
+class Source implements Reader {
+  readonly #chunks: (string | Promise<string>)[];
+  /** The room that each read had. */
+  readonly rooms: number[] = [];
+  /** Everything that was read. */
+  text = "";
+  reading = false;
+
+  constructor(chunks: (string | Promise<string>)[]) {
+    this.#chunks = [...chunks];
+  }
+
+  async read(p: Uint8Array): Promise<number | null> {
+    this.rooms.push(p.length);
+    const chunk = await this.#chunks.shift();
+    if (chunk === undefined) return null;
+    const { read } = new TextEncoder().encodeInto(chunk, p);
+    if (read < chunk.length) this.#chunks.unshift(chunk.slice(read));
+    this.text += chunk.slice(0, read);
+    return read;
+  }
+}
+
+for (const capacity of [1, 2, 7, 8, 64]) {
+  for (const size of [0, 1, 3, 8, 20]) {
+    Deno.test(`readFrom() accepts everything, in chunks of ${size} at capacity ${capacity}`, async () => {
+      const { out, sender } = setUp({ capacity }, [() => settle()]);
+      const text = "0123456789abcdefghij";
+      const source = new Source(Array(10).fill(text.slice(0, size)));
+      await out.write("<");
+      assertEquals(await out.readFrom(source), 10 * size);
+      await out.write(">");
+      await out.close();
+      assertEquals(sender.text, `<${text.slice(0, size).repeat(10)}>`);
+      assertEquals(sender.sends.length, Math.ceil((10 * size + 2) / capacity));
+    });
+  }
+}
+
+Deno.test("readFrom() continues during a send, and reads only when there is room", async () => {
+  const { promise, resolve, step } = gate();
+  const { out, sender } = setUp({ capacity: 4 }, [step]);
+  const source = new Source(["abcdefghijkl"]);
+  const reading = out.readFrom(source);
+  await settle();
+  assertEquals(sender.sends, ["abcd"]);
+  assertEquals(source.text, "abcdefgh");
+  resolve();
+  await promise;
+  assertEquals(await reading, 12);
+  assertEquals(source.rooms, [4, 4, 4, 4]);
+  await out.close();
+  assertEquals(sender.sends, ["abcd", "efgh", "ijkl"]);
+});
+
+for (const what of ["flush()", "the interval"] as const) {
+  Deno.test(`readFrom() that waits for its source: ${what} sends what was read before`, async () => {
+    using time = fakeTime();
+    const first = gate();
+    const late = Promise.withResolvers<string>();
+    const { out, sender } = setUp(
+      { capacity: 8, flushInterval: what === "flush()" ? 0 : 1_000 },
+      [first.step],
+    );
+    const reading = out.readFrom(new Source(["abc", late.promise, "fghij"]));
+    await settle();
+    const flushed = what === "flush()" ? out.flush() : time.tickAsync(1_000);
+    await settle();
+    assertEquals(sender.sends, ["abc"]);
+    // This is read into the same store, and must not change what is in flight.
+    late.resolve("de");
+    await settle();
+    first.resolve();
+    await flushed;
+    assertEquals(await reading, 10);
+    await out.close();
+    assertEquals(sender.sends, ["abc", "defghij"]);
+    assertEquals(sender.deliveries.map(({ offset }) => offset), [0, 3]);
+    assertEquals(time.countTimers(), 0);
+  });
+}
+
+Deno.test("readFrom() reads straight into the two stores", async () => {
+  const read = new Set<ArrayBufferLike>();
+  const sent = new Set<ArrayBufferLike>();
+  await using out = new StreamBuffer((bytes) => {
+    sent.add(bytes.buffer);
+  }, { capacity: 4 });
+  for (const text of ["0123456789abcdef", "ab", "0123456789abcdef012"]) {
+    const late = Promise.withResolvers<string>();
+    const source = new Source([text, late.promise]);
+    const reading = out.readFrom({
+      read: (p) => {
+        read.add(p.buffer);
+        return source.read(p);
+      },
+    });
+    await settle();
+    await out.flush();
+    late.resolve("");
+    await reading;
+  }
+  await out.flush();
+  assertEquals(read.size, 2);
+  // The very same two.
+  assertEquals(sent.union(read).size, 2);
+});
+
+for (const behind of ["e", "ef"]) {
+  Deno.test(`readFrom() continues when there is room, before a flush() of ${behind} behind it has ended`, async () => {
+    const [first, second] = [gate(), gate()];
+    const late = Promise.withResolvers<string>();
+    const { out } = setUp({ capacity: 4 }, [first.step, second.step]);
+    const source = new Source([`abcd${behind}`, late.promise]);
+    const reading = out.readFrom(source);
+    await settle();
+    const flushed = out.flush();
+    late.resolve("ghijk");
+    await settle();
+    assertEquals(source.text.length, 8);
+    first.resolve();
+    await settle();
+    assertEquals(source.text, `abcd${behind}ghijk`);
+    second.resolve();
+    await Promise.all([flushed, reading, out.close()]);
+  });
+}
+
+Deno.test("readFrom() comes after the writes that are queued", async () => {
+  const { resolve, step } = gate();
+  const { out, sender } = setUp({ capacity: 4 }, [step]);
+  for (const text of ["abcd", "efgh", "ij", "klmnopqrs"]) void out.write(text);
+  const source = new Source(["tuv"]);
+  const reading = out.readFrom(source);
+  await settle();
+  assertEquals(source.rooms, []);
+  resolve();
+  assertEquals(await reading, 3);
+  await out.close();
+  assertEquals(sender.text, "abcdefghijklmnopqrstuv");
+});
+
+Deno.test("readFrom() rejects when a send fails, has lost nothing, and can be continued", async () => {
+  const errors: FlushError[] = [];
+  const { out, sender } = setUp({
+    capacity: 4,
+    onError: (error) => errors.push(error),
+  }, [down, accept, down]);
+  const source = new Source(["abcdefghijklmnopqrst"]);
+  for (const text of ["abcdefgh", "abcdefghijkl"]) {
+    const error = await assertRejects(
+      () => out.readFrom(source),
+      FlushError,
+      "down",
+    );
+    assertStrictEquals(error.cause, DOWN);
+    assertEquals(source.text, text);
+    assertEquals(out.stats.bytesAccepted, text.length);
+    assertEquals(out.stats.bytesRejected, 0);
+  }
+  assertEquals(errors, []);
+  assertEquals(await out.readFrom(source), 8);
+  await out.close();
+  assertEquals(sender.text, "abcdefghijklmnopqrst");
+});
+
+Deno.test("a send that fails while readFrom() waits for its source is reported to onError", async () => {
+  const errors: FlushError[] = [];
+  const late = Promise.withResolvers<string>();
+  const { out, sender } = setUp({
+    capacity: 4,
+    onError: (error) => errors.push(error),
+  }, [down]);
+  const reading = out.readFrom(new Source(["abcd", late.promise]));
+  await settle();
+  assertEquals(errors.map(({ cause }) => cause), [DOWN]);
+  late.resolve("ef");
+  assertEquals(await reading, 6);
+  await out.close();
+  assertEquals(sender.text, "abcdef");
+});
+
+for (
+  const [wrong, shown] of [
+    [undefined, "undefined"],
+    [NaN, "NaN"],
+    [-1, "-1"],
+    [6, "6"],
+    [1.5, "1.5"],
+    ["3", '"3"'],
+    [3n, "3"],
+    [{ value: "x" }, "an object (Object)"],
+  ] as const
+) {
+  Deno.test(`readFrom() rejects ${typeof wrong} ${shown} as the number of bytes read`, async () => {
+    const { out, sender } = setUp({ capacity: 8 });
+    await out.write("abc");
+    const source = { read: () => Promise.resolve(wrong as number) };
+    const error = await assertRejects(() => out.readFrom(source), TypeError);
+    assertEquals(
+      error.message,
+      `Cannot read: the source was given 5 bytes of room, and returned ${shown}`,
+    );
+    await out.write("d");
+    await out.close();
+    assertEquals(sender.text, "abcd");
+  });
+}
+
+for (
+  const [title, first] of [
+    ["at once", []],
+    ["later", [1, ...Array<number>(99).fill(0), 1]],
+  ] as const
+) {
+  Deno.test(`readFrom() rejects with NoProgressError when its source returns 0 a hundred times, ${title}`, async () => {
+    const { out } = setUp();
+    let reads = 0;
+    const source = { read: () => Promise.resolve(first[reads++] ?? 0) };
+    await assertRejects(
+      () => out.readFrom(source),
+      NoProgressError,
+      "returned 0 bytes 100 times",
+    );
+    assertEquals(reads, first.length + 100);
+    await out.close();
+  });
+}
+
+Deno.test("a source that transfers the store cannot make the buffer send zeros", async () => {
+  const { out, sender } = setUp({ capacity: 8 });
+  await out.write("abc");
+  await assertRejects(() =>
+    out.readFrom({
+      read: (p) => {
+        structuredClone(p, { transfer: [p.buffer as ArrayBuffer] });
+        return Promise.resolve(1);
+      },
+    })
+  );
+  for (let i = 0; i < 2; i++) assertThrows(() => out.flush(), TypeError);
+  assertEquals(sender.sends, []);
+  await out.abort();
+});
+
+for (const how of ["throws", "rejects"]) {
+  Deno.test(`readFrom() rejects with what a source ${how}, and keeps what it read`, async () => {
+    const { out, sender } = setUp({ capacity: 8 });
+    const reads = [2, 1];
+    const source: Reader = {
+      read: (p) => {
+        const size = reads.shift();
+        if (size !== undefined) {
+          p.fill(97, 0, size);
+          return Promise.resolve(size);
+        }
+        if (how === "rejects") return Promise.reject(DOWN);
+        throw DOWN;
+      },
+    };
+    const error = await out.readFrom(source).catch((error) => error);
+    assertStrictEquals(error, DOWN);
+    await out.write("b");
+    await out.close();
+    assertEquals(sender.text, "aaab");
+  });
+}
+
+Deno.test("readFrom() whose source fails lends the store no longer", async () => {
+  const sent = new Set<ArrayBuffer>();
+  const out = new StreamBuffer(({ buffer }) => void sent.add(buffer));
+  const source = { read: () => Promise.reject(DOWN) };
+  await assertRejects(() => out.readFrom(source));
+  // The stores alternate; a copy would always be made in the same one.
+  for (let i = 0; i < 2; i++) {
+    await out.write("a");
+    await out.flush();
+  }
+  assertEquals(sent.size, 2);
+  await out.close();
+});
+
+Deno.test("no other write is accepted during readFrom()", async () => {
+  const late = Promise.withResolvers<string>();
+  const { out, sender } = setUp({ capacity: 8, oversize: "reject" });
+  await out.write("a");
+  const reading = out.readFrom(new Source([late.promise]));
+  for (const data of ["x", "x".repeat(300), new Uint8Array(1)]) {
+    await assertRejects(
+      () => out.write(data),
+      TypeError,
+      "the buffer is reading from a source; await readFrom() first",
+    );
+  }
+  await assertRejects(
+    () => out.readFrom(new Source([])),
+    TypeError,
+    "Cannot read: the buffer is reading from a source",
+  );
+  assertThrows(() => out.takeUnsent(), TypeError, "reading");
+  assertEquals(out.stats.bytesRejected, 302);
+  late.resolve("b");
+  await reading;
+  await out.write("c");
+  await out.close();
+  assertEquals(sender.text, "abc");
+  await assertRejects(() => out.readFrom(new Source([])), TypeError, "closed");
+});
+
+Deno.test("close() ends readFrom() at once, and sends what a pending read brings in time", async () => {
+  const { resolve, step } = gate();
+  const late = Promise.withResolvers<string>();
+  const { out, sender } = setUp({ capacity: 8 }, [step]);
+  const middle = Promise.withResolvers<string>();
+  const source = new Source(["abc", middle.promise, late.promise, "never"]);
+  const reading = out.readFrom(source);
+  await settle();
+  void out.flush();
+  middle.resolve("de");
+  await settle();
+  const closed = out.close();
+  await assertRejects(
+    () => reading,
+    TypeError,
+    "Cannot continue to read: the buffer is closing",
+  );
+  late.resolve("fg");
+  await settle();
+  resolve();
+  await closed;
+  assertEquals(sender.sends, ["abc", "defg"]);
+  assertEquals(source.text, "abcdefg");
+});
+
+Deno.test("close() does not wait for the source, and takeUnsent() returns later bytes", async () => {
+  const late = Promise.withResolvers<string>();
+  const { out, sender } = setUp({ capacity: 8 });
+  const reading = out.readFrom(new Source(["abc", late.promise]));
+  await settle();
+  await out.close();
+  await assertRejects(() => reading, TypeError, "Cannot continue to read");
+  assertEquals(sender.text, "abc");
+  assertEquals(out.takeUnsent().length, 0);
+  late.resolve("de");
+  await settle();
+  assertEquals(out.stats.bytesAccepted, 5);
+  assertEquals(textOf(out.takeUnsent()), "de");
+});
+
+Deno.test("close() starts no send for bytes that arrive while it closes the sender", async () => {
+  const late = Promise.withResolvers<string>();
+  const closing = gate();
+  const { out, sender } = setUp({ capacity: 2 });
+  sender.close = () => {
+    sender.events.push("close");
+    return closing.promise;
+  };
+  void out.readFrom(new Source(["ab", late.promise]));
+  await settle();
+  const closed = out.close();
+  await settle();
+  late.resolve("cd");
+  await settle();
+  closing.resolve();
+  await closed;
+  assertEquals(sender.events, ["send 0", "ack 0", "close"]);
+  assertEquals(textOf(out.takeUnsent()), "cd");
+});
+
+for (const ending of ["close", "abort", "fail"]) {
+  Deno.test(`readFrom() that is not awaited cannot end the process: ${ending}`, async () => {
+    const never = new Promise<string>(() => {});
+    const { out } = setUp({ capacity: 4 }, ending === "fail" ? [down] : []);
+    void out.readFrom(
+      new Source(ending === "fail" ? ["abcdefghi"] : ["abc", never]),
+    );
+    await settle();
+    if (ending === "close") await out.close();
+    else await out.abort();
+    await settle();
+  });
+}
+
+for (const waiting of ["for its source", "for room"]) {
+  Deno.test(`abort() ends readFrom() that waits ${waiting}, and takeUnsent() returns what was read`, async () => {
+    const never = new Promise<string>(() => {});
+    const { out } = setUp({ capacity: 4 }, [stall]);
+    const source = new Source(
+      waiting === "for room" ? ["abcdefghij"] : ["abcdef", never],
+    );
+    const reading = out.readFrom(source);
+    await settle();
+    await out.abort(DOWN);
+    assertStrictEquals(await reading.catch((error) => error), DOWN);
+    assertEquals(textOf(out.takeUnsent()), source.text);
+    assertEquals(out.stats.bytesAccepted, source.text.length);
+  });
+}
+
+Deno.test("readFrom() reads a file and a connection", async () => {
+  using file = await Deno.open(new URL(import.meta.url));
+  using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  const text = await Deno.readTextFile(new URL(import.meta.url));
+  const [near, far] = await Promise.all([
+    Deno.connect({ hostname: "127.0.0.1", port: listener.addr.port }),
+    listener.accept(),
+  ]);
+  using _ = far;
+  await near.write(new TextEncoder().encode("the end"));
+  near.close();
+  const { out, sender } = setUp({ capacity: 1000 });
+  const size = await out.readFrom(file);
+  assertEquals(await out.readFrom(far), 7);
+  await out.close();
+  assertEquals(sender.text, text + "the end");
+  assertEquals(sender.sends.length, Math.ceil((size + 7) / 1000));
+});
+
+// -- stats --
+
+Deno.test("stats count accepted, delivered, queued and rejected bytes, sends and failures", async () => {
   const gates = [gate(), gate()];
   const options = { capacity: 4, maxQueuedBytes: 3 };
   const { out } = setUp(options, gates.map((g) => g.step));
@@ -2493,7 +2578,7 @@ const OUTCOMES: Record<string, Step> = {
   },
 };
 
-Deno.test("any schedule: what is delivered and what is left is what was accepted, in order", async () => {
+Deno.test("any schedule: delivered and unsent bytes are the accepted ones, in order, no write split", async () => {
   await fc.assert(
     fc.asyncProperty(
       fc.record({

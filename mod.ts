@@ -31,6 +31,7 @@ export {
   BufferFullError,
   FlushError,
   type FlushErrorOptions,
+  NoProgressError,
   type Reader,
   type SendContext,
   type Sender,

@@ -2,7 +2,11 @@ import { assert, assertEquals } from "@std/assert";
 import config from "../deno.json" with { type: "json" };
 
 const ROOT = import.meta.resolve("../");
-const INTERNAL = ["internal/checks.ts", "internal/promises.ts"];
+const INTERNAL = [
+  "internal/checks.ts",
+  "internal/promises.ts",
+  "internal/queue.ts",
+];
 
 /** What a module is made of, without what Deno itself brings. */
 async function modulesOf(path: string): Promise<string[]> {
