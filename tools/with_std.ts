@@ -5,6 +5,7 @@
  *     deno run -A tools/with_std.ts test -A
  */
 import config from "../deno.json" with { type: "json" };
+import { runWatched } from "./watchdog.ts";
 
 /** How long JSR may take to answer, in ms. */
 const PATIENCE = 5_000;
@@ -46,7 +47,8 @@ if (await haveStd()) {
   const map = encodeURIComponent(JSON.stringify({ imports }));
   flags.push(`--import-map=data:application/json,${map}`);
 }
-const { code } = await new Deno.Command(Deno.execPath(), {
-  args: [command, ...flags, ...args],
-}).spawn().status;
+const all = [command, ...flags, ...args];
+if (command === "test") Deno.exit(await runWatched(all));
+const { code } = await new Deno.Command(Deno.execPath(), { args: all })
+  .spawn().status;
 Deno.exit(code);
