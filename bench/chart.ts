@@ -1,5 +1,6 @@
 /**
- * Draws the chart of the README from what `bench` and `bench:curves` measured.
+ * Draws the chart of docs/performance.md from what `bench` and `bench:curves`
+ * measured. It follows the reader's colour scheme, light or dark.
  *
  *     deno task bench --json bench/results/bench.json
  *     deno task bench:curves --json bench/results/curves.json
@@ -11,7 +12,7 @@ import bench from "./results/bench.json" with { type: "json" };
 import results from "./results/curves.json" with { type: "json" };
 
 const { cpu, runtime } = bench;
-// A run without curl has no such pair.
+// A run on a machine without curl has no such pair.
 const ratios: typeof bench.ratios | Omit<typeof bench.ratios, "file_vs_curl"> =
   bench.ratios;
 const { curves } = results;
@@ -23,37 +24,102 @@ const throughput = [0, 10, 50, 100].flatMap((delay) => {
 });
 const ways = [...new Set(throughput.map(({ way }) => way))];
 
-/** With where their names stand: the first two are close. */
+/** `side` of the line and `end` in pixels place each name clear of the curves. */
 const peers = [
   {
     peer: "one streaming fetch",
     rate: ratios.file_vs_fetch_stream.peer,
-    at: 4,
+    side: "above",
+    end: 120,
   },
   ..."file_vs_curl" in ratios
-    ? [{ peer: "curl -T -", rate: ratios.file_vs_curl.peer, at: 240 }]
+    ? [{
+      peer: "curl -T -",
+      rate: ratios.file_vs_curl.peer,
+      side: "below",
+      end: 120,
+    }]
     : [],
   {
     peer: "a fetch for each 64 B",
     rate: 64e-6 * ratios.records_vs_fetch.peer,
-    at: 240,
+    side: "above",
+    end: 376,
   },
 ];
 
 const writes = [
-  ["Uint8Array.set", ratios.write64_vs_set.peer],
-  ["StreamBuffer", ratios.write64_vs_set.ours],
-  ["sonic-boom", ratios.write64_vs_sonic_boom.peer],
-  ["WritableStream", ratios.write64_vs_writer.peer],
-].map(([way, ns]) => ({ way, ns }));
+  { way: "Uint8Array.set", ns: ratios.write64_vs_set.peer },
+  { way: "StreamBuffer", ns: ratios.write64_vs_set.ours },
+  { way: "sonic-boom", ns: ratios.write64_vs_sonic_boom.peer },
+  { way: "WritableStream", ns: ratios.write64_vs_writer.peer },
+];
+
+/**
+ * Each colour on a light page and on a dark one. The light ones must differ from
+ * each other, as the dark ones replace them by value.
+ */
+const COLOURS = {
+  background: ["#ffffff", "#0d1117"],
+  text: ["#1f2328", "#e6edf3"],
+  others: ["#59636e", "#9198a1"],
+  axis: ["#818b98", "#656c76"],
+  grid: ["#eaeef2", "#21262d"],
+  loopback: ["#0969da", "#58a6ff"],
+  near: ["#bc4c00", "#f0883e"],
+  far: ["#8250df", "#bc8cff"],
+  farthest: ["#1a7f37", "#56d364"],
+} as const;
+
+function light(name: keyof typeof COLOURS): string {
+  return COLOURS[name][0];
+}
+
+/** The names of the peers on one side of their lines. */
+function namesOf(side: "above" | "below") {
+  return {
+    data: { values: peers.filter((peer) => peer.side === side) },
+    mark: {
+      type: "text",
+      align: "right",
+      baseline: side === "above" ? "bottom" : "top",
+      dy: side === "above" ? -2 : 3,
+      fontSize: 10,
+      color: light("others"),
+    },
+    encoding: {
+      x: { field: "end", type: "quantitative", scale: null },
+      y: { field: "rate", type: "quantitative" },
+      text: { field: "peer" },
+    },
+  } as const;
+}
 
 const spec: TopLevelSpec = {
-  background: "white",
+  background: light("background"),
+  padding: 12,
   config: {
     font: "system-ui, sans-serif",
-    axis: { gridColor: "#eee", titleFontWeight: "normal" },
+    axis: {
+      domainColor: light("axis"),
+      gridColor: light("grid"),
+      labelColor: light("text"),
+      tickColor: light("axis"),
+      titleColor: light("text"),
+      titleFontWeight: "normal",
+    },
+    legend: { labelColor: light("text"), titleColor: light("text") },
+    title: { color: light("text") },
+    view: { stroke: light("grid") },
   },
-  title: { text: `${runtime}, ${cpu}`, fontWeight: "normal", fontSize: 11 },
+  title: {
+    text: `${runtime}, ${cpu}`,
+    anchor: "start",
+    color: light("others"),
+    fontSize: 11,
+    fontWeight: "normal",
+    offset: 12,
+  },
   hconcat: [
     {
       width: 380,
@@ -62,25 +128,11 @@ const spec: TopLevelSpec = {
       layer: [
         {
           data: { values: peers },
-          mark: { type: "rule", strokeDash: [4, 4], color: "#888" },
+          mark: { type: "rule", strokeDash: [4, 4], color: light("others") },
           encoding: { y: { field: "rate", type: "quantitative" } },
         },
-        {
-          data: { values: peers },
-          mark: {
-            type: "text",
-            align: "left",
-            baseline: "bottom",
-            dy: -2,
-            fontSize: 10,
-            color: "#666",
-          },
-          encoding: {
-            x: { field: "at", type: "quantitative", scale: null },
-            y: { field: "rate", type: "quantitative" },
-            text: { field: "peer" },
-          },
-        },
+        namesOf("above"),
+        namesOf("below"),
         {
           data: { values: throughput },
           mark: { type: "line", point: true },
@@ -104,6 +156,14 @@ const spec: TopLevelSpec = {
               field: "way",
               type: "nominal",
               sort: ways,
+              scale: {
+                range: [
+                  light("loopback"),
+                  light("near"),
+                  light("far"),
+                  light("farthest"),
+                ],
+              },
               legend: {
                 title: "StreamBuffer",
                 orient: "bottom",
@@ -120,9 +180,9 @@ const spec: TopLevelSpec = {
       title: "A write of 64 bytes",
       data: { values: writes },
       layer: [
-        { mark: "bar" },
+        { mark: { type: "bar", color: light("loopback") } },
         {
-          mark: { type: "text", align: "left", dx: 3 },
+          mark: { type: "text", align: "left", dx: 3, color: light("text") },
           encoding: {
             text: { field: "ns", type: "quantitative", format: ".0f" },
           },
@@ -130,14 +190,29 @@ const spec: TopLevelSpec = {
       ],
       encoding: {
         y: { field: "way", type: "nominal", sort: null, axis: { title: null } },
-        x: { field: "ns", type: "quantitative", axis: { title: "ns" } },
+        x: {
+          field: "ns",
+          type: "quantitative",
+          axis: { title: "ns" },
+          scale: { domain: [0, 1.1 * Math.max(...writes.map(({ ns }) => ns))] },
+        },
       },
     },
   ],
 };
 
 const view = new View(parse(compile(spec).spec), { renderer: "none" });
+const svg = await view.toSVG();
 await Deno.writeTextFile(
   new URL("chart.svg", import.meta.url),
-  await view.toSVG(),
+  svg.replace(/^<svg[^>]*>/, (tag) => `${tag}<style>${darkRules()}</style>`),
 );
+
+/** A rule overrides the colour in an element's attribute. */
+function darkRules(): string {
+  const rules = Object.values(COLOURS).flatMap(([light, dark]) => [
+    `[fill="${light}"]{fill:${dark}}`,
+    `[stroke="${light}"]{stroke:${dark}}`,
+  ]);
+  return `@media (prefers-color-scheme: dark){${rules.join("")}}`;
+}
