@@ -1,0 +1,204 @@
+/**
+ * What the documentation says is there: links, files, tasks, options, and
+ * examples that compile. None of it needs a network.
+ */
+import { assert, assertEquals } from "@std/assert";
+import { fileURLToPath } from "node:url";
+import config from "../deno.json" with { type: "json" };
+import { BEHAVIOURS } from "../testing/faulty_server.ts";
+import { temporary } from "../testing/temporary.ts";
+
+const ROOT = new URL("../", import.meta.url);
+const MAX_WORDS = 900;
+
+/** Every page, by its path in the repository. */
+const PAGES = new Map(
+  [
+    ...["README.md", "CONTRIBUTING.md", "CHANGELOG.md"],
+    ...markdownIn("docs/"),
+    ...markdownIn(".github/"),
+  ].map((path) => [path, read(path)]),
+);
+
+function markdownIn(folder: string): string[] {
+  return [...Deno.readDirSync(new URL(folder, ROOT))]
+    .filter(({ name }) => name.endsWith(".md"))
+    .map(({ name }) => folder + name)
+    .sort();
+}
+
+function read(path: string): string {
+  // Git may check text out with the line ends of the system.
+  return Deno.readTextFileSync(new URL(path, ROOT)).replaceAll("\r\n", "\n");
+}
+
+function exists(path: string): boolean {
+  try {
+    Deno.statSync(new URL(path, ROOT));
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+/** Runs Deno in the repository, and returns what it printed. */
+async function deno(
+  args: string[],
+): Promise<{ success: boolean; stdout: string; stderr: string }> {
+  const { success, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
+    args,
+    cwd: fileURLToPath(ROOT),
+    env: { NO_COLOR: "1" },
+  }).output();
+  const decode = (bytes: Uint8Array) => new TextDecoder().decode(bytes);
+  return { success, stdout: decode(stdout), stderr: decode(stderr) };
+}
+
+/** A fenced block of code. */
+interface Block {
+  /** What stands after the opening fence, such as `ts ignore`. */
+  readonly info: string;
+  readonly code: string;
+  /** The line of the page on which the code begins, from 1. */
+  readonly line: number;
+}
+
+function blocksOf(markdown: string): Block[] {
+  return [...markdown.matchAll(/^```(.+)\n([^]*?)^```$/gm)].map((match) => ({
+    info: match[1]!,
+    code: match[2]!,
+    line: markdown.slice(0, match.index).split("\n").length + 1,
+  }));
+}
+
+function withoutBlocks(markdown: string): string {
+  return markdown.replace(/^```.+\n[^]*?^```$/gm, "");
+}
+
+/** The anchor that GitHub gives to each heading. */
+function anchorsOf(markdown: string): Set<string> {
+  const anchors = new Set<string>();
+  for (
+    const [, heading] of withoutBlocks(markdown).matchAll(/^#{1,6} +(.+)$/gm)
+  ) {
+    const anchor = heading!.toLowerCase()
+      .replace(/\[([^\]]*)\]\([^)]*\)/g, "$1")
+      .replace(/[^\p{L}\p{N} _-]/gu, "")
+      .replaceAll(" ", "-");
+    let name = anchor;
+    for (let n = 1; anchors.has(name); n++) name = `${anchor}-${n}`;
+    anchors.add(name);
+  }
+  return anchors;
+}
+
+Deno.test(`README.md has at most ${MAX_WORDS} words`, () => {
+  const words = PAGES.get("README.md")!.split(/\s+/).filter(Boolean);
+  assert(words.length <= MAX_WORDS, `It has ${words.length}`);
+});
+
+for (const [path, markdown] of PAGES) {
+  Deno.test(`${path} has no broken link`, () => {
+    const links = [
+      ...withoutBlocks(markdown).matchAll(/\]\(([^)\s]+)\)/g),
+    ].map((match) => match[1]!).filter((link) => !/^[a-z]+:/.test(link));
+    const broken = links.filter((link) => {
+      const [file, anchor] = link.split("#");
+      const target = file === ""
+        ? path
+        : new URL(file!, `file:///${path}`).pathname.slice(1);
+      if (!exists(target)) return true;
+      if (anchor === undefined) return false;
+      return !anchorsOf(PAGES.get(target) ?? read(target)).has(anchor);
+    });
+    assertEquals(broken, []);
+  });
+
+  Deno.test(`${path} names files and tasks that exist`, () => {
+    const commands = blocksOf(markdown)
+      .filter(({ info }) => info === "sh")
+      .flatMap(({ code }) => code.split(/\s+/));
+    const inline = [...withoutBlocks(markdown).matchAll(/`([^`\n]+)`/g)]
+      .map((match) => match[1]!);
+    // Others, such as `app.log`, are the reader's own.
+    const ours =
+      /^(\.ci|\.github|bench|cli|docs|examples|http|internal|senders|testing|tests|tools)\/|^[a-z_]+\.ts$|^[A-Z]+\.md$/;
+    const files = [...commands, ...inline].filter((word) => ours.test(word));
+    assertEquals(files.filter((file) => !exists(file)), []);
+
+    const tasks = [...markdown.matchAll(/\b(?:deno|deno@2) task ([\w:]+)/g)]
+      .map((match) => match[1]!);
+    assertEquals(tasks.filter((task) => !(task in config.tasks)), []);
+  });
+}
+
+Deno.test("README.md quotes what was measured and counted", () => {
+  const { ratios } = JSON.parse(read("bench/results/bench.json"));
+  const readme = PAGES.get("README.md")!.replace(/\s+/g, " ");
+  const { records_vs_fetch, write64_vs_set, memory_growth_mib } = ratios;
+  const facts = [
+    `against ${Object.keys(BEHAVIOURS).length} server behaviours`,
+    `at ${(records_vs_fetch.ours / 1e6).toFixed(1)} million per second`,
+    `${Math.round(records_vs_fetch.ratio).toLocaleString("en")} times as many`,
+    `takes ${write64_vs_set.ours.toFixed()} ns`,
+    `takes ${write64_vs_set.peer.toFixed()}.`,
+    `by ${memory_growth_mib.ours.toFixed()} MiB`,
+  ];
+  assertEquals(facts.filter((fact) => !readme.includes(fact)), []);
+});
+
+Deno.test("docs/options.md has every option of the public interfaces, and no other", async () => {
+  const entries = Object.values(config.exports);
+  const { stdout } = await deno(["doc", "--json", ...entries]);
+  const { nodes } = JSON.parse(stdout) as {
+    nodes: Record<string, {
+      symbols: {
+        name: string;
+        declarations: { def?: { properties?: { name: string }[] } }[];
+      }[];
+    }>;
+  };
+  const options = new Set<string>();
+  for (const { symbols } of Object.values(nodes)) {
+    for (const { name, declarations } of symbols) {
+      // Those of an error are what it is made from.
+      if (!/(?<!Error)Options$/.test(name)) continue;
+      const prefix = name === "RetryOptions" ? "retry." : "";
+      for (const { def } of declarations) {
+        for (const { name } of def?.properties ?? []) {
+          options.add(prefix + name);
+        }
+      }
+    }
+  }
+  options.delete("retry"); // its own options stand in its place
+  const rows = PAGES.get("docs/options.md")!.matchAll(/^\| `([\w.]+)` +\|/gm);
+  const documented = new Set([...rows].map((match) => match[1]!));
+  assertEquals([...documented].sort(), [...options].sort());
+});
+
+/** What examples leave to the reader; it makes a module of each, too. */
+const READERS = "declare const events: AsyncIterable<unknown>;\nexport {};\n";
+
+Deno.test("examples that cannot run here compile", async () => {
+  await using folder = await temporary();
+  const origins: string[] = [];
+  const files: string[] = [];
+  for (const [path, markdown] of PAGES) {
+    for (const { info, code, line } of blocksOf(markdown)) {
+      // What comes from a registry would need a network.
+      if (info !== "ts ignore" || code.includes("jsr:@std/")) continue;
+      const name = `${files.length}.ts`;
+      files.push(folder.file(name, code + READERS));
+      origins.push(`${name} is in ${path}, line ${line}`);
+    }
+  }
+  assert(files.length > 10, `There are only ${files.length}`);
+  const configFile = fileURLToPath(new URL("deno.json", ROOT));
+  const { success, stderr } = await deno([
+    "check",
+    `--config=${configFile}`,
+    ...files,
+  ]);
+  assert(success, `${stderr}\n${origins.join("\n")}`);
+});
