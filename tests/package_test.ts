@@ -1,43 +1,227 @@
+/**
+ * The rule of who may import whom, room by room (docs/architecture.md has the
+ * same table, with reasons), and what the package is made of.
+ */
 import { assert, assertEquals } from "@std/assert";
+import { fileURLToPath } from "node:url";
 import config from "../deno.json" with { type: "json" };
+import { temporary } from "../testing/temporary.ts";
 
 const ROOT = import.meta.resolve("../");
-const INTERNAL = [
-  "internal/checks.ts",
-  "internal/promises.ts",
-  "internal/queue.ts",
-];
+const PUBLIC = Object.values(config.exports).map((path) => path.slice(2));
+/** What only tests, benchmarks and programs for maintainers import. */
+const ANY_LIBRARY = ["node:", "npm:", "jsr:"];
 
-/** What a module is made of, without what Deno itself brings. */
-async function modulesOf(path: string): Promise<string[]> {
-  const { stdout } = await new Deno.Command(Deno.execPath(), {
-    args: ["info", "--json", new URL(path, ROOT).href],
-    stderr: "null",
-  }).output();
-  const { modules } = JSON.parse(new TextDecoder().decode(stdout));
-  return modules
-    .map(({ specifier }: { specifier: string }) => specifier)
-    .filter((specifier: string) => !specifier.startsWith("node:"))
-    .map((specifier: string) => specifier.replace(ROOT, ""))
-    .sort();
+/**
+ * A room is a file at the top level, or a folder, and lists what it may import
+ * besides itself: rooms, files, or schemes. `type` in front of one restricts it
+ * to `import type`. The tests of every room are a room of their own.
+ */
+const ROOMS: Record<string, string[]> = {
+  "mod.ts": ["buffer.ts", "sender.ts"],
+  "buffer.ts": ["internal/"],
+  "sender.ts": ["buffer.ts", "http/", "internal/"],
+  "internal/": [],
+  "http/": ["type buffer.ts", "internal/"],
+  "senders/": ["type buffer.ts", "http/", "internal/"],
+  "cli/": ["mod.ts", "senders/upload.ts", "senders/tus.ts", "node:"],
+  "testing/": [...PUBLIC, "examples/receiver.ts", ...ANY_LIBRARY],
+  "tools/": [...PUBLIC, "testing/", ...ANY_LIBRARY],
+  "examples/": [...PUBLIC, ...ANY_LIBRARY],
+  "bench/": [...PUBLIC, ...ANY_LIBRARY],
+  "tests": [
+    ...["buffer.ts", "sender.ts", "mod.ts", "internal/", "http/", "senders/"],
+    ...["cli/", "testing/", "tools/", "bench/", "examples/", "tests/"],
+    ...ANY_LIBRARY,
+  ],
+};
+/** Data that anyone may read. */
+const DATA = ["deno.json"];
+
+/** An import, by paths from the root, or by the specifier of a library. */
+interface Arrow {
+  readonly from: string;
+  readonly to: string;
+  readonly isType: boolean;
 }
 
-Deno.test("the library and the command import nothing from a registry", async () => {
-  assertEquals(await modulesOf("buffer.ts"), ["buffer.ts", ...INTERNAL]);
-  const http = ["buffer.ts", "http/requests.ts", ...INTERNAL];
-  for (const sender of ["sender.ts", "senders/tus.ts", "senders/upload.ts"]) {
-    assertEquals(await modulesOf(sender), [...http, sender].sort());
+function roomOf(file: string): string {
+  if (file.endsWith("_test.ts") || file.startsWith("tests/")) return "tests";
+  return file.includes("/") ? file.slice(0, file.indexOf("/") + 1) : file;
+}
+
+/** The arrows that their room does not allow. */
+function wrongArrows(arrows: Arrow[]): string[] {
+  return arrows.filter(({ from, to, isType }) => {
+    const room = roomOf(from);
+    const allowed = ROOMS[room];
+    if (allowed === undefined) return true;
+    return !DATA.includes(to) && !to.startsWith(room) &&
+      !allowed.some((name) => {
+        const [, type, target] = name.match(/^(type )?(.*)$/)!;
+        return (isType || !type) && to.startsWith(target!);
+      });
+  }).map(({ from, to, isType }) =>
+    `${from} imports ${isType ? "types of " : ""}${to}`
+  );
+}
+
+/** A chain of imports that leads back to its beginning, or nothing. */
+function findCycle(arrows: Arrow[]): string[] | undefined {
+  const done = new Set<string>();
+  const visit = (file: string, path: string[]): string[] | undefined => {
+    if (path.includes(file)) return [...path.slice(path.indexOf(file)), file];
+    if (done.has(file)) return;
+    for (const { from, to } of arrows) {
+      if (from !== file) continue;
+      const cycle = visit(to, [...path, file]);
+      if (cycle) return cycle;
+    }
+    done.add(file);
+  };
+  for (const { from } of arrows) {
+    const cycle = visit(from, []);
+    if (cycle) return cycle;
   }
-  const library = [...http, "mod.ts", "sender.ts"].sort();
-  assertEquals(await modulesOf("mod.ts"), library);
-  const command = [
-    "cli/main.ts",
-    "deno.json",
-    "senders/tus.ts",
-    "senders/upload.ts",
-    ...library,
+}
+
+/** Every module of the repository, by its path from the root. */
+function listModules(folder = ""): string[] {
+  return [...Deno.readDirSync(new URL(`./${folder}`, ROOT))]
+    .flatMap(({ name, isDirectory }) => {
+      if (name.startsWith(".") || name === "node_modules") return [];
+      if (isDirectory) return listModules(`${folder}${name}/`);
+      return name.endsWith(".ts") ? [`${folder}${name}`] : [];
+    });
+}
+
+/** Every import in these modules and in what they import, as Deno resolves it. */
+async function listArrows(modules: string[]): Promise<Arrow[]> {
+  await using folder = await temporary();
+  const entry = folder.file(
+    "all.ts",
+    modules.map((path) => `import ${JSON.stringify(ROOT + path)};`).join("\n"),
+  );
+  const { stdout, success } = await new Deno.Command(Deno.execPath(), {
+    args: [
+      ...["info", "--json", "--no-remote", "--no-npm"],
+      ...["--config", fileURLToPath(new URL("deno.json", ROOT)), entry],
+    ],
+    stderr: "inherit",
+  }).output();
+  assert(success, "deno info failed");
+  interface Info {
+    modules: {
+      specifier: string;
+      dependencies?: {
+        specifier: string;
+        code?: { specifier?: string };
+        type?: { specifier?: string };
+      }[];
+    }[];
+  }
+  const info: Info = JSON.parse(new TextDecoder().decode(stdout));
+  return info.modules
+    .filter(({ specifier }) => specifier.startsWith(ROOT))
+    .flatMap(({ specifier, dependencies = [] }) =>
+      dependencies.map(({ specifier: to, code, type }) => ({
+        from: specifier.replace(ROOT, ""),
+        to: (code?.specifier ?? type?.specifier ?? to).replace(ROOT, ""),
+        isType: code === undefined,
+      }))
+    );
+}
+
+Deno.test("no module imports what its room must not import", async () => {
+  const modules = listModules();
+  const arrows = await listArrows(modules);
+  assert(arrows.length > modules.length, `only ${arrows.length} imports found`);
+  assertEquals(modules.filter((path) => !(roomOf(path) in ROOMS)), []);
+  assertEquals(wrongArrows(arrows), []);
+  assertEquals(findCycle(arrows), undefined);
+});
+
+for (
+  const [from, to, isType, wrong] of [
+    ["buffer.ts", "internal/checks.ts", false, false],
+    ["buffer.ts", "http/retry.ts", false, true],
+    ["buffer.ts", "http/retry.ts", true, true],
+    ["buffer.ts", "node:buffer", false, true],
+    ["http/retry.ts", "http/errors.ts", false, false],
+    ["http/retry.ts", "buffer.ts", true, false],
+    ["http/retry.ts", "buffer.ts", false, true],
+    ["http/retry.ts", "sender.ts", true, true],
+    ["internal/checks.ts", "buffer.ts", true, true],
+    ["senders/tus.ts", "sender.ts", false, true],
+    ["senders/tus.ts", "testing/child.ts", false, true],
+    ["cli/main.ts", "mod.ts", false, false],
+    ["cli/main.ts", "deno.json", false, false],
+    ["cli/main.ts", "internal/checks.ts", false, true],
+    ["cli/main.ts", "npm:undici@7.0.0", false, true],
+    ["examples/demo.ts", "testing/child.ts", false, true],
+    ["testing/child.ts", "http/retry.ts", false, true],
+    ["http/retry_test.ts", "http/retry.ts", false, false],
+    ["attic/old.ts", "mod.ts", false, true],
+  ] as const
+) {
+  const verb = wrong ? "must not" : "may";
+  const kind = isType ? "types of " : "";
+  Deno.test(`${from} ${verb} import ${kind}${to}`, () => {
+    assertEquals(wrongArrows([{ from, to, isType }]).length, wrong ? 1 : 0);
+  });
+}
+
+Deno.test("a cycle of imports is found, even one of types", () => {
+  const arrow = (from: string, to: string, isType = false): Arrow => ({
+    ...{ from, to, isType },
+  });
+  const line = [arrow("a", "b"), arrow("b", "c"), arrow("a", "c")];
+  assertEquals(findCycle(line), undefined);
+  assertEquals(findCycle([...line, arrow("c", "b", true)]), ["b", "c", "b"]);
+});
+
+Deno.test("the library imports nothing but itself, and the command only node: besides", async () => {
+  for (const path of PUBLIC) {
+    const outside = (await listArrows([path]))
+      .map(({ to }) => to)
+      .filter((to) => to.includes(":") && !to.startsWith(ROOT));
+    const allowed = path.startsWith("cli/") ? /^node:/ : /^$/;
+    assertEquals(outside.filter((to) => !allowed.test(to)), [], path);
+  }
+});
+
+Deno.test("the package has every module that its entry points import, and no test", async () => {
+  const { stderr, success } = await new Deno.Command(Deno.execPath(), {
+    args: ["publish", "--dry-run", "--allow-dirty", "--no-check"],
+    cwd: fileURLToPath(ROOT),
+    env: { NO_COLOR: "1" },
+    stdout: "null",
+  }).output();
+  assert(success, "deno publish --dry-run failed");
+  const published = new TextDecoder().decode(stderr).split("\n")
+    .flatMap((line) => line.match(/^\s+(file:\S+) \(/)?.[1] ?? [])
+    .map((url) => url.replace(ROOT, ""));
+  const needed = new Set(
+    (await listArrows(PUBLIC)).flatMap(({ from, to }) => [from, to])
+      .filter((path) => !path.includes(":")),
+  );
+  const modules = published.filter((path) => path.endsWith(".ts"));
+  assertEquals(
+    modules.sort(),
+    [...needed].filter((path) => path.endsWith(".ts")).sort(),
+  );
+});
+
+Deno.test("only what has no room of its own stands at the top level", () => {
+  const allowed = [
+    ...["mod.ts", "buffer.ts", "sender.ts", "buffer_test.ts", "sender_test.ts"],
+    ...["deno.json", "deno.lock", "README.md", "CHANGELOG.md", "LICENSE"],
+    "CONTRIBUTING.md",
   ];
-  assertEquals(await modulesOf("cli/main.ts"), command.sort());
+  const files = [...Deno.readDirSync(new URL(ROOT))]
+    .filter(({ name, isFile }) => isFile && !name.startsWith("."))
+    .map(({ name }) => name);
+  assertEquals(files.filter((name) => !allowed.includes(name)), []);
 });
 
 Deno.test("every npm package has one exact version", () => {
