@@ -28,15 +28,14 @@ import {
   StreamBuffer,
   type StreamBufferOptions,
 } from "./buffer.ts";
-import {
-  checkMethod,
-  type RequestOptions,
-  Requests,
-  type RetryOptions,
-  type SendAttempt,
-  SendError,
-  type SendErrorOptions,
-} from "./http/requests.ts";
+import { SendError, type SendErrorOptions } from "./http/errors.ts";
+import type {
+  RequestOptions,
+  RetryOptions,
+  SendAttempt,
+} from "./http/options.ts";
+import { Requests } from "./http/requests.ts";
+import { checkMethod } from "./http/urls.ts";
 import { check } from "./internal/checks.ts";
 
 export {

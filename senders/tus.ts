@@ -19,18 +19,19 @@
  * @module
  */
 import type { SendContext, Sender } from "../buffer.ts";
+import { SendError, type SendErrorOptions } from "../http/errors.ts";
+import type {
+  RequestOptions,
+  RetryOptions,
+  SendAttempt,
+} from "../http/options.ts";
 import {
   type Attempt,
-  isTransient,
   type OutgoingRequest,
-  type Reply,
-  type RequestOptions,
   Requests,
-  type RetryOptions,
-  type SendAttempt,
-  SendError,
-  type SendErrorOptions,
 } from "../http/requests.ts";
+import type { Reply } from "../http/responses.ts";
+import { isTransient } from "../http/retry.ts";
 import { check, checkInteger, show } from "../internal/checks.ts";
 import { until } from "../internal/promises.ts";
 

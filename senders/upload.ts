@@ -22,14 +22,10 @@
  * @module
  */
 import type { SendContext, Sender } from "../buffer.ts";
-import {
-  checkMethod,
-  type RequestOptions,
-  Requests,
-  type SendAttempt,
-  SendError,
-  type SendErrorOptions,
-} from "../http/requests.ts";
+import { SendError, type SendErrorOptions } from "../http/errors.ts";
+import type { RequestOptions, SendAttempt } from "../http/options.ts";
+import { Requests } from "../http/requests.ts";
+import { checkMethod } from "../http/urls.ts";
 import { checkInteger, messageOf } from "../internal/checks.ts";
 import { handled, until, within } from "../internal/promises.ts";
 

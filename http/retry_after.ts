@@ -1,0 +1,15 @@
+/** How long a server asks to wait. */
+
+/** `Retry-After` in ms from now (RFC 9110, section 10.2.3). */
+export function retryAfter(headers: Headers): number | undefined {
+  const value = headers.get("Retry-After");
+  if (value === null) return undefined;
+  // Sent twice, it arrives as a list.
+  if (/^\d+(, *\d+)*$/.test(value)) {
+    return 1_000 * Math.max(...value.split(",").map(Number));
+  }
+  // `Date.parse` takes "-5" for a date too; and asctime's has no time zone.
+  if (!/^[A-Z][a-z]+,? .*\d\d:\d\d:\d\d/.test(value)) return undefined;
+  const date = Date.parse(value.replace(/( GMT)?$/, " GMT"));
+  return Number.isNaN(date) ? undefined : Math.max(0, date - Date.now());
+}
