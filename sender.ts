@@ -35,6 +35,7 @@ import type {
   SendAttempt,
 } from "./http/options.ts";
 import { Requests } from "./http/requests.ts";
+import { RetryLoop } from "./http/retry.ts";
 import { checkMethod } from "./http/urls.ts";
 import { check } from "./internal/checks.ts";
 
@@ -109,6 +110,7 @@ export interface FetchSenderOptions extends RequestOptions {
  */
 export class FetchSender implements Sender, AsyncDisposable {
   readonly #requests: Requests;
+  readonly #retries: RetryLoop;
   readonly #method: string;
   readonly #compression: CompressionFormat | undefined;
   readonly #idempotencyKey: string | false;
@@ -127,6 +129,7 @@ export class FetchSender implements Sender, AsyncDisposable {
    */
   constructor(url: string | URL, options: FetchSenderOptions = {}) {
     this.#requests = new Requests(ACTION, url, options);
+    this.#retries = new RetryLoop(ACTION, options);
     const {
       method = "POST",
       compression,
@@ -186,7 +189,7 @@ export class FetchSender implements Sender, AsyncDisposable {
    *   that succeeded.
    */
   get lastFailure(): SendError | undefined {
-    return this.#requests.lastFailure;
+    return this.#retries.lastFailure;
   }
 
   /** Refuses further sends. There is nothing to free: sockets are `fetch`'s. */
@@ -241,7 +244,7 @@ export class FetchSender implements Sender, AsyncDisposable {
       headers["Idempotency-Key"] =
         `"${this.#idempotencyKey}-${context.sequence}"`;
     }
-    await this.#requests.retry(context, async (attempt) => {
+    await this.#retries.run(context, async (attempt) => {
       const request = { method: this.#method, headers, body };
       const reply = await this.#requests.send(request, attempt);
       return reply instanceof SendError || reply.ok ? reply : reply.refuse();

@@ -1,10 +1,6 @@
-/**
- * What the senders over HTTP share, and no entry point of its own: requests that
- * end in time, attempts until one succeeds, and errors that show no secret.
- */
-import type { SendContext } from "../buffer.ts";
+/** One request: its headers, its time, and what becomes of it. */
 import { check, checkDuration, messageOf } from "../internal/checks.ts";
-import { sleep, until, within } from "../internal/promises.ts";
+import { until, within } from "../internal/promises.ts";
 import { adviceOn, isClosedClient } from "./advice.ts";
 import { SendError, type SendErrorOptions } from "./errors.ts";
 import { toHeaders } from "./headers.ts";
@@ -12,7 +8,6 @@ import type { HeaderFunction, RequestOptions, SendAttempt } from "./options.ts";
 import { askToConnect, mayConnect } from "./permissions.ts";
 import { hide, PUBLIC_HEADERS, scrub } from "./redaction.ts";
 import { type Reply, settle } from "./responses.ts";
-import { isTransient } from "./retry.ts";
 import { retryAfter } from "./retry_after.ts";
 import { checkUrl } from "./urls.ts";
 
@@ -43,101 +38,33 @@ export interface Attempt extends SendAttempt {
   readonly secrets: Set<string>;
 }
 
-/**
- * What the senders over HTTP share: requests that end in time, attempts until
- * one succeeds, and errors that show no secret.
- */
+/** Requests that end in time, and errors that show no secret. */
 export class Requests {
   /** Where to send to. */
   readonly url: URL;
   readonly #headers: Headers | HeaderFunction;
   readonly #timeout: number;
-  readonly #initialDelay: number;
-  readonly #maxDelay: number;
-  readonly #maxElapsed: number;
-  readonly #shouldRetry: ((failure: SendError) => boolean) | undefined;
   readonly #fetch: typeof fetch;
   readonly #client: Deno.HttpClient | undefined;
-  readonly #onRetry: RequestOptions["onRetry"];
-  /** Why the newest attempt failed, if it did. */
-  lastFailure: SendError | undefined;
 
   constructor(action: string, url: string | URL, options: RequestOptions) {
     check(action, { options }, "an object", "object");
     const {
       headers = {},
       timeout = 30_000,
-      retry = {},
       fetch = globalThis.fetch,
       client,
-      onRetry,
     } = options;
-    check(action, { retry, client }, "an object", "object");
-    const {
-      initialDelay = 500,
-      maxDelay = 30_000,
-      maxElapsed = 120_000,
-      shouldRetry,
-    } = retry;
+    check(action, { client }, "an object", "object");
     checkDuration(action, { timeout }, 1);
-    checkDuration(action, { initialDelay, maxDelay, maxElapsed }, 0);
-    check(action, { shouldRetry, fetch, onRetry }, "a function", "function");
+    check(action, { fetch }, "a function", "function");
     this.url = checkUrl(action, url);
     this.#headers = typeof headers === "function"
       ? headers
       : toHeaders(headers);
     this.#timeout = timeout;
-    this.#initialDelay = initialDelay;
-    this.#maxDelay = maxDelay;
-    this.#maxElapsed = maxElapsed;
-    this.#shouldRetry = shouldRetry;
     this.#fetch = fetch;
     this.#client = client;
-    this.#onRetry = onRetry;
-  }
-
-  /**
-   * Makes attempts until one does not return a failure, or there is no point in
-   * another. What an attempt throws ends it at once.
-   *
-   * @param passing Statuses that a retry may help against, besides the usual.
-   */
-  async retry(
-    { sequence, offset, signal }: SendContext,
-    attempt: (attempt: Attempt) => Promise<unknown>,
-    passing: readonly number[] = [],
-  ): Promise<void> {
-    const start = Date.now();
-    const deadline = this.#maxElapsed === 0
-      ? Infinity
-      : start + this.#maxElapsed;
-    const secrets = new Set<string>();
-    let failure: SendError | undefined;
-    let refreshed = false;
-    for (let number = 1;; number++) {
-      signal.throwIfAborted();
-      const details = { sequence, offset, attempt: number, failure, signal };
-      const outcome = await attempt({ ...details, deadline, secrets });
-      failure = outcome instanceof SendError ? outcome : undefined;
-      if (!signal.aborted) this.lastFailure = failure;
-      if (failure === undefined) return;
-      signal.throwIfAborted();
-      const refresh: boolean = !refreshed &&
-        typeof this.#headers === "function" &&
-        (failure.status === 401 || failure.status === 403);
-      refreshed ||= refresh;
-      const delay = Math.max(
-        failure.retryAfter ?? 0,
-        refresh ? 0 : this.#backoff(number),
-      );
-      const retry = this.#shouldRetry?.(failure) ??
-        (refresh || isTransient(failure) || passing.includes(failure.status!));
-      if (!retry || Date.now() - start + delay >= this.#maxElapsed) {
-        throw failure;
-      }
-      this.#onRetry?.(failure, delay);
-      await sleep(delay, signal);
-    }
   }
 
   /** One request, which ends when `timeout` has passed at the latest. */
@@ -243,12 +170,5 @@ export class Requests {
     return toHeaders(
       typeof given === "function" ? await given(details) : given,
     );
-  }
-
-  /** A delay in ms, random below a bound that doubles at each attempt. */
-  #backoff(attempt: number): number {
-    const doublings = Math.min(attempt - 1, 31); // 2 ** 1024 is infinite
-    const bound = this.#initialDelay * 2 ** doublings;
-    return Math.random() * Math.min(bound, this.#maxDelay);
   }
 }

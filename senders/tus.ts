@@ -31,7 +31,7 @@ import {
   Requests,
 } from "../http/requests.ts";
 import type { Reply } from "../http/responses.ts";
-import { isTransient } from "../http/retry.ts";
+import { isTransient, RetryLoop } from "../http/retry.ts";
 import { check, checkInteger, show } from "../internal/checks.ts";
 import { until } from "../internal/promises.ts";
 
@@ -129,6 +129,7 @@ export interface TusSenderOptions extends RequestOptions {
  */
 export class TusSender implements Sender {
   readonly #requests: Requests;
+  readonly #retries: RetryLoop;
   readonly #metadata: string;
   readonly #checksum: boolean;
   readonly #terminate: boolean;
@@ -176,6 +177,7 @@ export class TusSender implements Sender {
    */
   constructor(url: string | URL, options: TusSenderOptions = {}) {
     this.#requests = new Requests(ACTION, url, options);
+    this.#retries = new RetryLoop(ACTION, options);
     const { metadata = {}, length, checksum = true, terminate = false } =
       options;
     checkInteger(ACTION, { length }, 0, Number.MAX_SAFE_INTEGER);
@@ -250,7 +252,7 @@ export class TusSender implements Sender {
    *   that succeeded.
    */
   get lastFailure(): SendError | undefined {
-    return this.#requests.lastFailure;
+    return this.#retries.lastFailure;
   }
 
   /**
@@ -382,7 +384,7 @@ export class TusSender implements Sender {
     work: (attempt: Attempt) => Promise<SendError | undefined>,
     context: SendContext = { ...FIRST, signal: this.#controller.signal },
   ): Promise<void> {
-    return this.#requests.retry(context, work, PASSING);
+    return this.#retries.run(context, work, PASSING);
   }
 
   #request(
@@ -395,7 +397,7 @@ export class TusSender implements Sender {
 
   async #create(): Promise<string> {
     const context = { ...FIRST, signal: this.#controller.signal };
-    await this.#requests.retry(context, async (attempt) => {
+    await this.#retries.run(context, async (attempt) => {
       const failure = await this.#discover(attempt);
       if (failure !== undefined) return failure;
       const length = this.#length;
