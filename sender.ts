@@ -246,8 +246,10 @@ export class FetchSender implements Sender, AsyncDisposable {
     }
     await this.#retries.run(context, async (attempt) => {
       const request = { method: this.#method, headers, body };
-      const reply = await this.#requests.send(request, attempt);
-      return reply instanceof SendError || reply.ok ? reply : reply.refuse();
+      const response = await this.#requests.send(request, attempt);
+      return response instanceof SendError || response.ok
+        ? response
+        : response.toError();
     });
   }
 

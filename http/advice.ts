@@ -5,7 +5,7 @@ export function isClosedClient(error: unknown): boolean {
   return error instanceof Error && error.name === "BadResource";
 }
 
-export function adviceOn(status: number): string {
+export function adviceForStatus(status: number): string {
   if (status === 413) return "; make `capacity` smaller";
   if (status === 401 || status === 403) {
     return "; check the credentials in `headers`";

@@ -17,7 +17,7 @@ export const PUBLIC_HEADERS = new Set([
  * `text` on one line, and with `***` in place of whatever it has in common with
  * a secret, in whatever case.
  */
-export function hide(text: string, secrets: Set<string>): string {
+export function redact(text: string, secrets: Set<string>): string {
   const pieces = new Set<string>();
   for (const secret of secrets) {
     const line = lowerCase(onOneLine(secret));
@@ -56,11 +56,11 @@ function onOneLine(text: string): string {
  * those of its causes and where it comes from, without URL queries, which
  * `fetch` repeats, and without the secrets.
  */
-export function scrub(error: unknown, secrets: Set<string>): Error {
+export function redactError(error: unknown, secrets: Set<string>): Error {
   if (isPermissionError(error)) return error;
   // The secrets first: a query that is cut at its ")" is none of them any more.
   const clean = (text: string) =>
-    hide(text, secrets).replace(/\b(\w+:\/\/[^\s?#]*)[?#][^\s)]*/g, "$1");
+    redact(text, secrets).replace(/\b(\w+:\/\/[^\s?#]*)[?#][^\s)]*/g, "$1");
   const messages = [messageOf(error)];
   for (
     let link = error;

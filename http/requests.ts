@@ -1,14 +1,14 @@
 /** One request: its headers, its time, and what becomes of it. */
 import { check, checkDuration, messageOf } from "../internal/checks.ts";
 import { until, within } from "../internal/promises.ts";
-import { adviceOn, isClosedClient } from "./advice.ts";
+import { adviceForStatus, isClosedClient } from "./advice.ts";
 import { SendError, type SendErrorOptions } from "./errors.ts";
 import { toHeaders } from "./headers.ts";
 import type { HeaderFunction, RequestOptions, SendAttempt } from "./options.ts";
 import { askToConnect, mayConnect } from "./permissions.ts";
-import { hide, PUBLIC_HEADERS, scrub } from "./redaction.ts";
-import { type Reply, settle } from "./responses.ts";
-import { retryAfter } from "./retry_after.ts";
+import { PUBLIC_HEADERS, redact, redactError } from "./redaction.ts";
+import { readText, type ServerResponse } from "./responses.ts";
+import { parseRetryAfter } from "./retry_after.ts";
 import { checkUrl } from "./urls.ts";
 
 /** How much of a reply is shown in an error, in characters. */
@@ -25,7 +25,7 @@ export interface OutgoingRequest {
   readonly headers?: Record<string, string>;
   readonly body?: BufferSource | Blob | ReadableStream<Uint8Array>;
   /** Called as soon as the server has answered, before its reply is read. */
-  readonly onAnswer?: () => void;
+  readonly onResponse?: () => void;
 }
 
 /**
@@ -68,7 +68,10 @@ export class Requests {
   }
 
   /** One request, which ends when `timeout` has passed at the latest. */
-  send(request: OutgoingRequest, attempt: Attempt): Promise<Reply | SendError> {
+  send(
+    request: OutgoingRequest,
+    attempt: Attempt,
+  ): Promise<ServerResponse | SendError> {
     const left = Math.max(attempt.deadline - Date.now(), 1);
     const timeout = Math.min(this.#timeout, left);
     return within(
@@ -80,9 +83,9 @@ export class Requests {
 
   /** One request; a failure if there is no answer. It throws without headers. */
   async exchange(
-    { url = this.url, method, headers: own, body, onAnswer }: OutgoingRequest,
+    { url = this.url, method, headers: own, body, onResponse }: OutgoingRequest,
     { deadline: _, secrets, ...details }: Attempt,
-  ): Promise<Reply | SendError> {
+  ): Promise<ServerResponse | SendError> {
     const { attempt: attempts, signal } = details;
     const isStream = body !== undefined && !("byteLength" in body);
     const size = body === undefined || isStream
@@ -106,7 +109,9 @@ export class Requests {
       try {
         headers = await until(signal, this.#headersFor(details));
       } catch (error) {
-        const cause = signal.aborted ? signal.reason : scrub(error, secrets);
+        const cause = signal.aborted
+          ? signal.reason
+          : redactError(error, secrets);
         throw fail(`there are no headers to send: ${messageOf(cause)}`, {
           cause,
         });
@@ -141,10 +146,12 @@ export class Requests {
     try {
       if (isStream) await askToConnect(url);
       response = await until(signal, fetch(request, client && { client }));
-      onAnswer?.();
-      text = await settle(response);
+      onResponse?.();
+      text = await readText(response);
     } catch (error) {
-      const cause = signal.aborted ? signal.reason : scrub(error, secrets);
+      const cause = signal.aborted
+        ? signal.reason
+        : redactError(error, secrets);
       const advice = isClosedClient(cause) ? "; is the `client` closed?" : "";
       return fail(messageOf(cause) + advice, { cause });
     }
@@ -153,13 +160,13 @@ export class Requests {
       ok,
       status,
       headers: response.headers,
-      refuse: (advice = adviceOn(status)) => {
-        const excerpt = hide(text, secrets).slice(0, MAX_EXCERPT);
+      toError: (advice = adviceForStatus(status)) => {
+        const excerpt = redact(text, secrets).slice(0, MAX_EXCERPT);
         return fail(
           `the server answered ${status}${advice}${
             excerpt && `: ${JSON.stringify(excerpt)}`
           }`,
-          { status, excerpt, retryAfter: retryAfter(response.headers) },
+          { status, excerpt, retryAfter: parseRetryAfter(response.headers) },
         );
       },
     };

@@ -42,12 +42,12 @@ export class RetryLoop {
    * Makes attempts until one does not return a failure, or there is no point in
    * another. What an attempt throws ends it at once.
    *
-   * @param passing Statuses that a retry may help against, besides the usual.
+   * @param alsoRetryable Statuses that a retry may help against, besides the usual.
    */
   async run(
     { sequence, offset, signal }: SendContext,
     attempt: (attempt: Attempt) => Promise<unknown>,
-    passing: readonly number[] = [],
+    alsoRetryable: readonly number[] = [],
   ): Promise<void> {
     const start = Date.now();
     const deadline = this.#maxElapsed === 0
@@ -73,7 +73,8 @@ export class RetryLoop {
         refresh ? 0 : this.#backoff(number),
       );
       const retry = this.#shouldRetry?.(failure) ??
-        (refresh || isTransient(failure) || passing.includes(failure.status!));
+        (refresh || isRetryable(failure) ||
+          alsoRetryable.includes(failure.status!));
       if (!retry || Date.now() - start + delay >= this.#maxElapsed) {
         throw failure;
       }
@@ -91,7 +92,7 @@ export class RetryLoop {
 }
 
 /** Whether the same request may succeed later. */
-export function isTransient({ status, cause }: SendError): boolean {
+export function isRetryable({ status, cause }: SendError): boolean {
   if (status === undefined) {
     return !isPermissionError(cause) && !isClosedClient(cause);
   }

@@ -1,7 +1,7 @@
 /** How long a server asks to wait. */
 
 /** `Retry-After` in ms from now (RFC 9110, section 10.2.3). */
-export function retryAfter(headers: Headers): number | undefined {
+export function parseRetryAfter(headers: Headers): number | undefined {
   const value = headers.get("Retry-After");
   if (value === null) return undefined;
   // Sent twice, it arrives as a list.

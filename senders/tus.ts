@@ -30,8 +30,8 @@ import {
   type OutgoingRequest,
   Requests,
 } from "../http/requests.ts";
-import type { Reply } from "../http/responses.ts";
-import { isTransient, RetryLoop } from "../http/retry.ts";
+import type { ServerResponse } from "../http/responses.ts";
+import { isRetryable, RetryLoop } from "../http/retry.ts";
 import { check, checkInteger, show } from "../internal/checks.ts";
 import { until } from "../internal/promises.ts";
 
@@ -46,7 +46,7 @@ export {
 const ACTION = "Cannot create TusSender";
 const VERSION = "1.0.0";
 /** Another request has the upload, or is about to let it go; a part was damaged. */
-const PASSING = [409, 423, 460];
+const RETRYABLE_STATUSES = [409, 423, 460];
 /** Checksums that the platform can make, the best first. */
 const ALGORITHMS = [
   { name: "sha256", digest: "SHA-256" },
@@ -155,13 +155,13 @@ export class TusSender implements Sender {
   /** Where the flush begins that is to be sent. */
   #next = 0;
   /** Where it ends, while it is being sent, or when it could not be. */
-  #pending: number | undefined;
+  #pendingEnd: number | undefined;
   /** Up to here the server has acknowledged. */
   #offset = 0;
   /** Up to here bytes were sent. */
   #sent = 0;
   /** The server may be beyond #offset, and has to be asked. */
-  #unsure = false;
+  #offsetUnknown = false;
 
   /**
    * Constructs a new instance. The upload is created when there is something to
@@ -208,7 +208,7 @@ export class TusSender implements Sender {
     const sender = new TusSender(url, options);
     sender.#url = sender.#requests.url;
     sender.#creation = Promise.resolve(sender.#url.href);
-    sender.#unsure = true;
+    sender.#offsetUnknown = true;
     sender.#sent = Infinity;
     await sender.#try(async (attempt) =>
       await sender.#discover(attempt) ?? await sender.#locate(attempt)
@@ -297,7 +297,7 @@ export class TusSender implements Sender {
       );
     }
     this.#checkSize(end);
-    this.#pending = end;
+    this.#pendingEnd = end;
     await until(context.signal, this.create());
     await this.#try(async (attempt) => {
       let failure = await this.#locate(attempt);
@@ -309,7 +309,7 @@ export class TusSender implements Sender {
       return failure;
     }, context);
     this.#next = end;
-    this.#pending = undefined;
+    this.#pendingEnd = undefined;
   }
 
   /**
@@ -323,7 +323,7 @@ export class TusSender implements Sender {
    * @throws The reason of `abort`.
    */
   async close(): Promise<void> {
-    if (this.#pending !== undefined) {
+    if (this.#pendingEnd !== undefined) {
       throw new TypeError(
         "Cannot complete the upload: its last flush has not been delivered",
       );
@@ -361,9 +361,9 @@ export class TusSender implements Sender {
     const url = this.#url;
     if (!this.#terminate || url === undefined) return;
     await this.#try(async (attempt) => {
-      const reply = await this.#request({ method: "DELETE", url }, attempt);
-      if (reply instanceof SendError) return reply;
-      return reply.ok || isGone(reply) ? undefined : reply.refuse();
+      const response = await this.#request({ method: "DELETE", url }, attempt);
+      if (response instanceof SendError) return response;
+      return response.ok || isGone(response) ? undefined : response.toError();
     }, { ...FIRST, signal: new AbortController().signal });
   }
 
@@ -384,13 +384,13 @@ export class TusSender implements Sender {
     work: (attempt: Attempt) => Promise<SendError | undefined>,
     context: SendContext = { ...FIRST, signal: this.#controller.signal },
   ): Promise<void> {
-    return this.#retries.run(context, work, PASSING);
+    return this.#retries.run(context, work, RETRYABLE_STATUSES);
   }
 
   #request(
     { headers, ...request }: OutgoingRequest,
     attempt: Attempt,
-  ): Promise<Reply | SendError> {
+  ): Promise<ServerResponse | SendError> {
     const versioned = { "Tus-Resumable": VERSION, ...headers };
     return this.#requests.send({ ...request, headers: versioned }, attempt);
   }
@@ -405,10 +405,13 @@ export class TusSender implements Sender {
         ? { "Upload-Defer-Length": "1" }
         : { "Upload-Length": `${length}` };
       if (this.#metadata !== "") headers["Upload-Metadata"] = this.#metadata;
-      const reply = await this.#request({ method: "POST", headers }, attempt);
-      if (reply instanceof SendError) return reply;
-      if (!reply.ok) return reply.refuse(adviceOnCreation(reply));
-      this.#url = this.#follow(reply);
+      const response = await this.#request(
+        { method: "POST", headers },
+        attempt,
+      );
+      if (response instanceof SendError) return response;
+      if (!response.ok) return response.toError(adviceOnCreation(response));
+      this.#url = this.#locationFrom(response);
       this.#declared = length !== undefined;
     });
     return this.#url!.href;
@@ -417,33 +420,37 @@ export class TusSender implements Sender {
   /** Asks what the server can do. One that does not say may still be able to. */
   async #discover(attempt: Attempt): Promise<SendError | undefined> {
     if (this.#discovered) return;
-    const reply = await this.#requests.send({ method: "OPTIONS" }, attempt);
-    if (reply instanceof SendError) return reply;
-    const failure = reply.refuse();
-    if (!reply.ok && isTransient(failure)) return failure;
+    const response = await this.#requests.send({ method: "OPTIONS" }, attempt);
+    if (response instanceof SendError) return response;
+    const failure = response.toError();
+    if (!response.ok && isRetryable(failure)) return failure;
     const list = (name: string) =>
-      reply.headers.get(name)?.split(",").map((item) => item.trim()) ?? [];
+      response.headers.get(name)?.split(",").map((item) => item.trim()) ?? [];
     const versions = list("Tus-Version");
     const extensions = list("Tus-Extension");
-    if (!reply.ok || versions.length + extensions.length === 0) {
+    if (!response.ok || versions.length + extensions.length === 0) {
       this.#discovered = true;
       return;
     }
     const isKnown = versions.includes(VERSION);
     if (versions.length > 0 && !isKnown) {
-      throw reply.refuse(adviceOnVersion(reply));
+      throw response.toError(adviceOnVersion(response));
     }
-    this.#maxSize = integer(reply, "Tus-Max-Size") ?? Infinity;
-    this.#checkSize(this.#length ?? this.#pending ?? 0);
+    this.#maxSize = integer(response, "Tus-Max-Size") ?? Infinity;
+    this.#checkSize(this.#length ?? this.#pendingEnd ?? 0);
     if (this.#url === undefined) {
       if (!extensions.includes("creation")) {
-        throw reply.refuse("; it creates no uploads (Tus-Extension: creation)");
+        throw response.toError(
+          "; it creates no uploads (Tus-Extension: creation)",
+        );
       }
       if (
         this.#length === undefined &&
         !extensions.includes("creation-defer-length")
       ) {
-        throw reply.refuse("; it has to know the size first, so give `length`");
+        throw response.toError(
+          "; it has to know the size first, so give `length`",
+        );
       }
     }
     if (this.#checksum && isKnown && extensions.includes("checksum")) {
@@ -454,18 +461,18 @@ export class TusSender implements Sender {
   }
 
   /** Where the upload is that was created. */
-  #follow(reply: Reply): URL {
+  #locationFrom(response: ServerResponse): URL {
     const base = this.#requests.url;
-    const location = reply.headers.get("Location");
+    const location = response.headers.get("Location");
     if (location === null || !URL.canParse(location, base)) {
-      throw reply.refuse(
-        ` without a Location for the upload${ofNoTusServer(reply)}`,
+      throw response.toError(
+        ` without a Location for the upload${adviceOnProtocol(response)}`,
       );
     }
     const url = new URL(location, base);
     const secure = url.protocol === "https:" || url.protocol === base.protocol;
     if (!secure || url.username !== "" || url.password !== "") {
-      throw reply.refuse(
+      throw response.toError(
         ` with an upload at ${url.protocol}//${url.host}, and it must be at https, without credentials`,
       );
     }
@@ -474,23 +481,23 @@ export class TusSender implements Sender {
 
   /** Asks the server how far it is, unless that is known. */
   async #locate(attempt: Attempt): Promise<SendError | undefined> {
-    if (!this.#unsure) return;
+    if (!this.#offsetUnknown) return;
     const url = this.#url!;
-    const reply = await this.#request({ method: "HEAD", url }, attempt);
-    if (reply instanceof SendError) return reply;
-    if (!reply.ok) return reply.refuse(adviceOnUpload(reply));
-    const length = integer(reply, "Upload-Length");
+    const response = await this.#request({ method: "HEAD", url }, attempt);
+    if (response instanceof SendError) return response;
+    if (!response.ok) return response.toError(adviceOnUpload(response));
+    const length = integer(response, "Upload-Length");
     if (length !== undefined) {
-      const offset = integer(reply, "Upload-Offset") ?? 0;
+      const offset = integer(response, "Upload-Offset") ?? 0;
       if (length < offset || length !== (this.#length ?? length)) {
-        throw reply.refuse(
+        throw response.toError(
           ` with Upload-Length ${length}, but the length is ${
             this.#length ?? `at least ${offset}`
           }`,
         );
       }
     }
-    this.#advance(reply);
+    this.#advance(response);
     this.#length ??= length;
     this.#declared ||= length !== undefined;
   }
@@ -513,42 +520,47 @@ export class TusSender implements Sender {
       const sum = new Uint8Array(await crypto.subtle.digest(digest, body));
       headers["Upload-Checksum"] = `${name} ${toBase64(sum)}`;
     }
-    this.#unsure = true;
+    this.#offsetUnknown = true;
     this.#sent = from + body.length;
     const request = { method: "PATCH", url, headers, body };
-    const reply = await this.#request(request, attempt);
-    if (reply instanceof SendError) return reply;
-    if (!reply.ok) return reply.refuse(adviceOnUpload(reply));
-    this.#advance(reply);
+    const response = await this.#request(request, attempt);
+    if (response instanceof SendError) return response;
+    if (!response.ok) return response.toError(adviceOnUpload(response));
+    this.#advance(response);
     this.#declared ||= declares;
     if (body.length > 0 && this.#offset === from) {
-      return reply.refuse(" and took no byte");
+      return response.toError(" and took no byte");
     }
   }
 
   /** The server has said how far it is. */
-  #advance(reply: Reply): void {
-    const offset = integer(reply, "Upload-Offset");
+  #advance(response: ServerResponse): void {
+    const offset = integer(response, "Upload-Offset");
     if (offset === undefined) {
-      throw reply.refuse(` without an Upload-Offset${ofNoTusServer(reply)}`);
+      throw response.toError(
+        ` without an Upload-Offset${adviceOnProtocol(response)}`,
+      );
     }
     if (offset < this.#offset) {
-      throw reply.refuse(
+      throw response.toError(
         ` with Upload-Offset ${offset}, but has acknowledged ${this.#offset} bytes before`,
       );
     }
     if (offset > this.#sent) {
-      throw reply.refuse(
+      throw response.toError(
         ` with Upload-Offset ${offset}, but only ${this.#sent} bytes were sent`,
       );
     }
     this.#offset = offset;
-    this.#unsure = false;
+    this.#offsetUnknown = false;
   }
 }
 
 /** A header that is a whole number. */
-function integer({ headers }: Reply, name: string): number | undefined {
+function integer(
+  { headers }: ServerResponse,
+  name: string,
+): number | undefined {
   const value = headers.get(name) ?? "";
   const number = Number(value);
   return /^\d+$/.test(value) && Number.isSafeInteger(number)
@@ -556,30 +568,31 @@ function integer({ headers }: Reply, name: string): number | undefined {
     : undefined;
 }
 
-function isGone({ status }: Reply): boolean {
+function isGone({ status }: ServerResponse): boolean {
   return status === 404 || status === 410;
 }
 
-function adviceOnCreation(reply: Reply): string | undefined {
-  if (reply.status === 412) return adviceOnVersion(reply);
-  if (reply.status === 413) return TOO_LARGE;
-  const noSuchThing = [400, 404, 405, 415, 501].includes(reply.status);
-  return noSuchThing ? ofNoTusServer(reply) : undefined;
+function adviceOnCreation(response: ServerResponse): string | undefined {
+  if (response.status === 412) return adviceOnVersion(response);
+  if (response.status === 413) return TOO_LARGE;
+  const noSuchThing = [400, 404, 405, 415, 501].includes(response.status);
+  return noSuchThing ? adviceOnProtocol(response) : undefined;
 }
 
-function adviceOnUpload(reply: Reply): string | undefined {
-  if (isGone(reply)) return GONE;
+function adviceOnUpload(response: ServerResponse): string | undefined {
+  if (isGone(response)) return GONE;
   // Else it was a proxy, for which the request was too large.
-  const isTooLarge = reply.status === 413 && ofNoTusServer(reply) === "";
+  const isTooLarge = response.status === 413 &&
+    adviceOnProtocol(response) === "";
   return isTooLarge ? TOO_LARGE : undefined;
 }
 
-function adviceOnVersion({ headers }: Reply): string {
+function adviceOnVersion({ headers }: ServerResponse): string {
   return `; it speaks tus ${headers.get("Tus-Version")}, and not ${VERSION}`;
 }
 
 /** Every answer of a tus server has its version. */
-function ofNoTusServer({ headers }: Reply): string {
+function adviceOnProtocol({ headers }: ServerResponse): string {
   return headers.has("Tus-Resumable") ? "" : "; it does not seem to speak tus";
 }
 

@@ -122,13 +122,13 @@ export class UploadSender implements Sender {
   /** Settles as the request does; `undefined` before it is made. */
   #outcome: Promise<void> | undefined;
   /** Settles when the connection wants a chunk, or there is an outcome. */
-  #wanted = Promise.withResolvers<void>();
+  #demand = Promise.withResolvers<void>();
   /** Bytes that were put into the body. */
-  #given = 0;
+  #enqueued = 0;
   /** The end was put into it, too. */
   #ended = false;
   /** The server has answered, and is to be given no more. */
-  #answered = false;
+  #responded = false;
   /** Why the upload has failed. */
   #failure: unknown;
   readonly #closed = Promise.withResolvers<void>();
@@ -182,7 +182,7 @@ export class UploadSender implements Sender {
     { offset, signal }: SendContext,
   ): Promise<void> {
     if (
-      this.#failure === undefined && (this.#ended || offset !== this.#given)
+      this.#failure === undefined && (this.#ended || offset !== this.#enqueued)
     ) {
       throw new TypeError(
         "Cannot send: the UploadSender is closed, or serves another StreamBuffer; make one for each",
@@ -197,11 +197,11 @@ export class UploadSender implements Sender {
           );
         }
         await this.#ready(signal);
-        this.#wanted = Promise.withResolvers();
+        this.#demand = Promise.withResolvers();
         // It is read long after the next one has been asked for, and the store
         // that it comes from is used again when this returns.
         const piece = bytes.slice(at, at + PIECE);
-        this.#given += piece.length;
+        this.#enqueued += piece.length;
         this.#body?.enqueue(piece);
       });
     }
@@ -216,9 +216,9 @@ export class UploadSender implements Sender {
    */
   async close(): Promise<void> {
     await this.#step(this.#controller.signal, async (signal) => {
-      if (this.#given < (this.#length ?? 0)) {
+      if (this.#enqueued < (this.#length ?? 0)) {
         throw new RangeError(
-          `the upload has only ${this.#given} bytes, and length is ${this.#length}`,
+          `the upload has only ${this.#enqueued} bytes, and length is ${this.#length}`,
         );
       }
       await this.#ready(signal);
@@ -257,25 +257,25 @@ export class UploadSender implements Sender {
   /** Makes the request, if need be, and waits until a chunk is wanted. */
   async #ready(signal: AbortSignal): Promise<void> {
     this.#outcome ??= handled(this.#request());
-    const { promise } = this.#wanted;
-    await until(signal, this.#answered ? this.#outcome : promise);
+    const { promise } = this.#demand;
+    await until(signal, this.#responded ? this.#outcome : promise);
   }
 
   async #request(): Promise<void> {
     const body: Stream = new ReadableStream({
       start: (controller) => void (this.#body = controller),
-      pull: () => this.#wanted.resolve(),
+      pull: () => this.#demand.resolve(),
       // It has all of `length`, or is going to fail.
       cancel: () => void (this.#body = undefined),
     }, { highWaterMark: 0 });
     let isWhole = false;
     try {
-      const reply = await this.#requests.exchange({
+      const response = await this.#requests.exchange({
         method: this.#method,
         ...(this.#length === undefined ? { body } : sized(body, this.#length)),
-        onAnswer: () => {
-          this.#answered = true;
-          isWhole = this.#ended || this.#given === this.#length;
+        onResponse: () => {
+          this.#responded = true;
+          isWhole = this.#ended || this.#enqueued === this.#length;
         },
       }, {
         ...{ sequence: 0, offset: 0, attempt: 1, failure: undefined },
@@ -283,12 +283,12 @@ export class UploadSender implements Sender {
         deadline: Infinity,
         secrets: new Set(),
       });
-      if (reply instanceof SendError) throw reply;
-      if (!reply.ok) throw reply.refuse(ADVICE[reply.status]);
+      if (response instanceof SendError) throw response;
+      if (!response.ok) throw response.toError(ADVICE[response.status]);
       if (!isWhole) {
-        throw reply.refuse(" before it had the whole upload");
+        throw response.toError(" before it had the whole upload");
       }
-      this.#wanted.resolve();
+      this.#demand.resolve();
     } catch (error) {
       throw this.#fail(this.#explain(error));
     }
@@ -299,8 +299,8 @@ export class UploadSender implements Sender {
     this.#failure ??= failure;
     this.#body?.error(this.#failure);
     this.#controller.abort(this.#failure);
-    handled(this.#wanted.promise);
-    this.#wanted.reject(this.#failure);
+    handled(this.#demand.promise);
+    this.#demand.reject(this.#failure);
     this.#closed.reject(this.#failure);
     return this.#failure;
   }
@@ -312,10 +312,10 @@ export class UploadSender implements Sender {
       `Cannot ${this.#method} ${origin}${pathname}: ${messageOf(error)}`,
       { attempts: 1, cause: error },
     );
-    if (this.#given === 0) return details;
+    if (this.#enqueued === 0) return details;
     const { message, attempts, status, retryAfter, excerpt, cause } = details;
     return new SendError(
-      `${message}; the connection had taken up to ${this.#given} bytes, and what the server has of them is unknown`,
+      `${message}; the connection had taken up to ${this.#enqueued} bytes, and what the server has of them is unknown`,
       { attempts, status, retryAfter, excerpt, cause },
     );
   }
