@@ -2,8 +2,8 @@
  * Collects many small writes and sends them to a web server in few requests,
  * without losing, reordering or silently dropping a byte.
  *
- * {@linkcode streamTo} is all that most scripts need. {@linkcode StreamBuffer}
- * takes any {@linkcode Sender}, for a server that wants more than a POST.
+ * {@linkcode streamTo} is all that most scripts need. A {@linkcode StreamBuffer}
+ * takes any {@linkcode Sender}, for a server that needs more than a POST.
  *
  * @example Usage
  * ```ts
@@ -40,8 +40,12 @@ export {
   type StreamBufferStats,
 } from "./buffer.ts";
 export {
+  type Compression,
   FetchSender,
   type FetchSenderOptions,
+  type HeaderFunction,
+  type HttpClient,
+  type RequestHeaders,
   type RequestOptions,
   type RetryOptions,
   type SendAttempt,

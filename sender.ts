@@ -28,33 +28,48 @@ import {
   StreamBuffer,
   type StreamBufferOptions,
 } from "./buffer.ts";
-import { SendError, type SendErrorOptions } from "./http/errors.ts";
-import type {
-  RequestOptions,
-  RetryOptions,
-  SendAttempt,
-} from "./http/options.ts";
+import { SendError } from "./http/errors.ts";
+import type { RequestOptions } from "./http/options.ts";
 import { Requests } from "./http/requests.ts";
 import { RetryLoop } from "./http/retry.ts";
 import { checkMethod } from "./http/urls.ts";
 import { check } from "./internal/checks.ts";
 
 export {
-  type RequestOptions,
-  type RetryOptions,
-  type SendAttempt,
-  SendError,
-  type SendErrorOptions,
-};
+  BufferFullError,
+  FlushError,
+  type FlushErrorOptions,
+  type Reader,
+  type SendContext,
+  type Sender,
+  StreamBuffer,
+  type StreamBufferOptions,
+  type StreamBufferStats,
+} from "./buffer.ts";
+export { SendError, type SendErrorOptions } from "./http/errors.ts";
+export type {
+  HeaderFunction,
+  HttpClient,
+  RequestHeaders,
+  RequestOptions,
+  RetryOptions,
+  SendAttempt,
+} from "./http/options.ts";
 
 const ACTION = "Cannot create FetchSender";
 
 /** `Content-Encoding` of each format (RFC 9110, section 8.4.1; RFC 7932). */
-const CONTENT_CODINGS = new Map([
+const CONTENT_CODINGS: ReadonlyMap<string, string> = new Map([
   ["gzip", "gzip"],
   ["deflate", "deflate"],
   ["brotli", "br"],
 ]);
+
+/**
+ * The formats that a {@linkcode FetchSender} can compress in: those of
+ * `CompressionStream` that HTTP knows. Not every platform has `"brotli"`.
+ */
+export type Compression = "gzip" | "deflate" | "brotli";
 
 /** Options of a {@linkcode FetchSender}. */
 export interface FetchSenderOptions extends RequestOptions {
@@ -65,17 +80,17 @@ export interface FetchSenderOptions extends RequestOptions {
    */
   method?: string;
   /**
-   * Compresses each flush by itself, and says so in `Content-Encoding`:
-   * `"gzip"`, `"deflate"` or, where the platform has it, `"brotli"`.
+   * Compresses each flush on its own, and sets `Content-Encoding`: `"gzip"`,
+   * `"deflate"` or, where the platform has it, `"brotli"`.
    *
    * @default {undefined}
    */
-  compression?: CompressionFormat;
+  compression?: Compression;
   /**
    * The stream's part of the `Idempotency-Key` header, which is this and the
    * flush's sequence number, as a structured field string: `"<this>-0"`,
-   * `"<this>-1"`, …. Printable ASCII without `"` and `\`. Two streams must
-   * never have the same. `false` sends no key.
+   * `"<this>-1"`, …. Printable ASCII without `"` and `\`. No two streams may
+   * have the same. `false` sends no key.
    *
    * See {@link https://datatracker.ietf.org/doc/draft-ietf-httpapi-idempotency-key-header/ | the IETF draft}.
    *
@@ -89,13 +104,14 @@ export interface FetchSenderOptions extends RequestOptions {
  *
  * - **A 2xx is a delivery. Nothing else is.** Redirects are not followed:
  *   `fetch` would turn a POST that meets a 302 into an empty GET and report 200.
- * - **At least once.** What may have been lost is sent again, and a server
- *   that stored it without saying so gets it twice, with the same
- *   `Idempotency-Key` and the same bytes. An attempt that was given up may even
- *   arrive after later flushes. A server that drops keys it has seen makes that
- *   exactly once, and in order.
- * - **Retry** with exponential backoff and full jitter. `Retry-After` is
- *   honoured, unless it reaches past `maxElapsed`: then the flush fails at once.
+ * - **At least once.** A request whose response was lost is sent again, with
+ *   the same bytes and the same `Idempotency-Key`. An attempt that timed out
+ *   may even arrive after later flushes. A server that drops the keys it has
+ *   seen makes that exactly once, and in order.
+ * - **Retry** with exponential backoff and full jitter, for at most `maxElapsed`.
+ *   `Retry-After` is honoured; if it reaches past `maxElapsed`, the flush fails
+ *   at once.
+ * - **No secrets in errors**: see {@linkcode SendError}.
  *
  * @example Usage
  * ```ts
@@ -112,9 +128,9 @@ export class FetchSender implements Sender, AsyncDisposable {
   readonly #requests: Requests;
   readonly #retries: RetryLoop;
   readonly #method: string;
-  readonly #compression: CompressionFormat | undefined;
+  readonly #compression: Compression | undefined;
   readonly #idempotencyKey: string | false;
-  /** The sequence number that comes next, of the stream that has this signal. */
+  /** The next sequence number, of the stream that has this signal. */
   #claimed: { next: number; signal?: AbortSignal } = { next: 0 };
   #closed = false;
 
@@ -123,7 +139,7 @@ export class FetchSender implements Sender, AsyncDisposable {
    *
    * @param url Where to send to: http or https, without credentials.
    * @param options Times in milliseconds.
-   * @throws {TypeError} If the URL is none, is not http(s) or carries
+   * @throws {TypeError} If the URL is invalid, is not http(s) or carries
    *   credentials, or an option has the wrong type.
    * @throws {RangeError} If an option is out of range.
    */
@@ -158,12 +174,12 @@ export class FetchSender implements Sender, AsyncDisposable {
   }
 
   /**
-   * Delivers one flush, in as many attempts as it takes.
+   * Delivers one flush, in one or more attempts.
    *
    * @param bytes The body of the request. It must not change before the promise
    *   settles.
    * @param context Which flush of which stream it is.
-   * @returns A promise that resolves when the server has answered with a 2xx.
+   * @returns A promise that resolves when the server has responded with a 2xx.
    * @throws {SendError} If it was not delivered.
    * @throws {TypeError} If the sender is closed, or serves another stream.
    * @throws The reason of `context.signal`, if that is aborted first.
@@ -183,6 +199,23 @@ export class FetchSender implements Sender, AsyncDisposable {
   }
 
   /**
+   * Makes every later `send` reject. It frees nothing: the connections belong to
+   * `fetch`, or to the `client`.
+   */
+  close(): void {
+    this.#closed = true;
+  }
+
+  /**
+   * Makes every later `send` reject, as `close` does: another stream would begin
+   * with keys that the server may have seen from this one. Requests in flight
+   * end by the `signal` of their context, which the buffer aborts.
+   */
+  abort(): void {
+    this.close();
+  }
+
+  /**
    * Why the newest request failed.
    *
    * @returns The failure; `undefined` before the first request, and after one
@@ -192,23 +225,10 @@ export class FetchSender implements Sender, AsyncDisposable {
     return this.#retries.lastFailure;
   }
 
-  /** Refuses further sends. There is nothing to free: sockets are `fetch`'s. */
-  close(): void {
-    this.#closed = true;
-  }
-
-  /**
-   * Refuses further sends, too: another stream would begin with the keys of
-   * this one, which the server may have seen.
-   */
-  abort(): void {
-    this.close();
-  }
-
   /**
    * Calls {@linkcode FetchSender.close}.
    *
-   * @returns A promise that is resolved already.
+   * @returns A promise that is already resolved.
    */
   [Symbol.asyncDispose](): Promise<void> {
     this.close();
@@ -216,8 +236,10 @@ export class FetchSender implements Sender, AsyncDisposable {
   }
 
   /**
-   * Two streams through one sender would give different bytes the same key, and
-   * a server that honours the key would drop half of them.
+   * Makes sure that one stream uses this sender. Two of them would give
+   * different bytes the same key, and a server that honours the key would drop
+   * half of them. A stream is known by its signal, or by a sequence number that
+   * has not been delivered.
    */
   #claim({ sequence, signal }: SendContext): void {
     if (this.#closed) {
@@ -254,13 +276,14 @@ export class FetchSender implements Sender, AsyncDisposable {
   }
 
   /** The body of every attempt. */
-  async #encode(bytes: Uint8Array<ArrayBuffer>): Promise<BufferSource> {
+  async #encode(
+    bytes: Uint8Array<ArrayBuffer>,
+  ): Promise<Uint8Array<ArrayBuffer>> {
     if (this.#compression === undefined) return bytes;
-    return await new Response(
-      new Blob([bytes]).stream().pipeThrough(
-        new CompressionStream(this.#compression),
-      ),
-    ).arrayBuffer();
+    const compressed = new Blob([bytes]).stream().pipeThrough(
+      new CompressionStream(this.#compression),
+    );
+    return new Uint8Array(await new Response(compressed).arrayBuffer());
   }
 }
 
@@ -280,7 +303,8 @@ export class FetchSender implements Sender, AsyncDisposable {
  * @param url Where to send to: http or https, without credentials.
  * @param options The options of both.
  * @returns The buffer.
- * @throws {TypeError} If the URL or an option is of the wrong type.
+ * @throws {TypeError} If the URL is invalid, is not http(s) or carries
+ *   credentials, or an option has the wrong type.
  * @throws {RangeError} If an option is out of range.
  */
 export function streamTo(

@@ -450,7 +450,7 @@ for (
     const excerpt = status === 304 ? "" : "no, thanks"; // a 304 has no body
     assertEquals(
       cause.message,
-      `Cannot POST 10 bytes to ${server.url} (attempt 1): the server answered ${status}${advice}${
+      `Cannot POST 10 bytes to ${server.url} (attempt 1): the server responded with ${status}${advice}${
         excerpt && `: "${excerpt}"`
       }`,
     );
@@ -1086,7 +1086,7 @@ Deno.test("an error shows the beginning of the reply, on one line", async () => 
   const error = await assertRejects(() => deliver(server.url, {}), SendError);
   assertEquals(error.excerpt.length, 200);
   assertMatch(error.excerpt, /^\[31mtoo bad x+$/);
-  assertStringIncludes(error.message, `answered 400: "[31mtoo bad xxx`);
+  assertStringIncludes(error.message, `responded with 400: "[31mtoo bad xxx`);
 });
 
 Deno.test("a small reply that becomes a large one when decompressed is cut", async () => {
@@ -1115,7 +1115,7 @@ Deno.test("a small reply that becomes a large one when decompressed is cut", asy
         },
       }),
     SendError,
-    "answered 400",
+    "responded with 400",
   );
   assert(size >= 64 * 1024 && size < 1_000_000, `${size} bytes were read`);
 });
@@ -1219,7 +1219,7 @@ Deno.test("a header function that fails, hangs or returns nonsense is a failed s
   const error = await assertRejects(
     () => deliver(server.url, { headers: () => Promise.reject(bug) }),
     SendError,
-    "(attempt 1): there are no headers to send: no token",
+    "(attempt 1): could not get the headers: no token",
   );
   // Where it comes from is of use, and shows no secret.
   assertInstanceOf(error.cause, Error);
@@ -1437,7 +1437,7 @@ Deno.test("close() during a long backoff ends by closeTimeout and accounts for e
     );
     await time.tickAsync(2_000);
     const error = await close;
-    assertStringIncludes(error.message, "the server answered 503");
+    assertStringIncludes(error.message, "the server responded with 503");
     assertEquals(error.unsentBytes, 6);
     assertEquals(new TextDecoder().decode(out.takeUnsent()), "efghij");
     assertEquals(server.requests.length, 2);
@@ -1631,7 +1631,7 @@ Deno.test("a header function that fails cannot show where it asks for a token", 
         headers: async () => (await fetch(url)).headers,
       }),
     SendError,
-    "there are no headers to send",
+    "could not get the headers",
   );
   assertStringIncludes(error.message, "https://auth.invalid/token");
   assert(!printed(error).includes("hunter2"), printed(error));

@@ -21,6 +21,7 @@ import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import config from "../deno.json" with { type: "json" };
 import {
+  type Compression,
   FetchSender,
   type FetchSenderOptions,
   type Reader,
@@ -259,7 +260,7 @@ async function prepare(
     },
     ...values.method !== undefined && { method: values.method },
     ...values.compress !== undefined && {
-      compression: values.compress as CompressionFormat,
+      compression: values.compress as Compression,
     },
     ...size !== undefined && { length: size },
   };

@@ -490,7 +490,7 @@ Deno.test("cli ends at once when a send fails while it waits for input", async (
   await running.write("data");
   const { code, stderr } = await running.outcome;
   assertEquals(code, 1);
-  assertStringIncludes(stderr, 'the server answered 400: "no"');
+  assertStringIncludes(stderr, 'the server responded with 400: "no"');
   assertStringIncludes(stderr, "4 bytes were read and not acknowledged");
 
   // Even if the server would take what comes next: nobody may miss the gap.
@@ -643,7 +643,7 @@ Deno.test("cli says once why it tries again", async () => {
   await using server = new FaultyServer([respond(503), respond(503)]);
   const { code, stderr } = await run([server.url], "data");
   assertEquals(code, 0);
-  assertMatch(stderr, /^stream-buffer: .* answered 503; trying again\n$/);
+  assertMatch(stderr, /^stream-buffer: .* responded with 503; trying again\n$/);
 });
 
 Deno.test("cli waits for the server as long as it is told, not only as long as close()", async () => {
@@ -771,7 +771,7 @@ Deno.test("cli does not mind that an --unsent it does not need has gone", async 
 
 for (
   const [title, exitCode, behaviour, space, message] of [
-    ["the server repeats what it was sent", 1, echo, " ", "answered 400"],
+    ["the server repeats what it was sent", 1, echo, " ", "responded with 400"],
     ["the server breaks off", 1, close, " ", "fetch failed"],
     ["a header has a line break", 2, echo, "\n", '--header must be "Name'],
   ] as const
@@ -1085,7 +1085,10 @@ Deno.test("cli --upload tells a refusal, and how far it was", async () => {
   await using server = new FaultyServer([respond(413)]);
   const { code, stderr } = await run(["--upload", server.url], "an object");
   assertEquals(code, 1);
-  assertStringIncludes(stderr, "answered 413; the object is larger than it t");
+  assertStringIncludes(
+    stderr,
+    "responded with 413; the object is larger than it t",
+  );
   assertStringIncludes(stderr, "\nstream-buffer: 9 bytes handed to the conn");
   assert(!stderr.includes("unsent"), stderr);
   assertEquals(server.requests.length, 1);
@@ -1101,7 +1104,10 @@ Deno.test("cli --upload stops when it is refused, while it waits for input", asy
   await running.write("half");
   const { code, stderr } = await running.outcome;
   assertEquals(code, 1);
-  assertStringIncludes(stderr, "the server answered 401; check the credent");
+  assertStringIncludes(
+    stderr,
+    "the server responded with 401; check the credent",
+  );
 });
 
 for (const signal of ["SIGINT", "SIGTERM"] as const) {
@@ -1232,7 +1238,10 @@ Deno.test("cli --tus says what a server answers that speaks no tus", async () =>
   await using server = new FaultyServer([respond(404), respond(404)]);
   const { code, stderr } = await run(["--tus", server.url], "an object");
   assertEquals(code, 1);
-  assertStringIncludes(stderr, "answered 404; it does not seem to speak tus");
+  assertStringIncludes(
+    stderr,
+    "responded with 404; it does not seem to speak tus",
+  );
   assert(!stderr.includes("to go on"));
 });
 

@@ -253,7 +253,7 @@ Deno.test("ship_log.ts goes on trying, and ships everything once", async () => {
   await using child = start("./ship_log.ts", [server.url, path]);
   await child.said("Shipping");
   await append("one\n");
-  await child.said('the server answered 400: "no"; trying again');
+  await child.said('the server responded with 400: "no"; trying again');
   await child.until(server.received(2));
   // More than two buffers, so that writes are refused while it fails.
   const numbers = Array.from({ length: 120_000 }, (_, i) => `${i}\n`).join("");

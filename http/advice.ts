@@ -1,10 +1,10 @@
-/** What the caller can do about a failure. */
+/**
+ * What the caller can do about a failure, for the end of its message. A sender
+ * that knows better gives its own advice to `ServerResponse.toError`.
+ */
+import { isClosedClient } from "./platform_errors.ts";
 
-/** Deno's error for an `HttpClient` that has been closed. */
-export function isClosedClient(error: unknown): boolean {
-  return error instanceof Error && error.name === "BadResource";
-}
-
+/** Advice on a response with this status; empty if there is none. */
 export function adviceForStatus(status: number): string {
   if (status === 413) return "; make `capacity` smaller";
   if (status === 401 || status === 403) {
@@ -14,4 +14,9 @@ export function adviceForStatus(status: number): string {
   return [0, 301, 302, 303, 307, 308].includes(status)
     ? "; redirects are not followed, so give the final URL"
     : "";
+}
+
+/** Advice on what `fetch` threw; empty if there is none. */
+export function adviceForCause(cause: unknown): string {
+  return isClosedClient(cause) ? "; is the `client` closed?" : "";
 }

@@ -1,32 +1,45 @@
-/** How an attempt to deliver a flush fails. */
+/**
+ * The error of a delivery that failed. It imports nothing, so that every file
+ * here can use it. Its messages are written in `requests.ts`, which knows what
+ * was attempted, and `advice.ts`, which knows what helps.
+ */
 
 /** What a {@linkcode SendError} is made from. */
 export interface SendErrorOptions extends ErrorOptions {
-  /** How many attempts were made. */
+  /** The number of attempts made. */
   attempts: number;
-  /** The HTTP status, if the server answered. */
+  /** The HTTP status; `undefined` without a response. */
   status?: number | undefined;
-  /** What `Retry-After` asked for, in milliseconds from then. */
+  /** The delay that `Retry-After` asked for, in milliseconds from then on. */
   retryAfter?: number | undefined;
-  /** The beginning of the server's reply. */
+  /**
+   * The beginning of the response's body.
+   *
+   * @default {""}
+   */
   excerpt?: string;
 }
 
 /**
- * An attempt to deliver a flush failed. It does not show the URL's query or
- * header values. Where a server repeats them, words of six characters or more
- * are hidden, and eight characters in a row of longer ones.
+ * An attempt to deliver a flush failed.
+ *
+ * **It shows no secrets**: neither the query of the URL nor the values of
+ * headers. If a server repeats them, words of six characters or more are
+ * replaced by `***`, and so are any eight consecutive characters of longer ones.
  */
 export class SendError extends Error {
   /** The name of the error. */
   override readonly name = "SendError";
-  /** How many attempts were made to deliver this flush. */
+  /** The number of attempts made to deliver this flush. */
   readonly attempts: number;
-  /** The HTTP status, or `undefined` if there was no answer. */
+  /** The HTTP status; `undefined` if there was no response. */
   readonly status: number | undefined;
-  /** What `Retry-After` asked for, in milliseconds from then. */
+  /**
+   * The delay that `Retry-After` asked for, in milliseconds from when the
+   * response arrived; `undefined` if it asked for none.
+   */
   readonly retryAfter: number | undefined;
-  /** The beginning of the server's reply, at most 200 characters of it. */
+  /** The beginning of the response's body, at most 200 characters. */
   readonly excerpt: string;
 
   /**

@@ -1,7 +1,26 @@
-/** What the callers of the senders over HTTP can choose. */
+/**
+ * The public options that the senders over HTTP share. No type of Deno or of the
+ * DOM appears in them unless Node has it too, so that they compile everywhere
+ * (`tests/types_test.ts`).
+ */
 import type { SendError } from "./errors.ts";
 
-/** What a header function is told about the request that it is called for. */
+/**
+ * Names and values of headers: `Headers`, a record, or pairs, such as those of
+ * a `Map`.
+ */
+export type RequestHeaders =
+  | Headers
+  | Readonly<Record<string, string>>
+  | Iterable<readonly string[]>;
+
+/** What `Deno.createHttpClient` returns, in Deno. */
+export interface HttpClient {
+  /** Closes its connections. */
+  close(): void;
+}
+
+/** What a header function is told about the attempt that it is called for. */
 export interface SendAttempt {
   /** The sequence number of the flush. */
   readonly sequence: number;
@@ -9,80 +28,84 @@ export interface SendAttempt {
   readonly offset: number;
   /** 1 for the first attempt to deliver this flush. */
   readonly attempt: number;
-  /** Why the attempt before this one failed; `undefined` at the first. */
+  /** Why the previous attempt failed; `undefined` for the first one. */
   readonly failure: SendError | undefined;
-  /** Aborted when the attempt's `timeout` has passed, or the buffer ends. */
+  /** Aborted when `timeout` has passed for this attempt, or the buffer ends. */
   readonly signal: AbortSignal;
 }
 
-/** When a sender tries again. */
+/** A function that returns the headers of an attempt, or a promise of them. */
+export type HeaderFunction = (
+  attempt: SendAttempt,
+) => RequestHeaders | Promise<RequestHeaders>;
+
+/** When a sender retries. */
 export interface RetryOptions {
   /**
-   * Upper bound of the delay before the second attempt, in milliseconds. It
-   * doubles at each further one, and the delay is random below it ("full
-   * jitter").
+   * Upper bound of the delay before the second attempt, in milliseconds. The
+   * bound doubles with each further attempt, and each delay is random between
+   * 0 and the bound ("full jitter").
    *
    * @default {500}
    */
   initialDelay?: number;
   /**
-   * Where that bound stops growing, in milliseconds.
+   * Upper limit of that bound, in milliseconds.
    *
    * @default {30_000}
    */
   maxDelay?: number;
   /**
-   * The longest time for all attempts of one flush together, in milliseconds.
-   * `0`: one attempt, for as long as `timeout` allows.
+   * Maximum time for all attempts of one flush together, in milliseconds. `0`
+   * makes one attempt, which `timeout` alone limits.
    *
    * @default {120_000}
    */
   maxElapsed?: number;
   /**
-   * Decides in place of the default, which is: network errors, timeouts, 408,
-   * 425, 429, and 5xx but 501 and 505; and, once a flush, 401 and 403 when
-   * `headers` is a function.
+   * Decides instead of the default whether a failed attempt is followed by
+   * another. By default these are: network errors, timeouts, 408, 425, 429 and
+   * 5xx except 501 and 505; and, once per flush, 401 and 403 if `headers` is a
+   * function.
    */
   shouldRetry?: (failure: SendError) => boolean;
 }
 
-export type HeaderFunction = (
-  attempt: SendAttempt,
-) => HeadersInit | Promise<HeadersInit>;
-
 /** Options of every sender that makes HTTP requests. */
 export interface RequestOptions {
   /**
-   * Headers of each request, or a function that is called for each attempt, and
-   * once more with `failure` set after a 401 or 403, to get a fresh token.
+   * The headers of each request, or a function that is called for each attempt,
+   * and once more with `failure` set after a 401 or 403, to get a fresh token.
+   *
    * If the function fails, so does the flush; the `cause` is then a copy of its
-   * error without the secrets that are known. `Content-Type` is
+   * error without the secrets known so far. `Content-Type` is
    * `application/octet-stream` unless given here.
+   *
+   * @default {{}}
    */
-  headers?:
-    | HeadersInit
-    | ((attempt: SendAttempt) => HeadersInit | Promise<HeadersInit>);
+  headers?: RequestHeaders | HeaderFunction;
   /**
-   * The longest time for one attempt in milliseconds, header function and reply
-   * included.
+   * Maximum time for one attempt in milliseconds, including the header function
+   * and the response's body.
    *
    * @default {30_000}
    */
   timeout?: number;
-  /** When to try again. */
+  /** When to retry. */
   retry?: RetryOptions;
   /**
-   * Called in place of the global `fetch`, with a `Request` of its own for each
-   * attempt, and with the `client`, if there is one.
+   * Called instead of the global `fetch`, with a new `Request` for each attempt,
+   * and with the `client`, if there is one.
    *
    * @default {fetch}
    */
   fetch?: typeof fetch;
   /**
-   * Deno only: certificates, proxy and connection pool. It stays the caller's,
-   * who closes it, after the buffer.
+   * Deno only: certificates, proxy and connection pool, from
+   * `Deno.createHttpClient`. The sender never closes it; close it after the
+   * buffer.
    */
-  client?: Deno.HttpClient;
-  /** Told of each failure that is followed by another attempt, `delay` ms later. */
+  client?: HttpClient;
+  /** Called for each failure that is retried, `delay` milliseconds before that. */
   onRetry?: (failure: SendError, delay: number) => void;
 }

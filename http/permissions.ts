@@ -1,17 +1,28 @@
-/** Deno asks for permissions, and what that takes. */
+/**
+ * Deno's permission to connect, asked for before `fetch` would ask.
+ *
+ * A request with a stream as its body needs this: when `fetch` is not allowed
+ * to connect it never releases the body, and the process would not end.
+ * Elsewhere there are no permissions, and everything is allowed.
+ */
 
-/** Whether `fetch` goes ahead without asking the user; only Deno asks. */
+/** Whether `fetch` connects without asking the user first. */
 export function mayConnect(url: URL): boolean {
   try {
     const query = permissionFor(url);
     const status = globalThis.Deno?.permissions?.querySync?.(query);
     return status === undefined || status.state === "granted";
   } catch {
-    return false; // no host that it knows of
+    return false; // not a host that Deno can name in a permission
   }
 }
 
-/** Asks as `fetch` does, and fails as it does, before there is a body to send. */
+/**
+ * Asks the user as `fetch` would.
+ *
+ * @throws {Deno.errors.NotCapable} If the permission is denied, with the message
+ *   that `fetch` gives.
+ */
 export async function askToConnect(url: URL): Promise<void> {
   if (mayConnect(url)) return;
   const permission = permissionFor(url);
@@ -25,9 +36,4 @@ export async function askToConnect(url: URL): Promise<void> {
 function permissionFor({ protocol, hostname, port }: URL) {
   const host = `${hostname}:${port || (protocol === "https:" ? 443 : 80)}`;
   return { name: "net", host } as const;
-}
-
-/** Deno's error for a permission that was not granted. */
-export function isPermissionError(error: unknown): error is Error {
-  return error instanceof Error && error.name === "NotCapable";
 }

@@ -1,23 +1,51 @@
-/** Keeps secrets out of errors. */
+/**
+ * Keeps secrets out of errors.
+ *
+ * Messages end up in logs, and they contain what others wrote: a server repeats
+ * a token that it rejects, `fetch` repeats the URL with its query. Which part of
+ * that is secret cannot be known, so everything the caller sent is a secret
+ * except a few headers. A server may repeat it in other case, decoded, or cut
+ * to a piece. Therefore what is hidden is not the secret as a whole but
+ * whatever a text has in common with it, from a length on at which that is no
+ * coincidence.
+ */
 import { messageOf } from "../internal/checks.ts";
-import { isPermissionError } from "./permissions.ts";
+import { isPermissionError } from "./platform_errors.ts";
 
-/** A shorter word is no secret, and too common to be hidden. */
+/** Secrets sent by the attempts of one delivery. */
+export type Secrets = Set<string>;
+
+/** A shorter word is not a secret, and is too common to be hidden. */
 const MIN_SECRET = 6;
-/** So much of a longer one is hidden, too: a server may repeat a piece of it. */
+/** Of a longer word, any piece of this length is hidden too. */
 const MAX_PIECE = 8;
+/** Causes of an error that are shown, itself included: a chain may be a circle. */
+const MAX_CAUSES = 5;
 /** Headers whose values no error needs to hide. */
-export const PUBLIC_HEADERS = new Set([
+const PUBLIC_HEADERS = new Set([
   "content-encoding",
   "content-type",
   "idempotency-key",
 ]);
 
+/** Adds the query of a URL, as it was sent and decoded. */
+export function addSecretsOfUrl(secrets: Secrets, url: URL): void {
+  secrets.add(url.search.slice(1));
+  url.searchParams.forEach((value) => secrets.add(value));
+}
+
+/** Adds the values of headers. */
+export function addSecretsOfHeaders(secrets: Secrets, headers: Headers): void {
+  for (const [name, value] of headers) {
+    if (!PUBLIC_HEADERS.has(name)) secrets.add(value);
+  }
+}
+
 /**
- * `text` on one line, and with `***` in place of whatever it has in common with
- * a secret, in whatever case.
+ * `text` on one line, with `***` in place of whatever it has in common with a
+ * secret, in any case.
  */
-export function redact(text: string, secrets: Set<string>): string {
+export function redact(text: string, secrets: Secrets): string {
   const pieces = new Set<string>();
   for (const secret of secrets) {
     const line = lowerCase(onOneLine(secret));
@@ -42,7 +70,7 @@ export function redact(text: string, secrets: Set<string>): string {
   return shown + line.slice(hidden);
 }
 
-/** Of ASCII, which leaves each character in its place. */
+/** Of ASCII only, which leaves each character at its position. */
 function lowerCase(text: string): string {
   return text.replace(/[A-Z]/g, (letter) => letter.toLowerCase());
 }
@@ -52,27 +80,29 @@ function onOneLine(text: string): string {
 }
 
 /**
- * What `fetch` or a header function threw, in an error of our own: its message,
- * those of its causes and where it comes from, without URL queries, which
- * `fetch` repeats, and without the secrets.
+ * A copy of what `fetch` or a header function threw: its message, those of its
+ * causes and its stack, without secrets and without the queries of URLs, which
+ * `fetch` repeats. A permission error is returned as it is: callers look for
+ * its class, and it names only a host.
  */
-export function redactError(error: unknown, secrets: Set<string>): Error {
+export function redactError(error: unknown, secrets: Secrets): Error {
   if (isPermissionError(error)) return error;
-  // The secrets first: a query that is cut at its ")" is none of them any more.
+  // The secrets first: a query that was cut at its ")" no longer equals one.
   const clean = (text: string) =>
     redact(text, secrets).replace(/\b(\w+:\/\/[^\s?#]*)[?#][^\s)]*/g, "$1");
   const messages = [messageOf(error)];
   for (
     let link = error;
-    link instanceof Error && link.cause !== undefined && messages.length < 5;
+    link instanceof Error && link.cause !== undefined &&
+    messages.length < MAX_CAUSES;
     link = link.cause
   ) messages.push(messageOf(link.cause));
-  const cause = new Error(clean(messages.join(": ")));
+  const copy = new Error(clean(messages.join(": ")));
   if (error instanceof Error) {
-    cause.name = error.name;
+    copy.name = error.name;
     const frames = String(error.stack).match(/^ +at .*/gm) ?? [];
-    cause.stack = [`${cause}`, ...frames.map((line) => `    ${clean(line)}`)]
+    copy.stack = [`${copy}`, ...frames.map((line) => `    ${clean(line)}`)]
       .join("\n");
   }
-  return cause;
+  return copy;
 }

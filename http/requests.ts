@@ -1,52 +1,76 @@
-/** One request: its headers, its time, and what becomes of it. */
+/**
+ * One HTTP request: the caller's options and what a sender adds to them, sent
+ * within a time limit, and then either a response or an error without secrets.
+ * Whether another request follows is decided in `retry.ts`.
+ */
 import { check, checkDuration, messageOf } from "../internal/checks.ts";
 import { until, within } from "../internal/promises.ts";
-import { adviceForStatus, isClosedClient } from "./advice.ts";
+import { adviceForCause, adviceForStatus } from "./advice.ts";
 import { SendError, type SendErrorOptions } from "./errors.ts";
 import { toHeaders } from "./headers.ts";
-import type { HeaderFunction, RequestOptions, SendAttempt } from "./options.ts";
-import { askToConnect, mayConnect } from "./permissions.ts";
-import { PUBLIC_HEADERS, redact, redactError } from "./redaction.ts";
+import type {
+  HeaderFunction,
+  HttpClient,
+  RequestOptions,
+  SendAttempt,
+} from "./options.ts";
+import {
+  addSecretsOfHeaders,
+  addSecretsOfUrl,
+  redact,
+  redactError,
+  type Secrets,
+} from "./redaction.ts";
 import { readText, type ServerResponse } from "./responses.ts";
 import { parseRetryAfter } from "./retry_after.ts";
+import {
+  byteLengthOf,
+  getResponse,
+  makeRequest,
+  type RequestBody,
+} from "./transport.ts";
 import { checkUrl } from "./urls.ts";
 
-/** How much of a reply is shown in an error, in characters. */
+/** How much of a response's body an error shows, in characters. */
 const MAX_EXCERPT = 200;
 
-/**
- * A request as a sender wants it; what the caller's options say is added.
- */
+/** A request as a sender wants it; the caller's headers are added. */
 export interface OutgoingRequest {
   /** @default {the URL given to the sender} */
   readonly url?: URL;
   readonly method: string;
-  /** Win over the caller's. */
+  /** Override the caller's. */
   readonly headers?: Record<string, string>;
-  readonly body?: BufferSource | Blob | ReadableStream<Uint8Array>;
-  /** Called as soon as the server has answered, before its reply is read. */
+  readonly body?: RequestBody;
+  /** Called when the status is known, before the response's body is read. */
   readonly onResponse?: () => void;
 }
 
-/**
- * An attempt, and what all attempts of one delivery share.
- */
+/** One attempt of a delivery, and what all its attempts share. */
 export interface Attempt extends SendAttempt {
   /** When the time for all attempts is over, on the clock of `Date.now()`. */
   readonly deadline: number;
-  /** What no error may show. */
-  readonly secrets: Set<string>;
+  /** What no error may show: a server may repeat the token of an earlier attempt. */
+  readonly secrets: Secrets;
 }
 
-/** Requests that end in time, and errors that show no secret. */
+/** Makes the requests of one sender, one at a time. */
 export class Requests {
-  /** Where to send to. */
+  /** The URL given to the sender. */
   readonly url: URL;
   readonly #headers: Headers | HeaderFunction;
   readonly #timeout: number;
   readonly #fetch: typeof fetch;
-  readonly #client: Deno.HttpClient | undefined;
+  readonly #client: HttpClient | undefined;
 
+  /**
+   * Constructs a new instance.
+   *
+   * @param action What cannot be done with invalid options: "Cannot create X".
+   * @throws {TypeError} If the URL is invalid, is not http(s) or carries
+   *   credentials, or an option has the wrong type.
+   * @throws {RangeError} If an option is out of range.
+   */
   constructor(action: string, url: string | URL, options: RequestOptions) {
     check(action, { options }, "an object", "object");
     const {
@@ -67,7 +91,12 @@ export class Requests {
     this.#client = client;
   }
 
-  /** One request, which ends when `timeout` has passed at the latest. */
+  /**
+   * Makes one request, which ends after `timeout` or at the deadline of all
+   * attempts, whichever comes first.
+   *
+   * @returns As {@linkcode Requests.exchange}.
+   */
   send(
     request: OutgoingRequest,
     attempt: Attempt,
@@ -81,16 +110,25 @@ export class Requests {
     );
   }
 
-  /** One request; a failure if there is no answer. It throws without headers. */
+  /**
+   * Makes one request, without a time limit.
+   *
+   * @returns The response, whatever its status; a failure if there was none.
+   * @throws {SendError} If there are no headers, so that no request was made.
+   */
   async exchange(
-    { url = this.url, method, headers: own, body, onResponse }: OutgoingRequest,
+    {
+      url = this.url,
+      method,
+      headers: ownHeaders = {},
+      body,
+      onResponse,
+    }: OutgoingRequest,
     { deadline: _, secrets, ...details }: Attempt,
   ): Promise<ServerResponse | SendError> {
     const { attempt: attempts, signal } = details;
-    const isStream = body !== undefined && !("byteLength" in body);
-    const size = body === undefined || isStream
-      ? ""
-      : ` ${body.byteLength} bytes to`;
+    const byteLength = byteLengthOf(body);
+    const size = byteLength === undefined ? "" : ` ${byteLength} bytes to`;
     const target = `${url.origin}${url.pathname}`;
     const fail = (
       problem: string,
@@ -100,60 +138,43 @@ export class Requests {
         `Cannot ${method}${size} ${target} (attempt ${attempts}): ${problem}`,
         { attempts, ...options },
       );
-    secrets.add(url.search.slice(1));
-    url.searchParams.forEach((value) => secrets.add(value));
+    const causeOf = (thrown: unknown) =>
+      signal.aborted ? signal.reason : redactError(thrown, secrets);
 
+    addSecretsOfUrl(secrets, url);
     let headers = new Headers();
     // Another origin gets the bytes that are meant for it, and no credentials.
     if (url.origin === this.url.origin) {
       try {
         headers = await until(signal, this.#headersFor(details));
       } catch (error) {
-        const cause = signal.aborted
-          ? signal.reason
-          : redactError(error, secrets);
-        throw fail(`there are no headers to send: ${messageOf(cause)}`, {
-          cause,
-        });
+        const cause = causeOf(error);
+        throw fail(`could not get the headers: ${messageOf(cause)}`, { cause });
       }
     }
-    for (const [name, value] of headers) {
-      if (!PUBLIC_HEADERS.has(name)) secrets.add(value);
-    }
+    addSecretsOfHeaders(secrets, headers);
     if (body !== undefined && !headers.has("Content-Type")) {
       headers.set("Content-Type", "application/octet-stream");
     }
-    for (const [name, value] of Object.entries(own ?? {})) {
+    for (const [name, value] of Object.entries(ownHeaders)) {
       headers.set(name, value);
     }
-    const request = new Request(url, {
-      method,
-      headers,
-      body,
-      redirect: "manual",
-      signal,
-      duplex: "half",
-    } as RequestInit);
-    // Deno sends a body again by itself when a pooled connection dies after the
-    // request was read, unless it is a stream. This makes it one, and it keeps
-    // its Content-Length. But one that Deno may not send it never lets go: the
-    // process would not end.
-    if (mayConnect(url)) void request.body;
-    const fetch = this.#fetch; // as a method call, that of browsers refuses
-    const client = this.#client;
+
+    const request = makeRequest(url, { method, headers, body, signal });
     let response: Response;
     let text: string;
     try {
-      if (isStream) await askToConnect(url);
-      response = await until(signal, fetch(request, client && { client }));
+      response = await getResponse(request, {
+        signal,
+        fetch: this.#fetch,
+        client: this.#client,
+        wasStream: body !== undefined && byteLength === undefined,
+      });
       onResponse?.();
       text = await readText(response);
     } catch (error) {
-      const cause = signal.aborted
-        ? signal.reason
-        : redactError(error, secrets);
-      const advice = isClosedClient(cause) ? "; is the `client` closed?" : "";
-      return fail(messageOf(cause) + advice, { cause });
+      const cause = causeOf(error);
+      return fail(messageOf(cause) + adviceForCause(cause), { cause });
     }
     const { ok, status } = response;
     return {
@@ -163,7 +184,7 @@ export class Requests {
       toError: (advice = adviceForStatus(status)) => {
         const excerpt = redact(text, secrets).slice(0, MAX_EXCERPT);
         return fail(
-          `the server answered ${status}${advice}${
+          `the server responded with ${status}${advice}${
             excerpt && `: ${JSON.stringify(excerpt)}`
           }`,
           { status, excerpt, retryAfter: parseRetryAfter(response.headers) },

@@ -1,39 +1,52 @@
-/** What a server answers, read to a bound. */
+/**
+ * A response as senders see it, and how its body is read.
+ *
+ * The status alone decides whether a request succeeded. The body is read for
+ * two reasons: the connection can be used again only after that, and an error
+ * shows its beginning. Both are worth only so much of it, and so much time, as a
+ * faulty server may send a body without end, or stop within it.
+ */
 import type { SendError } from "./errors.ts";
 
 /**
- * How much of a reply is read, in bytes, so that its connection can be used
- * again; a longer one is cancelled, which costs a new connection.
+ * How much of a body is read, in bytes. A longer one is cancelled, which costs
+ * a new connection.
  */
-const MAX_RESPONSE_SIZE = 64 * 1024;
-/** How long a reply may take, in ms, once its status is known. */
-const MAX_RESPONSE_TIME = 5_000;
+const MAX_BODY_SIZE = 64 * 1024;
+/** How long reading a body may take, in milliseconds. */
+const MAX_BODY_TIME = 5_000;
 
-/**
- * What the server answered; the reply has been read.
- */
+/** A response whose body has been read. */
 export interface ServerResponse {
+  /** Whether the status is a 2xx. */
   readonly ok: boolean;
   readonly status: number;
   readonly headers: Headers;
-  /** The error to fail with, and what the caller can do about it. */
+  /**
+   * The error to fail with.
+   *
+   * @param advice What follows the status in its message: by default what the
+   *   caller can do about such a status.
+   */
   toError(advice?: string): SendError;
 }
 
 /**
- * Reads a reply to its end or to a bound, which frees its connection. Whatever
- * becomes of it, the status stands: a 2xx with a broken reply is a delivery.
+ * Reads a body to its end or to a bound. It never throws: a 2xx whose body is
+ * broken is a delivery all the same.
+ *
+ * @returns What was read, as text.
  */
 export async function readText({ body }: Response): Promise<string> {
-  // A `fetch` of the caller's may have read it already.
+  // A `fetch` given by the caller may have read it already.
   if (body === null || body.locked) return "";
   const reader = body.getReader();
   const cancel = () => reader.cancel().catch(() => {});
-  const timer = setTimeout(cancel, MAX_RESPONSE_TIME);
+  const timer = setTimeout(cancel, MAX_BODY_TIME);
   const decoder = new TextDecoder();
   let text = "";
   try {
-    for (let size = 0; size < MAX_RESPONSE_SIZE;) {
+    for (let size = 0; size < MAX_BODY_SIZE;) {
       const { done, value } = await reader.read();
       if (done) break;
       size += value.length;

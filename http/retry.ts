@@ -1,24 +1,45 @@
-/** Attempts until one succeeds, and which failures a further one helps against. */
+/**
+ * Attempts until one succeeds: which failures are retried, after what delay, and
+ * for how long. Every wait between two attempts is here.
+ */
 import type { SendContext } from "../buffer.ts";
 import { check, checkDuration } from "../internal/checks.ts";
 import { sleep } from "../internal/promises.ts";
-import { isClosedClient } from "./advice.ts";
 import { SendError } from "./errors.ts";
 import type { RequestOptions } from "./options.ts";
-import { isPermissionError } from "./permissions.ts";
+import { isClosedClient, isPermissionError } from "./platform_errors.ts";
 import type { Attempt } from "./requests.ts";
 
-/** Attempts until one succeeds. */
+/**
+ * Statuses below 500 after which the same request may succeed later: Request
+ * Timeout, Too Early and Too Many Requests.
+ */
+const RETRYABLE_STATUSES = new Set([408, 425, 429]);
+/**
+ * Statuses from 500 on after which it may not: Not Implemented and HTTP Version
+ * Not Supported.
+ */
+const PERMANENT_STATUSES = new Set([501, 505]);
+
+/** Makes the attempts of one sender, and remembers why the newest one failed. */
 export class RetryLoop {
   readonly #initialDelay: number;
   readonly #maxDelay: number;
   readonly #maxElapsed: number;
   readonly #shouldRetry: ((failure: SendError) => boolean) | undefined;
   readonly #onRetry: RequestOptions["onRetry"];
-  readonly #refreshes: boolean;
+  /** A header function may have a fresh token after a 401 or 403. */
+  readonly #canRefresh: boolean;
   /** Why the newest attempt failed, if it did. */
   lastFailure: SendError | undefined;
 
+  /**
+   * Constructs a new instance.
+   *
+   * @param action What cannot be done with invalid options: "Cannot create X".
+   * @throws {TypeError} If an option has the wrong type.
+   * @throws {RangeError} If an option is out of range.
+   */
   constructor(action: string, options: RequestOptions) {
     const { headers, retry = {}, onRetry } = options;
     check(action, { retry }, "an object", "object");
@@ -35,14 +56,16 @@ export class RetryLoop {
     this.#maxElapsed = maxElapsed;
     this.#shouldRetry = shouldRetry;
     this.#onRetry = onRetry;
-    this.#refreshes = typeof headers === "function";
+    this.#canRefresh = typeof headers === "function";
   }
 
   /**
-   * Makes attempts until one does not return a failure, or there is no point in
-   * another. What an attempt throws ends it at once.
+   * Makes attempts until one does not return a failure, or another would be
+   * pointless. What an attempt throws ends the loop at once.
    *
-   * @param alsoRetryable Statuses that a retry may help against, besides the usual.
+   * @param alsoRetryable Statuses to retry besides the usual ones.
+   * @throws {SendError} The failure of the last attempt.
+   * @throws The reason of `signal`, if that is aborted first.
    */
   async run(
     { sequence, offset, signal }: SendContext,
@@ -64,8 +87,7 @@ export class RetryLoop {
       if (!signal.aborted) this.lastFailure = failure;
       if (failure === undefined) return;
       signal.throwIfAborted();
-      const refresh: boolean = !refreshed &&
-        this.#refreshes &&
+      const refresh: boolean = this.#canRefresh && !refreshed &&
         (failure.status === 401 || failure.status === 403);
       refreshed ||= refresh;
       const delay = Math.max(
@@ -83,7 +105,7 @@ export class RetryLoop {
     }
   }
 
-  /** A delay in ms, random below a bound that doubles at each attempt. */
+  /** A delay in ms, random below a bound that doubles with each attempt. */
   #backoff(attempt: number): number {
     const doublings = Math.min(attempt - 1, 31); // 2 ** 1024 is infinite
     const bound = this.#initialDelay * 2 ** doublings;
@@ -96,6 +118,6 @@ export function isRetryable({ status, cause }: SendError): boolean {
   if (status === undefined) {
     return !isPermissionError(cause) && !isClosedClient(cause);
   }
-  return status === 408 || status === 425 || status === 429 ||
-    (status >= 500 && status < 600 && status !== 501 && status !== 505);
+  return RETRYABLE_STATUSES.has(status) ||
+    (status >= 500 && status < 600 && !PERMANENT_STATUSES.has(status));
 }

@@ -1,6 +1,11 @@
-/** How long a server asks to wait. */
+/** The header `Retry-After` (RFC 9110, section 10.2.3). */
 
-/** `Retry-After` in ms from now (RFC 9110, section 10.2.3). */
+/**
+ * The delay that a response asks for.
+ *
+ * @returns Milliseconds from now; `undefined` if the header is missing or
+ *   invalid.
+ */
 export function parseRetryAfter(headers: Headers): number | undefined {
   const value = headers.get("Retry-After");
   if (value === null) return undefined;
@@ -8,7 +13,7 @@ export function parseRetryAfter(headers: Headers): number | undefined {
   if (/^\d+(, *\d+)*$/.test(value)) {
     return 1_000 * Math.max(...value.split(",").map(Number));
   }
-  // `Date.parse` takes "-5" for a date too; and asctime's has no time zone.
+  // `Date.parse` accepts even "-5" as a date, and asctime's has no time zone.
   if (!/^[A-Z][a-z]+,? .*\d\d:\d\d:\d\d/.test(value)) return undefined;
   const date = Date.parse(value.replace(/( GMT)?$/, " GMT"));
   return Number.isNaN(date) ? undefined : Math.max(0, date - Date.now());

@@ -1,13 +1,17 @@
-/** Where a request may go, and with which method. */
+/** Checks of the URL and the method that a sender is created with. */
 import { check } from "../internal/checks.ts";
 
 /**
- * A URL that requests may go to.
+ * The URL, parsed.
+ *
+ * @param action What cannot be done with an invalid one: "Cannot create X".
+ * @throws {TypeError} If it is invalid, is not http(s), or has credentials. The
+ *   message shows neither credentials nor query.
  */
 export function checkUrl(action: string, url: string | URL): URL {
   const text = String(url);
-  // What is before an @ may be a password, and what is after a ? a token; with
-  // a ? before an @ nobody can tell where either of them ends.
+  // What precedes an @ may be a password, and what follows a ? a token. With a
+  // ? before an @ it is impossible to tell where either of them ends.
   const shown = JSON.stringify(
     /[?#].*@/s.test(text)
       ? "***"
@@ -33,7 +37,10 @@ export function checkUrl(action: string, url: string | URL): URL {
 }
 
 /**
- * Refuses a method that may not carry a body.
+ * Checks a method that is to carry a body.
+ *
+ * @throws {TypeError} If it is not a string.
+ * @throws {RangeError} If `fetch` does not allow it, or not with a body.
  */
 export function checkMethod(action: string, method: string): void {
   check(

@@ -406,43 +406,43 @@ for (
       "says so at the creation",
       [respond(404), says(412, { "tus-version": "0.2.2" })],
       {},
-      "answered 412; it speaks tus 0.2.2, and not 1.0.0",
+      "responded with 412; it speaks tus 0.2.2, and not 1.0.0",
     ],
     [
       "takes no object that large",
       [respond(404), says(413)],
       {},
-      "answered 413; the object is larger than it takes",
+      "responded with 413; the object is larger than it takes",
     ],
     [
       "does not speak tus: 404",
       [respond(404), respond(404, {}, "no such page")],
       {},
-      '/files (attempt 1): the server answered 404; it does not seem to speak tus: "no such page"',
+      '/files (attempt 1): the server responded with 404; it does not seem to speak tus: "no such page"',
     ],
     [
       "does not speak tus: 405",
       [respond(405), respond(405)],
       {},
-      "answered 405; it does not seem to speak tus",
+      "responded with 405; it does not seem to speak tus",
     ],
     [
       "does not speak tus: 501",
       [respond(501), respond(501)],
       {},
-      "answered 501; it does not seem to speak tus",
+      "responded with 501; it does not seem to speak tus",
     ],
     [
       "does not speak tus: 200",
       [respond(200), respond(200, {}, "hello")],
       {},
-      'answered 200 without a Location for the upload; it does not seem to speak tus: "hello"',
+      'responded with 200 without a Location for the upload; it does not seem to speak tus: "hello"',
     ],
     [
       "does not speak tus: 409",
       [respond(200), respond(409)],
       {},
-      "answered 409",
+      "responded with 409",
     ],
     [
       "forgets the Location",
@@ -454,7 +454,7 @@ for (
       "wants credentials",
       [offers(), respond(401)],
       {},
-      "answered 401; check the credentials in `headers`",
+      "responded with 401; check the credentials in `headers`",
     ],
     ["redirects", [respond(301), respond(301)], {}, "so give the final URL"],
   ] as [string, Behaviour[], TusSenderOptions, string | RegExp][]
@@ -612,7 +612,7 @@ for (
       [at(4), at(3)],
       "with Upload-Offset 3, but has acknowledged 4",
     ],
-    ["does not move", [at(0)], "answered 204 and took no byte"],
+    ["does not move", [at(0)], "responded with 204 and took no byte"],
     ["is missing", [says(204)], /without an Upload-Offset$/],
     [
       "is missing in the answer",
@@ -682,8 +682,8 @@ Deno.test("a length that the server says is the most that it is sent", async () 
 Deno.test("a 413 is about the object, or about the request if a proxy says so", async () => {
   for (
     const [refusal, advice] of [
-      [says(413), "answered 413; the object is larger than it takes"],
-      [respond(413), "answered 413; make `capacity` smaller"],
+      [says(413), "responded with 413; the object is larger than it takes"],
+      [respond(413), "responded with 413; make `capacity` smaller"],
     ] as const
   ) {
     await using given = setUp([refusal]);
@@ -699,7 +699,7 @@ Deno.test("a flush that failed goes on where the server is", async () => {
   await using given = setUp([cutAt(3), at(3), says(400), at(6), at(10)]);
   const out = new StreamBuffer(given.sender, { flushInterval: 0 });
   await out.write(TEXT);
-  await assertRejects(() => out.flush(), FlushError, "answered 400");
+  await assertRejects(() => out.flush(), FlushError, "responded with 400");
   assertEquals(given.sender.offset, 3);
   await out.flush();
   assertEquals(given.lines(), [
@@ -1183,7 +1183,7 @@ for (
     [
       "is no upload",
       respond(200, {}, ""),
-      "answered 200 without an Upload-Offset; it does not seem to speak tus",
+      "responded with 200 without an Upload-Offset; it does not seem to speak tus",
     ],
     [
       "has another length",

@@ -312,7 +312,10 @@ for (const status of [401, 413, 500, 302, 200, 201]) {
         if (then !== "close" || error.cause.status !== undefined) {
           assertEquals(error.cause.status, status);
           const early = status < 300 ? " before it had the whole upload" : "";
-          assertStringIncludes(error.message, `answered ${status}${early}`);
+          assertStringIncludes(
+            error.message,
+            `responded with ${status}${early}`,
+          );
         }
         assertMatch(
           error.message,
@@ -351,7 +354,7 @@ Deno.test("a refusal is told with the beginning of the reply, and what to do", a
     const error = await assertRejects(() => out.close(), FlushError);
     assertStringIncludes(
       error.message,
-      `PUT ${server.url} (attempt 1): the server answered ${status}${advice}: "sorry"; the connection had taken up to 6 bytes`,
+      `PUT ${server.url} (attempt 1): the server responded with ${status}${advice}: "sorry"; the connection had taken up to 6 bytes`,
     );
     assertEquals((error.cause as SendError).excerpt, "sorry");
     assertEquals(out.takeUnsent().length, 0);
@@ -413,7 +416,10 @@ for (const length of [undefined, 8]) {
     await sleep(20);
     reply();
     const { message } = await closing;
-    assertMatch(message, /answered 200 before it had the whole upload: "ok"/);
+    assertMatch(
+      message,
+      /responded with 200 before it had the whole upload: "ok"/,
+    );
     assertEquals(server.requests.length, 0);
   });
 
@@ -425,7 +431,7 @@ for (const length of [undefined, 8]) {
     });
     await out.write(new Uint8Array(LARGE));
     const { message } = await assertRejects(() => out.close(), FlushError);
-    assertMatch(message, /answered 200 before it had the whole upload/);
+    assertMatch(message, /responded with 200 before it had the whole upload/);
   });
 }
 
@@ -687,7 +693,7 @@ Deno.test("a header function that fails fails the upload", async () => {
   });
   await out.write("object");
   const { message } = await assertRejects(() => out.close(), FlushError);
-  assertMatch(message, /there are no headers to send: no token$/);
+  assertMatch(message, /could not get the headers: no token$/);
   assertEquals(server.connections, 0);
 });
 

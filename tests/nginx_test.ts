@@ -379,7 +379,7 @@ for (const protocol of PROTOCOLS) {
         await out.close();
       }, FlushError);
       await out.abort();
-      assertMatch(error.message, /answered 413; the object is larger/);
+      assertMatch(error.message, /responded with 413; the object is larger/);
       assert(!await exists(`${site.nginx.folder}/objects/b.bin`));
     });
   }

@@ -144,7 +144,7 @@ test("HTTP_PROXY: its password gets in, and a wrong one shows in no error", asyn
     });
   const wrong = await through(`${PASSWORD}-not`);
   assertEquals(wrong.code, 1);
-  assertMatch(wrong.stderr, /the server answered 40[17]/);
+  assertMatch(wrong.stderr, /the server responded with 40[17]/);
   assert(!wrong.stderr.includes(PASSWORD), wrong.stderr);
   assertEquals(receiver.requests, []);
   assertEquals((await through(PASSWORD)).code, 0);
