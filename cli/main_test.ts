@@ -1087,7 +1087,7 @@ Deno.test("cli --upload tells a refusal, and how far it was", async () => {
   assertEquals(code, 1);
   assertStringIncludes(
     stderr,
-    "responded with 413; the object is larger than it t",
+    "responded with 413; the object is larger than it a",
   );
   assertStringIncludes(stderr, "\nstream-buffer: 9 bytes handed to the conn");
   assert(!stderr.includes("unsent"), stderr);
@@ -1444,8 +1444,8 @@ Deno.test("cli --resume refuses an input that cannot be the same", async () => {
       [[url, folder.file("a", "short")], "", 1, "Upload-Length 20, but the le"],
       [["--offset", "11", url], "x", 2, "upload has only 10 bytes, and the in"],
       [[url], "x".repeat(21), 1, "its length is 20"],
-      [[url], "x".repeat(19), 1, "has 19 bytes, and its length is 20"],
-      [[`${url}0`], "x", 1, "the upload is gone"],
+      [[url], "x".repeat(19), 1, "has 19 bytes, but its length is 20"],
+      [[`${url}0`], "x", 1, "the upload no longer exists"],
     ] as const
   ) {
     const outcome = await run(["--resume", ...args], input);

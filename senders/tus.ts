@@ -1,6 +1,6 @@
 /**
  * {@linkcode TusSender}: a whole stream as one object, in an upload that survives
- * the network and the process, to a server that speaks
+ * failures of the network and of the process, to a server that speaks
  * {@link https://tus.io/protocols/resumable-upload | tus 1.0.0}.
  *
  * @example Usage
@@ -13,18 +13,14 @@
  * });
  * const out = new StreamBuffer(sender, { capacity: 1024 * 1024 });
  * await Deno.stdin.readable.pipeTo(out.writable);
- * console.log("it is at", sender.url);
+ * console.log("uploaded to", sender.url);
  * ```
  *
  * @module
  */
 import type { SendContext, Sender } from "../buffer.ts";
-import { SendError, type SendErrorOptions } from "../http/errors.ts";
-import type {
-  RequestOptions,
-  RetryOptions,
-  SendAttempt,
-} from "../http/options.ts";
+import { SendError } from "../http/errors.ts";
+import type { RequestOptions } from "../http/options.ts";
 import {
   type Attempt,
   type OutgoingRequest,
@@ -35,57 +31,63 @@ import { isRetryable, RetryLoop } from "../http/retry.ts";
 import { check, checkInteger, show } from "../internal/checks.ts";
 import { until } from "../internal/promises.ts";
 
-export {
-  type RequestOptions,
-  type RetryOptions,
-  type SendAttempt,
-  SendError,
-  type SendErrorOptions,
-};
+export type { SendContext, Sender } from "../buffer.ts";
+export { SendError, type SendErrorOptions } from "../http/errors.ts";
+export type {
+  HeaderFunction,
+  HttpClient,
+  RequestHeaders,
+  RequestOptions,
+  RetryOptions,
+  SendAttempt,
+} from "../http/options.ts";
 
 const ACTION = "Cannot create TusSender";
 const VERSION = "1.0.0";
-/** Another request has the upload, or is about to let it go; a part was damaged. */
-const RETRYABLE_STATUSES = [409, 423, 460];
-/** Checksums that the platform can make, the best first. */
+/**
+ * Statuses to retry besides the usual: the offset has changed (409), another
+ * request still holds the upload (423), a checksum does not match (460).
+ */
+const ALSO_RETRYABLE = [409, 423, 460];
+/** Checksums that the platform can compute, the best first. */
 const ALGORITHMS = [
   { name: "sha256", digest: "SHA-256" },
   { name: "sha1", digest: "SHA-1" },
 ];
-/** What header functions are told about a request that is for no flush. */
-const FIRST = { sequence: 0, offset: 0 };
-const TOO_LARGE = "; the object is larger than it takes";
+/** What header functions are told about a request that belongs to no flush. */
+const NO_FLUSH = { sequence: 0, offset: 0 };
+const TOO_LARGE = "; the object is larger than it allows";
 const GONE =
-  "; the upload is gone, if this is its URL: it has expired, was terminated, or was taken away when it was complete";
+  "; the upload no longer exists, if this is its URL: it has expired, was terminated, or was removed once complete";
 
 /** Options of a {@linkcode TusSender}. */
 export interface TusSenderOptions extends RequestOptions {
   /**
-   * What the server is told about the object, such as `filename` and `filetype`.
-   * Names are printable ASCII without spaces and commas; values are anything.
+   * Describes the object to the server, for example `filename` and `filetype`.
+   * Names are printable ASCII without spaces and commas; values are arbitrary.
    *
    * @default {{}}
    */
   metadata?: Record<string, string | Uint8Array>;
   /**
-   * The size of the object in bytes, if it is known. A stream that ends earlier
-   * or goes on is an error then, and a server that takes no object that large
-   * says so before anything was sent. Else the server is told at the end, which
-   * not every server can wait for.
+   * The size of the object in bytes, if it is known. Then a stream that is
+   * shorter or longer is an error, and a server can refuse an object that is too
+   * large before anything is sent. Without it the server learns the size at the
+   * end, which not every server supports (`creation-defer-length`).
    *
    * @default {undefined}
    */
   length?: number;
   /**
-   * Whether each flush goes with its checksum, if the server offers SHA-256 or
-   * SHA-1.
+   * Whether each flush is sent with a checksum, if the server supports SHA-256
+   * or SHA-1.
    *
    * @default {true}
    */
   checksum?: boolean;
   /**
    * Whether `abort`, and a `close` that fails, remove the upload from the server,
-   * so that nobody can go on with it. To know that it is removed, await `abort`;
+   * so that it cannot be resumed. To know that it is removed, await `abort`;
    * `close` does not wait for that.
    *
    * @default {false}
@@ -94,28 +96,29 @@ export interface TusSenderOptions extends RequestOptions {
 }
 
 /**
- * Sends all that one {@linkcode StreamBuffer} is given to one resumable upload:
- * each flush is a `PATCH`, and `close` completes it.
+ * Sends everything written to one `StreamBuffer` to one resumable upload: each
+ * flush is a `PATCH`, and `close` completes it.
  *
- * - **The server says what it has.** After a failure it is asked for its offset:
- *   bytes that it has are not sent again, and bytes that it lacks are not
- *   skipped. An offset that cannot be is an error, and the bytes are kept.
- * - **It outlives its process.** Another one goes on at the same `url`, with
- *   {@linkcode TusSender.resume}, from the byte that it is told.
- * - **Half an object is never completed** by `abort` or by a `close` that fails.
- *   But `close` cannot know whether everything was written: do not call it, nor
- *   leave an `await using` block, after an error in what writes. `pipeTo` sees
- *   to that.
- * - **Complete is what the server's offset says.** What becomes of the object then
- *   cannot be seen: a server that fails to process it says so in one answer, and
- *   that may get lost.
- * - **Retry** and timeout are those of `FetchSender`, and 409, 423 and 460 are
- *   tried again, too.
+ * - **The server's offset decides.** After a failure the sender asks for it:
+ *   bytes that the server has are not sent again, and bytes that it lacks are
+ *   not skipped. An impossible offset is an error, and the bytes are kept.
+ * - **It outlives its process.** Another process resumes at the same `url`, with
+ *   {@linkcode TusSender.resume}, from the {@linkcode TusSender.offset} that the
+ *   server reports.
+ * - **An incomplete object is never completed**, neither by `abort` nor by a
+ *   `close` that fails. But `close` cannot know whether everything was written:
+ *   do not call it, nor leave an `await using` block, after the code that writes
+ *   has failed. `pipeTo` takes care of that.
+ * - **Complete means that the server's offset is the length.** What the server
+ *   then does with the object is not visible: if it fails to process it, it
+ *   reports that in one response, which may get lost.
+ * - **Retry** and timeout are those of `FetchSender`; 409, 423 and 460 are retried
+ *   too.
  *
- * The server may put an upload on another origin. It is sent there then, without
+ * The server may place an upload on another origin. It is then sent there, without
  * the headers of the options, unless that would give up `https`.
  *
- * @example Go on where another process has died
+ * @example Resume the upload of a process that has died
  * ```ts ignore
  * import { StreamBuffer } from "@stream-buffer/stream-buffer/buffer";
  * import { TusSender } from "@stream-buffer/stream-buffer/tus";
@@ -137,40 +140,41 @@ export class TusSender implements Sender {
   readonly #controller = new AbortController();
   #closed = false;
 
-  /** Where the upload is; `undefined` before it was created. */
+  /** Where the upload is; `undefined` before it is created. */
   #url: URL | undefined;
+  /** Settles as the creation does, under way or done. */
   #creation: Promise<string> | undefined;
   /** The size of the object, if it is known. */
   #length: number | undefined;
   /** The server knows #length. */
   #declared = false;
-  /** What the server can do has been asked for. */
+  /** The server has been asked what it supports. */
   #discovered = false;
   #maxSize = Infinity;
   #algorithm: (typeof ALGORITHMS)[number] | undefined;
 
   // Positions in the upload: #start <= #next <= #offset <= #sent.
-  /** Where the stream begins. */
+  /** Where the stream begins: not at 0 after `resume`. */
   #start = 0;
-  /** Where the flush begins that is to be sent. */
+  /** Where the next flush begins, or the one being sent. */
   #next = 0;
-  /** Where it ends, while it is being sent, or when it could not be. */
+  /** Where the flush ends that is being sent, or has failed. */
   #pendingEnd: number | undefined;
-  /** Up to here the server has acknowledged. */
+  /** The server has acknowledged the bytes up to here. */
   #offset = 0;
-  /** Up to here bytes were sent. */
+  /** Bytes up to here have been sent. */
   #sent = 0;
   /** The server may be beyond #offset, and has to be asked. */
   #offsetUnknown = false;
 
   /**
-   * Constructs a new instance. The upload is created when there is something to
-   * send, by {@linkcode TusSender.create}, or when the buffer closes.
+   * Constructs a new instance. The upload is created at the first flush, by
+   * {@linkcode TusSender.create}, or by `close` for an empty object.
    *
    * @param url Where the server creates uploads: http or https, without
    *   credentials.
    * @param options The size in bytes, times in milliseconds.
-   * @throws {TypeError} If the URL is none, is not http(s) or carries
+   * @throws {TypeError} If the URL is invalid, is not http(s) or carries
    *   credentials, or an option has the wrong type.
    * @throws {RangeError} If an option is out of range, or the protocol does not
    *   allow the metadata.
@@ -189,16 +193,17 @@ export class TusSender implements Sender {
   }
 
   /**
-   * Goes on with an upload that was not completed: asks the server how much of it
+   * Resumes an upload that was not completed: asks the server how much of it
    * there is. The stream that is then sent has to begin after that many bytes of
-   * the object, the {@linkcode TusSender.offset} of the sender.
+   * the object, at the {@linkcode TusSender.offset} of the sender.
    *
    * @param url The {@linkcode TusSender.url} of the upload.
    * @param options The size in bytes, times in milliseconds.
-   * @returns A promise that resolves to a sender for the rest.
-   * @throws {SendError} If the server does not answer, or not as it should, or
-   *   the upload is gone.
-   * @throws {TypeError} If the URL is none, or an option has the wrong type.
+   * @returns A promise that resolves to a sender for the remaining bytes.
+   * @throws {SendError} If the server does not respond, or not as tus requires,
+   *   or the upload no longer exists.
+   * @throws {TypeError} If the URL is invalid, is not http(s) or carries
+   *   credentials, or an option has the wrong type.
    * @throws {RangeError} If an option is out of range.
    */
   static async resume(
@@ -218,19 +223,132 @@ export class TusSender implements Sender {
   }
 
   /**
-   * Where the upload is, for {@linkcode TusSender.resume}.
+   * Creates the upload now rather than at the first flush, so that its URL can
+   * be stored before anything is sent. Further calls return the same upload.
    *
-   * @returns The URL; `undefined` before the upload was created.
+   * An upload whose creation was not confirmed, because the response was lost,
+   * stays on the server, empty.
+   *
+   * @returns A promise that resolves to the {@linkcode TusSender.url}.
+   * @throws {SendError} If the server refuses, does not speak tus, or does not
+   *   respond.
+   * @throws The reason of `abort`.
+   */
+  create(): Promise<string> {
+    return this.#creation ??= this.#create().catch((error) => {
+      this.#creation = undefined;
+      throw error;
+    });
+  }
+
+  /**
+   * Delivers one flush, in one or more attempts.
+   *
+   * @param bytes The next part of the object. It must not change before the
+   *   promise settles.
+   * @param context Its position in the stream.
+   * @returns A promise that resolves when the server has acknowledged all of it.
+   * @throws {SendError} If it was not delivered.
+   * @throws {RangeError} If it would exceed `length`, or what the server allows.
+   * @throws {TypeError} If the sender is closed, or serves another stream.
+   * @throws The reason of `context.signal`, if that is aborted first.
+   */
+  async send(
+    bytes: Uint8Array<ArrayBuffer>,
+    context: SendContext,
+  ): Promise<void> {
+    const begin = this.#start + context.offset;
+    const end = begin + bytes.length;
+    if (this.#closed || begin !== this.#next) {
+      throw new TypeError(
+        "Cannot send: the TusSender is closed, or serves another StreamBuffer; make one for each",
+      );
+    }
+    this.#checkSize(end);
+    this.#pendingEnd = end;
+    await until(context.signal, this.create());
+    await this.#try(async (attempt) => {
+      let failure = await this.#locate(attempt);
+      this.#checkSize(end); // the server may have reported a length
+      while (failure === undefined && this.#offset < end) {
+        const rest = bytes.subarray(this.#offset - begin);
+        failure = await this.#append(rest, attempt);
+      }
+      return failure;
+    }, context);
+    this.#next = end;
+    this.#pendingEnd = undefined;
+  }
+
+  /**
+   * Completes the upload: declares the size of the object, unless the server
+   * knows it.
+   *
+   * @returns A promise that resolves when the server has the whole object.
+   * @throws {SendError} If the server refuses, or does not respond.
+   * @throws {RangeError} If the stream was shorter than `length`.
+   * @throws {TypeError} If the last flush has not been delivered.
+   * @throws The reason of `abort`.
+   */
+  async close(): Promise<void> {
+    if (this.#pendingEnd !== undefined) {
+      throw new TypeError(
+        "Cannot complete the upload: its last flush has not been delivered",
+      );
+    }
+    this.#length ??= this.#offset;
+    if (this.#offset < this.#length) {
+      throw new RangeError(
+        `Cannot complete the upload: it has ${this.#offset} bytes, but its length is ${this.#length}`,
+      );
+    }
+    await this.create();
+    await this.#try(async (attempt) => {
+      const failure = await this.#locate(attempt);
+      if (failure !== undefined || this.#declared) return failure;
+      return await this.#append(new Uint8Array(), attempt);
+    });
+    this.#closed = true;
+  }
+
+  /**
+   * Aborts the requests in flight. The upload stays on the server, for
+   * {@linkcode TusSender.resume}, unless `terminate` is set.
+   *
+   * @param reason Why; by default an `AbortError`.
+   * @returns A promise that resolves when the upload has been removed, if
+   *   `terminate` is set, else at once.
+   * @throws {SendError} If the upload was to be removed, and could not be.
+   */
+  async abort(
+    reason: unknown = new DOMException("The upload was aborted", "AbortError"),
+  ): Promise<void> {
+    if (this.#closed) return;
+    this.#closed = true;
+    this.#controller.abort(reason);
+    const url = this.#url;
+    if (!this.#terminate || url === undefined) return;
+    await this.#try(async (attempt) => {
+      const response = await this.#request({ method: "DELETE", url }, attempt);
+      if (response instanceof SendError) return response;
+      return response.ok || isGone(response) ? undefined : response.toError();
+    }, { ...NO_FLUSH, signal: new AbortController().signal });
+  }
+
+  /**
+   * The URL of the upload, for {@linkcode TusSender.resume}.
+   *
+   * @returns The URL; `undefined` before the upload is created.
    */
   get url(): string | undefined {
     return this.#url?.href;
   }
 
   /**
-   * How many bytes of the object the server has acknowledged; after
-   * {@linkcode TusSender.resume} so many are to be skipped.
+   * The number of bytes of the object that the server has acknowledged. After
+   * {@linkcode TusSender.resume} that many are to be skipped.
    *
-   * @returns The number of bytes, from the object's first one on.
+   * @returns The number of bytes from the beginning of the object.
    */
   get offset(): number {
     return this.#offset;
@@ -255,123 +373,11 @@ export class TusSender implements Sender {
     return this.#retries.lastFailure;
   }
 
-  /**
-   * Creates the upload now rather than with the first flush, so that its URL can
-   * be kept before anything is sent. Called again it creates no other.
-   *
-   * An upload whose creation the server could not answer stays there, empty.
-   *
-   * @returns A promise that resolves to the {@linkcode TusSender.url}.
-   * @throws {SendError} If the server refuses, does not speak tus, or does not
-   *   answer.
-   * @throws The reason of `abort`.
-   */
-  create(): Promise<string> {
-    return this.#creation ??= this.#create().catch((error) => {
-      this.#creation = undefined;
-      throw error;
-    });
-  }
-
-  /**
-   * Delivers one flush, in as many attempts as it takes.
-   *
-   * @param bytes The next part of the object. It must not change before the
-   *   promise settles.
-   * @param context Where in the stream it is.
-   * @returns A promise that resolves when the server has acknowledged all of it.
-   * @throws {SendError} If it was not delivered.
-   * @throws {RangeError} If it would be more than `length` bytes.
-   * @throws {TypeError} If the sender is closed, or serves another stream.
-   * @throws The reason of `context.signal`, if that is aborted first.
-   */
-  async send(
-    bytes: Uint8Array<ArrayBuffer>,
-    context: SendContext,
-  ): Promise<void> {
-    const begin = this.#start + context.offset;
-    const end = begin + bytes.length;
-    if (this.#closed || begin !== this.#next) {
-      throw new TypeError(
-        "Cannot send: the TusSender is closed, or serves another StreamBuffer; make one for each",
-      );
-    }
-    this.#checkSize(end);
-    this.#pendingEnd = end;
-    await until(context.signal, this.create());
-    await this.#try(async (attempt) => {
-      let failure = await this.#locate(attempt);
-      this.#checkSize(end); // the server may have said more
-      while (failure === undefined && this.#offset < end) {
-        const rest = bytes.subarray(this.#offset - begin);
-        failure = await this.#append(rest, attempt);
-      }
-      return failure;
-    }, context);
-    this.#next = end;
-    this.#pendingEnd = undefined;
-  }
-
-  /**
-   * Completes the upload: tells the server the size of the object, unless it
-   * knows that already.
-   *
-   * @returns A promise that resolves when the server has the whole object.
-   * @throws {SendError} If the server refuses, or does not answer.
-   * @throws {RangeError} If the stream was shorter than `length`.
-   * @throws {TypeError} If the last flush has not been delivered.
-   * @throws The reason of `abort`.
-   */
-  async close(): Promise<void> {
-    if (this.#pendingEnd !== undefined) {
-      throw new TypeError(
-        "Cannot complete the upload: its last flush has not been delivered",
-      );
-    }
-    this.#length ??= this.#offset;
-    if (this.#offset < this.#length) {
-      throw new RangeError(
-        `Cannot complete the upload: it has ${this.#offset} bytes, and its length is ${this.#length}`,
-      );
-    }
-    await this.create();
-    await this.#try(async (attempt) => {
-      const failure = await this.#locate(attempt);
-      if (failure !== undefined || this.#declared) return failure;
-      return await this.#append(new Uint8Array(), attempt);
-    });
-    this.#closed = true;
-  }
-
-  /**
-   * Ends the requests under way. The upload stays, for
-   * {@linkcode TusSender.resume}, unless the option `terminate` says otherwise.
-   *
-   * @param reason Why; an `AbortError` unless given.
-   * @returns A promise that resolves when the upload has been removed, if it is
-   *   to be.
-   * @throws {SendError} If it is, and could not be.
-   */
-  async abort(
-    reason: unknown = new DOMException("The upload was aborted", "AbortError"),
-  ): Promise<void> {
-    if (this.#closed) return;
-    this.#closed = true;
-    this.#controller.abort(reason);
-    const url = this.#url;
-    if (!this.#terminate || url === undefined) return;
-    await this.#try(async (attempt) => {
-      const response = await this.#request({ method: "DELETE", url }, attempt);
-      if (response instanceof SendError) return response;
-      return response.ok || isGone(response) ? undefined : response.toError();
-    }, { ...FIRST, signal: new AbortController().signal });
-  }
-
   #checkSize(size: number): void {
     const problem = size > (this.#length ?? size)
       ? `its length is ${this.#length}`
       : size > this.#maxSize
-      ? `the server takes ${this.#maxSize} (Tus-Max-Size)`
+      ? `the server accepts at most ${this.#maxSize} (Tus-Max-Size)`
       : undefined;
     if (problem === undefined) return;
     throw new RangeError(
@@ -379,12 +385,12 @@ export class TusSender implements Sender {
     );
   }
 
-  /** Makes attempts at something that concerns an upload which is there. */
+  /** Makes attempts at something that concerns an existing upload. */
   #try(
     work: (attempt: Attempt) => Promise<SendError | undefined>,
-    context: SendContext = { ...FIRST, signal: this.#controller.signal },
+    context: SendContext = { ...NO_FLUSH, signal: this.#controller.signal },
   ): Promise<void> {
-    return this.#retries.run(context, work, RETRYABLE_STATUSES);
+    return this.#retries.run(context, work, ALSO_RETRYABLE);
   }
 
   #request(
@@ -396,7 +402,7 @@ export class TusSender implements Sender {
   }
 
   async #create(): Promise<string> {
-    const context = { ...FIRST, signal: this.#controller.signal };
+    const context = { ...NO_FLUSH, signal: this.#controller.signal };
     await this.#retries.run(context, async (attempt) => {
       const failure = await this.#discover(attempt);
       if (failure !== undefined) return failure;
@@ -417,13 +423,15 @@ export class TusSender implements Sender {
     return this.#url!.href;
   }
 
-  /** Asks what the server can do. One that does not say may still be able to. */
+  /** Asks what the server supports. One that does not tell may support it. */
   async #discover(attempt: Attempt): Promise<SendError | undefined> {
     if (this.#discovered) return;
     const response = await this.#requests.send({ method: "OPTIONS" }, attempt);
     if (response instanceof SendError) return response;
-    const failure = response.toError();
-    if (!response.ok && isRetryable(failure)) return failure;
+    if (!response.ok) {
+      const failure = response.toError();
+      if (isRetryable(failure)) return failure;
+    }
     const list = (name: string) =>
       response.headers.get(name)?.split(",").map((item) => item.trim()) ?? [];
     const versions = list("Tus-Version");
@@ -441,7 +449,7 @@ export class TusSender implements Sender {
     if (this.#url === undefined) {
       if (!extensions.includes("creation")) {
         throw response.toError(
-          "; it creates no uploads (Tus-Extension: creation)",
+          "; it does not create uploads (Tus-Extension: creation)",
         );
       }
       if (
@@ -449,7 +457,7 @@ export class TusSender implements Sender {
         !extensions.includes("creation-defer-length")
       ) {
         throw response.toError(
-          "; it has to know the size first, so give `length`",
+          "; it needs to know the size first, so give `length`",
         );
       }
     }
@@ -460,26 +468,26 @@ export class TusSender implements Sender {
     this.#discovered = true;
   }
 
-  /** Where the upload is that was created. */
+  /** The URL of the upload that this response reports as created. */
   #locationFrom(response: ServerResponse): URL {
     const base = this.#requests.url;
     const location = response.headers.get("Location");
     if (location === null || !URL.canParse(location, base)) {
       throw response.toError(
-        ` without a Location for the upload${adviceOnProtocol(response)}`,
+        ` but without a Location for the upload${adviceOnProtocol(response)}`,
       );
     }
     const url = new URL(location, base);
     const secure = url.protocol === "https:" || url.protocol === base.protocol;
     if (!secure || url.username !== "" || url.password !== "") {
       throw response.toError(
-        ` with an upload at ${url.protocol}//${url.host}, and it must be at https, without credentials`,
+        ` and an upload at ${url.protocol}//${url.host}, but it must be at https, without credentials`,
       );
     }
     return url;
   }
 
-  /** Asks the server how far it is, unless that is known. */
+  /** Asks the server for its offset, unless that is known. */
   async #locate(attempt: Attempt): Promise<SendError | undefined> {
     if (!this.#offsetUnknown) return;
     const url = this.#url!;
@@ -491,7 +499,7 @@ export class TusSender implements Sender {
       const offset = integer(response, "Upload-Offset") ?? 0;
       if (length < offset || length !== (this.#length ?? length)) {
         throw response.toError(
-          ` with Upload-Length ${length}, but the length is ${
+          ` and Upload-Length ${length}, but the length is ${
             this.#length ?? `at least ${offset}`
           }`,
         );
@@ -502,7 +510,7 @@ export class TusSender implements Sender {
     this.#declared ||= length !== undefined;
   }
 
-  /** Sends the bytes from #offset on, and the length, if it is new. */
+  /** Sends the bytes from #offset on, and the length if the server lacks it. */
   async #append(
     body: Uint8Array<ArrayBuffer>,
     attempt: Attempt,
@@ -529,26 +537,26 @@ export class TusSender implements Sender {
     this.#advance(response);
     this.#declared ||= declares;
     if (body.length > 0 && this.#offset === from) {
-      return response.toError(" and took no byte");
+      return response.toError(" but accepted no bytes");
     }
   }
 
-  /** The server has said how far it is. */
+  /** Takes the server's offset from a response. */
   #advance(response: ServerResponse): void {
     const offset = integer(response, "Upload-Offset");
     if (offset === undefined) {
       throw response.toError(
-        ` without an Upload-Offset${adviceOnProtocol(response)}`,
+        ` but without an Upload-Offset${adviceOnProtocol(response)}`,
       );
     }
     if (offset < this.#offset) {
       throw response.toError(
-        ` with Upload-Offset ${offset}, but has acknowledged ${this.#offset} bytes before`,
+        ` and Upload-Offset ${offset}, but has already acknowledged ${this.#offset} bytes`,
       );
     }
     if (offset > this.#sent) {
       throw response.toError(
-        ` with Upload-Offset ${offset}, but only ${this.#sent} bytes were sent`,
+        ` and Upload-Offset ${offset}, but only ${this.#sent} bytes were sent`,
       );
     }
     this.#offset = offset;
@@ -556,7 +564,7 @@ export class TusSender implements Sender {
   }
 }
 
-/** A header that is a whole number. */
+/** The value of a header that is a non-negative integer. */
 function integer(
   { headers }: ServerResponse,
   name: string,
@@ -575,23 +583,23 @@ function isGone({ status }: ServerResponse): boolean {
 function adviceOnCreation(response: ServerResponse): string | undefined {
   if (response.status === 412) return adviceOnVersion(response);
   if (response.status === 413) return TOO_LARGE;
-  const noSuchThing = [400, 404, 405, 415, 501].includes(response.status);
-  return noSuchThing ? adviceOnProtocol(response) : undefined;
+  const isUnknown = [400, 404, 405, 415, 501].includes(response.status);
+  return isUnknown ? adviceOnProtocol(response) : undefined;
 }
 
 function adviceOnUpload(response: ServerResponse): string | undefined {
   if (isGone(response)) return GONE;
-  // Else it was a proxy, for which the request was too large.
+  // Otherwise it was a proxy, and the request was too large for that.
   const isTooLarge = response.status === 413 &&
     adviceOnProtocol(response) === "";
   return isTooLarge ? TOO_LARGE : undefined;
 }
 
 function adviceOnVersion({ headers }: ServerResponse): string {
-  return `; it speaks tus ${headers.get("Tus-Version")}, and not ${VERSION}`;
+  return `; it speaks tus ${headers.get("Tus-Version")}, not ${VERSION}`;
 }
 
-/** Every answer of a tus server has its version. */
+/** Every response of a tus server has its version. */
 function adviceOnProtocol({ headers }: ServerResponse): string {
   return headers.has("Tus-Resumable") ? "" : "; it does not seem to speak tus";
 }

@@ -327,17 +327,17 @@ for (
   const [location, message] of [
     [
       "http://example.com/files/1",
-      "an upload at http://example.com, and it must be at https",
+      "an upload at http://example.com, but it must be at https",
     ],
-    ["ftp://example.com/files/1", "an upload at ftp://example.com, and"],
+    ["ftp://example.com/files/1", "an upload at ftp://example.com, but"],
     [
       "https://me:hunter22@example.com/1",
-      "an upload at https://example.com, and",
+      "an upload at https://example.com, but",
     ],
-    ["https://hunter22@example.com/1", "an upload at https://example.com, and"],
+    ["https://hunter22@example.com/1", "an upload at https://example.com, but"],
     [
       "https://:hunter22@example.com/1",
-      "an upload at https://example.com, and",
+      "an upload at https://example.com, but",
     ],
     ["https://[", "without a Location for the upload"],
   ] as const
@@ -369,50 +369,55 @@ for (
 
 for (
   const [title, script, options, message] of [
-    ["takes less than `length`", [offers({ "tus-max-size": "9" })], {
-      length: 10,
-    }, "Cannot upload 10 bytes or more: the server takes 9 (Tus-Max-Size)"],
+    [
+      "takes less than `length`",
+      [offers({ "tus-max-size": "9" })],
+      {
+        length: 10,
+      },
+      "Cannot upload 10 bytes or more: the server accepts at most 9 (Tus-Max-Size)",
+    ],
     [
       "takes less than was written",
       [offers({ "tus-max-size": "9" })],
       {},
-      "Cannot upload 10 bytes or more: the server takes 9 (Tus-Max-Size)",
+      "Cannot upload 10 bytes or more: the server accepts at most 9 (Tus-Max-Size)",
     ],
     [
-      "creates no uploads",
+      "does not create uploads",
       [offers({ "tus-extension": "termination" })],
       {},
-      "it creates no uploads",
+      "it does not create uploads",
     ],
     [
       "has to know the length",
       [offers({ "tus-extension": "creation" })],
       {},
-      "it has to know the size first, so give `length`",
+      "it needs to know the size first, so give `length`",
     ],
     [
       "has to know the length, and has no version",
       [says(204, { "tus-extension": "creation" })],
       {},
-      "it has to know the size first, so give `length`",
+      "it needs to know the size first, so give `length`",
     ],
     [
       "speaks another version",
       [offers({ "tus-version": "0.2.2, 2.0.0" })],
       {},
-      "; it speaks tus 0.2.2, 2.0.0, and not 1.0.0",
+      "; it speaks tus 0.2.2, 2.0.0, not 1.0.0",
     ],
     [
       "says so at the creation",
       [respond(404), says(412, { "tus-version": "0.2.2" })],
       {},
-      "responded with 412; it speaks tus 0.2.2, and not 1.0.0",
+      "responded with 412; it speaks tus 0.2.2, not 1.0.0",
     ],
     [
       "takes no object that large",
       [respond(404), says(413)],
       {},
-      "responded with 413; the object is larger than it takes",
+      "responded with 413; the object is larger than it allows",
     ],
     [
       "does not speak tus: 404",
@@ -436,7 +441,7 @@ for (
       "does not speak tus: 200",
       [respond(200), respond(200, {}, "hello")],
       {},
-      'responded with 200 without a Location for the upload; it does not seem to speak tus: "hello"',
+      'responded with 200 but without a Location for the upload; it does not seem to speak tus: "hello"',
     ],
     [
       "does not speak tus: 409",
@@ -595,24 +600,24 @@ for (
     [
       "is beyond what was sent",
       [close, at(11)],
-      "with Upload-Offset 11, but only 10 bytes were sent",
+      "and Upload-Offset 11, but only 10 bytes were sent",
     ],
     [
       "of a PATCH is beyond what was sent",
       [at(11)],
-      "with Upload-Offset 11, but only 10",
+      "and Upload-Offset 11, but only 10",
     ],
     [
       "is before what was acknowledged",
       [at(4), close, at(3)],
-      "with Upload-Offset 3, but has acknowledged 4 bytes before",
+      "and Upload-Offset 3, but has already acknowledged 4 bytes",
     ],
     [
       "of a PATCH is before what was acknowledged",
       [at(4), at(3)],
-      "with Upload-Offset 3, but has acknowledged 4",
+      "and Upload-Offset 3, but has already acknowledged 4",
     ],
-    ["does not move", [at(0)], "responded with 204 and took no byte"],
+    ["does not move", [at(0)], "responded with 204 but accepted no bytes"],
     ["is missing", [says(204)], /without an Upload-Offset$/],
     [
       "is missing in the answer",
@@ -661,7 +666,7 @@ for (const status of [404, 410]) {
       const error = await assertRejects(
         () => given.sender.send(BYTES, context()),
         SendError,
-        "; the upload is gone, if this is its URL: it has expired",
+        "; the upload no longer exists, if this is its URL: it has expired",
       );
       assertEquals(error.status, status);
       assertEquals(given.lines().length, script.length);
@@ -682,7 +687,7 @@ Deno.test("a length that the server says is the most that it is sent", async () 
 Deno.test("a 413 is about the object, or about the request if a proxy says so", async () => {
   for (
     const [refusal, advice] of [
-      [says(413), "responded with 413; the object is larger than it takes"],
+      [says(413), "responded with 413; the object is larger than it allows"],
       [respond(413), "responded with 413; make `capacity` smaller"],
     ] as const
   ) {
@@ -742,7 +747,7 @@ Deno.test("a length that the server says differs is an error", async () => {
     await assertRejects(
       () => given.sender.close(),
       SendError,
-      "with Upload-Length 11, but the length is 10",
+      "and Upload-Length 11, but the length is 10",
     );
   }
   assertEquals(given.lines().slice(2), ["HEAD /files/1", "HEAD /files/1"]);
@@ -849,7 +854,7 @@ Deno.test("close() of fewer bytes than `length` does not complete the upload", a
   const error = await assertRejects(() => out.close(), FlushError);
   assertStringIncludes(
     error.message,
-    "Cannot complete the upload: it has 10 bytes, and its length is 11",
+    "Cannot complete the upload: it has 10 bytes, but its length is 11",
   );
   assertEquals(given.lines().length, 1);
 });
@@ -1179,16 +1184,16 @@ Deno.test("resume() takes the length from the server, or gives it with the next 
 
 for (
   const [title, behaviour, message] of [
-    ["is gone", says(404), "the upload is gone"],
+    ["is gone", says(404), "the upload no longer exists"],
     [
       "is no upload",
       respond(200, {}, ""),
-      "responded with 200 without an Upload-Offset; it does not seem to speak tus",
+      "responded with 200 but without an Upload-Offset; it does not seem to speak tus",
     ],
     [
       "has another length",
       at(0, 11),
-      "with Upload-Length 11, but the length is 10",
+      "and Upload-Length 11, but the length is 10",
     ],
   ] as const
 ) {
@@ -1208,7 +1213,7 @@ Deno.test("resume() of more than the length fails", async () => {
   await assertRejects(
     () => TusSender.resume(server.url),
     SendError,
-    "with Upload-Length 10, but the length is at least 11",
+    "and Upload-Length 10, but the length is at least 11",
   );
 });
 
@@ -1247,7 +1252,11 @@ Deno.test("an upload to a real server: created, sent, resumed, removed", async (
   const last = await TusSender.resume(url, { terminate: true });
   await last.abort();
   assertEquals(server.uploads(), 0);
-  await assertRejects(() => TusSender.resume(url), SendError, "is gone");
+  await assertRejects(
+    () => TusSender.resume(url),
+    SendError,
+    "no longer exists",
+  );
 });
 
 Deno.test("a real server that takes less says so before anything is sent", async () => {
@@ -1255,12 +1264,16 @@ Deno.test("a real server that takes less says so before anything is sent", async
   await assertRejects(
     () => new TusSender(server.url, { length: 10 }).create(),
     RangeError,
-    "the server takes 9",
+    "the server accepts at most 9",
   );
   assertEquals(server.uploads(), 0);
   const out = new StreamBuffer(new TusSender(server.url));
   await out.write(TEXT);
-  await assertRejects(() => out.close(), FlushError, "the server takes 9");
+  await assertRejects(
+    () => out.close(),
+    FlushError,
+    "the server accepts at most 9",
+  );
   assertEquals(server.received, 0);
 });
 

@@ -1,6 +1,6 @@
 /**
- * {@linkcode UploadSender}: a whole stream as one HTTP request, for a server that
- * is to see one object: a dump from a pipe, a recording, a build artefact.
+ * {@linkcode UploadSender}: a whole stream in one HTTP request, for a server that
+ * expects one object: a dump from a pipe, a recording, a build artefact.
  *
  * @example Usage
  * ```ts
@@ -22,31 +22,35 @@
  * @module
  */
 import type { SendContext, Sender } from "../buffer.ts";
-import { SendError, type SendErrorOptions } from "../http/errors.ts";
-import type { RequestOptions, SendAttempt } from "../http/options.ts";
+import { SendError } from "../http/errors.ts";
+import type { RequestOptions } from "../http/options.ts";
 import { Requests } from "../http/requests.ts";
 import { checkMethod } from "../http/urls.ts";
 import { checkInteger, messageOf } from "../internal/checks.ts";
 import { handled, until, within } from "../internal/promises.ts";
 
-export {
-  type RequestOptions,
-  type SendAttempt,
-  SendError,
-  type SendErrorOptions,
-};
+export type { SendContext, Sender } from "../buffer.ts";
+export { SendError, type SendErrorOptions } from "../http/errors.ts";
+export type {
+  HeaderFunction,
+  HttpClient,
+  RequestHeaders,
+  RequestOptions,
+  RetryOptions,
+  SendAttempt,
+} from "../http/options.ts";
 
 const ACTION = "Cannot create UploadSender";
 /**
- * What the platform is given at a time, in bytes: about as much as Deno holds
- * back, so that what it was given is nearly what it has sent.
+ * How much the platform gets at a time, in bytes: about as much as Deno holds
+ * back, so that what it got is nearly what it has sent.
  */
-const PIECE = 64 * 1024;
-const GIVE_LENGTH = "; it may want to know the size, so give `length`";
-/** What to do about a status, where it is not what the other senders advise. */
+const PIECE_SIZE = 64 * 1024;
+const GIVE_LENGTH = "; it may need to know the size, so give `length`";
+/** Advice on a status where it differs from that of other senders. */
 const ADVICE: Record<number, string> = {
   411: GIVE_LENGTH,
-  413: "; the object is larger than it takes",
+  413: "; the object is larger than it allows",
   501: GIVE_LENGTH,
 };
 
@@ -62,17 +66,18 @@ export interface UploadSenderOptions
    */
   method?: string;
   /**
-   * The size of the object in bytes, if it is known: then the server is told,
-   * as `Content-Length`, where the platform can (Deno and Node do), and a stream
-   * that ends earlier or goes on is an error. Else the body is sent in chunks
+   * The size of the object in bytes, if it is known. It is sent as
+   * `Content-Length`, where the platform can (Deno and Node do), and a stream
+   * that is shorter or longer is an error. Without it the body is sent in chunks
    * (RFC 9112, section 7.1), which some servers refuse with a 411 or 501.
    *
    * @default {undefined}
    */
   length?: number;
   /**
-   * The longest time in milliseconds in which the connection takes nothing of
-   * what there is, and in which the server does not answer when it has all.
+   * Maximum time in milliseconds for which the connection accepts none of the
+   * bytes that are ready, and for which the server does not respond once it has
+   * all of them.
    *
    * @default {30_000}
    */
@@ -80,22 +85,23 @@ export interface UploadSenderOptions
 }
 
 /**
- * Sends all that one {@linkcode StreamBuffer} is given in one HTTP request.
+ * Sends everything written to one `StreamBuffer` in one HTTP request.
  *
- * - **Only `close` delivers.** To `flush`, and to count as delivered in `stats`,
- *   means here that the connection has taken the bytes, and it takes some before
- *   there is a server at its other end. Whether the server has the object is
- *   known when it has answered with a 2xx, and that is what `close` waits for.
- * - **No retry.** What the connection took cannot be sent again. When the upload
- *   fails, every further `write`, `flush` and `close` fails for the same reason,
- *   and what the server has is unknown. Use `TusSender` if that will not do.
- * - **Half an object is never finished.** `abort` breaks the request off, and so
- *   does a `close` that fails. But `close` cannot know whether everything was
- *   written: do not call it, nor leave an `await using` block, after an error in
- *   what writes. `pipeTo` sees to that. An object of known `length` is whole as
- *   soon as so many bytes are sent.
- * - **An answer before the connection took everything ends the upload**, a 2xx
- *   too: the server cannot have what it was not sent.
+ * - **Only `close` delivers.** Here `flush`, and `stats.bytesDelivered`, mean
+ *   that the connection has accepted the bytes, and it accepts some before there
+ *   is a server at the other end. Only a 2xx shows that the server has the
+ *   object, and `close` waits for it.
+ * - **No retry.** Bytes that the connection has accepted cannot be sent again.
+ *   When the upload fails, every later `write`, `flush` and `close` fails for
+ *   the same reason, and how much the server has is unknown. Use `TusSender`
+ *   where an upload has to survive that.
+ * - **An incomplete object is never finished.** `abort` aborts the request, and
+ *   so does a `close` that fails. But `close` cannot know whether everything was
+ *   written: do not call it, nor leave an `await using` block, after the code
+ *   that writes has failed. `pipeTo` takes care of that. An object of known
+ *   `length` is complete as soon as that many bytes are sent.
+ * - **A response before the connection has accepted everything ends the upload**,
+ *   even a 2xx: the server cannot have what it was not sent.
  * - **Backpressure.** `write` waits for the connection, and so for the server.
  *
  * @example A file, with its size
@@ -117,29 +123,29 @@ export class UploadSender implements Sender {
   readonly #timeout: number;
   readonly #controller = new AbortController();
 
-  /** The body of the request, while it takes chunks. */
+  /** The body of the request, while it accepts chunks. */
   #body: ReadableStreamDefaultController<Uint8Array<ArrayBuffer>> | undefined;
   /** Settles as the request does; `undefined` before it is made. */
   #outcome: Promise<void> | undefined;
-  /** Settles when the connection wants a chunk, or there is an outcome. */
+  /** Settles when the connection asks for a chunk, or there is an outcome. */
   #demand = Promise.withResolvers<void>();
-  /** Bytes that were put into the body. */
+  /** The number of bytes put into the body: what the connection has accepted. */
   #enqueued = 0;
-  /** The end was put into it, too. */
+  /** The body is complete: its end was put into it too. */
   #ended = false;
-  /** The server has answered, and is to be given no more. */
+  /** The server has responded, and gets no more. */
   #responded = false;
-  /** Why the upload has failed. */
+  /** Why the upload has failed; a failed one stays so. */
   #failure: unknown;
   readonly #closed = Promise.withResolvers<void>();
 
   /**
-   * Constructs a new instance. The request is made when there is something to
-   * send, or nothing at all and the buffer closes.
+   * Constructs a new instance. The request is made at the first flush, or by
+   * `close` for an empty object.
    *
    * @param url Where to send to: http or https, without credentials.
    * @param options The size in bytes, the time in milliseconds.
-   * @throws {TypeError} If the URL is none, is not http(s) or carries
+   * @throws {TypeError} If the URL is invalid, is not http(s) or carries
    *   credentials, or an option has the wrong type.
    * @throws {RangeError} If an option is out of range.
    */
@@ -155,26 +161,14 @@ export class UploadSender implements Sender {
   }
 
   /**
-   * How the upload ends, for those who want to know at once that it has failed,
-   * and not when there is more to write.
-   *
-   * @returns A promise that resolves when `close` does, and rejects when the
-   *   upload has failed or was aborted.
-   */
-  get closed(): Promise<void> {
-    return this.#closed.promise;
-  }
-
-  /**
    * Hands one flush to the connection.
    *
    * @param bytes The next part of the object.
-   * @param context Where in the stream it is.
-   * @returns A promise that resolves when the connection has taken it.
-   * @throws {SendError} If the upload has failed.
-   * @throws {RangeError} If it would be more than `length` bytes.
+   * @param context Its position in the stream.
+   * @returns A promise that resolves when the connection has accepted it.
+   * @throws {SendError} If the upload has failed, or would exceed `length`.
    * @throws {TypeError} If this is not the next part: the sender serves another
-   *   stream, or was closed.
+   *   stream, or is closed.
    * @throws The reason of `context.signal`, or of `abort`.
    */
   async send(
@@ -189,18 +183,18 @@ export class UploadSender implements Sender {
       );
     }
     const end = offset + bytes.length;
-    for (let at = 0; at < bytes.length; at += PIECE) {
+    for (let at = 0; at < bytes.length; at += PIECE_SIZE) {
       await this.#step(signal, async (signal) => {
         if (end > (this.#length ?? end)) {
           throw new RangeError(
-            `the upload has at least ${end} bytes, and length is ${this.#length}`,
+            `the upload has at least ${end} bytes, but length is ${this.#length}`,
           );
         }
         await this.#ready(signal);
         this.#demand = Promise.withResolvers();
-        // It is read long after the next one has been asked for, and the store
-        // that it comes from is used again when this returns.
-        const piece = bytes.slice(at, at + PIECE);
+        // A copy: it is read long after the next one has been asked for, and
+        // the store that it comes from is reused when this returns.
+        const piece = bytes.slice(at, at + PIECE_SIZE);
         this.#enqueued += piece.length;
         this.#body?.enqueue(piece);
       });
@@ -208,9 +202,9 @@ export class UploadSender implements Sender {
   }
 
   /**
-   * Ends the object, and waits for the server's answer.
+   * Completes the object, and waits for the response.
    *
-   * @returns A promise that resolves when the server has answered with a 2xx.
+   * @returns A promise that resolves when the server has responded with a 2xx.
    * @throws {SendError} If the upload has failed, or is shorter than `length`.
    * @throws The reason of `abort`.
    */
@@ -218,7 +212,7 @@ export class UploadSender implements Sender {
     await this.#step(this.#controller.signal, async (signal) => {
       if (this.#enqueued < (this.#length ?? 0)) {
         throw new RangeError(
-          `the upload has only ${this.#enqueued} bytes, and length is ${this.#length}`,
+          `the upload has only ${this.#enqueued} bytes, but length is ${this.#length}`,
         );
       }
       await this.#ready(signal);
@@ -230,10 +224,10 @@ export class UploadSender implements Sender {
   }
 
   /**
-   * Breaks the request off, so that the server cannot take what it has for the
+   * Aborts the request, so that the server cannot mistake what it has for the
    * whole object.
    *
-   * @param reason Why; an `AbortError` unless given.
+   * @param reason Why; by default an `AbortError`.
    */
   abort(
     reason: unknown = new DOMException("The upload was aborted", "AbortError"),
@@ -241,7 +235,21 @@ export class UploadSender implements Sender {
     this.#fail(reason);
   }
 
-  /** A step of the upload; if it fails, or takes too long, so has the upload. */
+  /**
+   * How the upload ends. It reports a failure at once, even while nothing is
+   * being written.
+   *
+   * @returns A promise that resolves when `close` does, and rejects when the
+   *   upload has failed or was aborted.
+   */
+  get closed(): Promise<void> {
+    return this.#closed.promise;
+  }
+
+  /**
+   * A step of the upload, within `timeout`. If it fails or takes longer, the
+   * upload has failed.
+   */
   async #step(
     outer: AbortSignal,
     work: (signal: AbortSignal) => Promise<void>,
@@ -254,7 +262,7 @@ export class UploadSender implements Sender {
     }
   }
 
-  /** Makes the request, if need be, and waits until a chunk is wanted. */
+  /** Makes the request, if there is none, and waits until it asks for a chunk. */
   async #ready(signal: AbortSignal): Promise<void> {
     this.#outcome ??= handled(this.#request());
     const { promise } = this.#demand;
@@ -294,7 +302,7 @@ export class UploadSender implements Sender {
     }
   }
 
-  /** Once failed, it stays so: what was given cannot be given again. */
+  /** Fails the upload, unless it has failed already, and returns why. */
   #fail(failure: unknown): unknown {
     this.#failure ??= failure;
     this.#body?.error(this.#failure);
@@ -305,7 +313,7 @@ export class UploadSender implements Sender {
     return this.#failure;
   }
 
-  /** What went wrong, and how far the upload was. */
+  /** What went wrong, and how far the upload had got. */
   #explain(error: unknown): SendError {
     const { origin, pathname } = this.#requests.url;
     const details = error instanceof SendError ? error : new SendError(
@@ -315,15 +323,15 @@ export class UploadSender implements Sender {
     if (this.#enqueued === 0) return details;
     const { message, attempts, status, retryAfter, excerpt, cause } = details;
     return new SendError(
-      `${message}; the connection had taken up to ${this.#enqueued} bytes, and what the server has of them is unknown`,
+      `${message}; the connection had accepted up to ${this.#enqueued} bytes, and how many of them the server has is unknown`,
       { attempts, status, retryAfter, excerpt, cause },
     );
   }
 }
 
 /**
- * A body whose size the server is told. Deno makes that of the size of a Blob,
- * and asks this one for it and for its stream; Node heeds the header.
+ * A body with a `Content-Length`. Node takes that from the header. Deno takes
+ * it from the size of a `Blob`, and asks that for its stream.
  */
 function sized(stream: Stream, size: number) {
   const headers = { "Content-Length": `${size}` };

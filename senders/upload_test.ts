@@ -319,7 +319,7 @@ for (const status of [401, 413, 500, 302, 200, 201]) {
         }
         assertMatch(
           error.message,
-          /had taken up to \d+ bytes, and what .* unk/,
+          /had accepted up to \d+ bytes, and how many .* unk/,
         );
         const { bytesAccepted, bytesDelivered } = out.stats;
         assert(bytesDelivered >= 100_000 - 65_536);
@@ -341,9 +341,9 @@ for (const status of [401, 413, 500, 302, 200, 201]) {
 Deno.test("a refusal is told with the beginning of the reply, and what to do", async () => {
   for (
     const [status, advice] of [
-      [411, "; it may want to know the size, so give `length`"],
-      [413, "; the object is larger than it takes"],
-      [501, "; it may want to know the size, so give `length`"],
+      [411, "; it may need to know the size, so give `length`"],
+      [413, "; the object is larger than it allows"],
+      [501, "; it may need to know the size, so give `length`"],
       [403, "; check the credentials in `headers`"],
       [301, "; redirects are not followed, so give the final URL"],
     ] as const
@@ -354,7 +354,7 @@ Deno.test("a refusal is told with the beginning of the reply, and what to do", a
     const error = await assertRejects(() => out.close(), FlushError);
     assertStringIncludes(
       error.message,
-      `PUT ${server.url} (attempt 1): the server responded with ${status}${advice}: "sorry"; the connection had taken up to 6 bytes`,
+      `PUT ${server.url} (attempt 1): the server responded with ${status}${advice}: "sorry"; the connection had accepted up to 6 bytes`,
     );
     assertEquals((error.cause as SendError).excerpt, "sorry");
     assertEquals(out.takeUnsent().length, 0);
@@ -493,7 +493,7 @@ Deno.test("a connection that breaks fails the upload for good, and it is told ho
   const error = await writeUntilItFails(out);
   assertInstanceOf(error.cause, SendError);
   assertEquals(error.cause.status, undefined);
-  assertMatch(error.message, /taken up to \d{6,} bytes/);
+  assertMatch(error.message, /accepted up to \d{6,} bytes/);
   await assertRejects(() => out.write("more").then(() => out.flush()));
   await assertRejects(() => out.close(), FlushError);
   assertEquals(server.connections, 1);
@@ -520,7 +520,7 @@ Deno.test("a server that reads nothing fails the upload after `timeout`", async 
     await new Promise((resolve) => setImmediate(resolve));
   }
   const error = await failing;
-  assertMatch(error.message, /it took longer than 1000 ms; .*taken up to/);
+  assertMatch(error.message, /it took longer than 1000 ms; .*accepted up to/);
   await assertRejects(() => out.close());
 });
 
@@ -538,7 +538,7 @@ Deno.test("a server that never answers fails close() after `timeout`", async () 
   await time.tickAsync(1_000);
   const { message } = await closing;
   await gone.promise;
-  assertMatch(message, /longer than 1000 ms; .* up to 6 bytes, and what/);
+  assertMatch(message, /longer than 1000 ms; .* up to 6 bytes, and how many/);
   assertEquals(server.connections, 1);
 });
 
@@ -631,7 +631,7 @@ Deno.test("close() of fewer bytes than `length` breaks the request off", async (
   const out = upload(server, { length: 10 });
   await out.write("half");
   const error = await assertRejects(() => out.close(), FlushError);
-  assertMatch(error.message, /has only 4 bytes, and length is 10/);
+  assertMatch(error.message, /has only 4 bytes, but length is 10/);
   assertEquals(server.requests.length, 0);
 });
 
@@ -640,7 +640,7 @@ Deno.test("write() of more bytes than `length` fails the upload", async () => {
   const out = upload(server, { length: 10 });
   await out.write("0123456789ab");
   const error = await assertRejects(() => out.flush(), FlushError);
-  assertMatch(error.message, /has at least 12 bytes, and length is 10/);
+  assertMatch(error.message, /has at least 12 bytes, but length is 10/);
   await assertRejects(() => out.close(), FlushError);
   assertEquals(server.requests.length, 0);
   assertEquals(out.takeUnsent().length, 12);
