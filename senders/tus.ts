@@ -596,7 +596,7 @@ function adviceOnUpload(response: ServerResponse): string | undefined {
 }
 
 function adviceOnVersion({ headers }: ServerResponse): string {
-  return `; it speaks tus ${headers.get("Tus-Version")}, not ${VERSION}`;
+  return `; it speaks tus ${headers.get("Tus-Version")}, but not ${VERSION}`;
 }
 
 /** Every response of a tus server has its version. */

@@ -405,13 +405,13 @@ for (
       "speaks another version",
       [offers({ "tus-version": "0.2.2, 2.0.0" })],
       {},
-      "; it speaks tus 0.2.2, 2.0.0, not 1.0.0",
+      "; it speaks tus 0.2.2, 2.0.0, but not 1.0.0",
     ],
     [
       "says so at the creation",
       [respond(404), says(412, { "tus-version": "0.2.2" })],
       {},
-      "responded with 412; it speaks tus 0.2.2, not 1.0.0",
+      "responded with 412; it speaks tus 0.2.2, but not 1.0.0",
     ],
     [
       "takes no object that large",
