@@ -1,0 +1,177 @@
+import {
+  assert,
+  assertEquals,
+  assertInstanceOf,
+  assertRejects,
+  assertThrows,
+} from "@std/assert";
+import { FlushError } from "../buffer.ts";
+import {
+  FetchSender,
+  type FetchSenderOptions,
+  type SendAttempt,
+  SendError,
+  streamTo,
+} from "../sender.ts";
+import { fakeTime } from "../testing/fake_time.ts";
+import { close, FaultyServer, respond } from "../testing/faulty_server.ts";
+import {
+  BYTES,
+  context,
+  deliver,
+  FAST,
+  printed,
+  skipDelays,
+  URL_OF_NOBODY,
+} from "../testing/sending.ts";
+
+for (
+  const [options, errorClass, message] of [
+    [{ headers: 5 }, TypeError, "must be an object, received a number"],
+    [{ headers: null }, TypeError, "must be an object, received null"],
+    [{ headers: "secret" }, TypeError, "must be an object, received a string"],
+    [{ headers: { "a b": "c" } }, TypeError, "Cannot use headers"],
+    [{ headers: { a: "sec\nret" } }, TypeError, "Cannot use headers"],
+  ] as const
+) {
+  Deno.test(`FetchSender() refuses ${Deno.inspect(options)}`, () => {
+    const error = assertThrows(
+      () => new FetchSender(URL_OF_NOBODY, options as FetchSenderOptions),
+      errorClass as typeof Error,
+      message,
+    );
+    assert(!printed(error).includes("sec\nret"), error.message);
+  });
+}
+
+Deno.test("send() has its own copy of the headers, of every kind", async () => {
+  await using server = new FaultyServer([respond(503)]);
+  const once = new Map([["X-A", "kept"]]).entries();
+  await deliver(server.url, { headers: once as never, retry: FAST });
+  const changing = new Headers({ "X-A": "kept" });
+  const sender = new FetchSender(server.url, { headers: changing });
+  changing.delete("X-A");
+  await sender.send(BYTES, context());
+  assertEquals(
+    server.requests.map(({ headers }) => headers.get("x-a")),
+    ["kept", "kept", "kept"],
+  );
+});
+
+Deno.test("a header function is called for each attempt and told why", async () => {
+  await using server = new FaultyServer([respond(503), close]);
+  const attempts: Omit<SendAttempt, "signal">[] = [];
+  await deliver(server.url, {
+    retry: FAST,
+    headers: ({ signal, ...attempt }) => {
+      assert(!signal.aborted);
+      attempts.push(attempt);
+      return { "X-Attempt": `${attempt.attempt}` };
+    },
+  });
+  assertEquals(
+    server.requests.map(({ headers }) => headers.get("x-attempt")),
+    ["1", "2", "3"],
+  );
+  assertEquals(
+    attempts.map(({ failure, ...rest }) => [rest, failure?.status]),
+    [1, 2, 3].map((attempt) => [
+      { sequence: 0, offset: 0, attempt },
+      attempt === 2 ? 503 : undefined,
+    ]),
+  );
+  assertEquals(attempts.map(({ failure }) => failure?.attempts), [
+    undefined,
+    1,
+    2,
+  ]);
+});
+
+for (const status of [401, 403]) {
+  Deno.test(`a ${status} is tried once more, at once, with fresh headers`, async () => {
+    using time = fakeTime();
+    const { delays, onRetry } = skipDelays(time);
+    await using server = new FaultyServer([], async (exchange) => {
+      const token = exchange.request.headers.get("authorization");
+      await respond(token === "Bearer fresh" ? 200 : status)(exchange);
+    });
+    let refreshes = 0;
+    await using out = streamTo(server.url, {
+      onRetry,
+      flushInterval: 0,
+      headers: async ({ failure }) => {
+        await Promise.resolve();
+        if (failure?.status === status) refreshes++;
+        return { Authorization: refreshes > 0 ? "Bearer fresh" : "Bearer old" };
+      },
+    });
+    await out.write("abcd");
+    await out.flush();
+    assertEquals(server.bodies, ["abcd", "abcd"]);
+    assertEquals(delays, [0]);
+    assertEquals(refreshes, 1);
+
+    refreshes = -10;
+    await out.write("efgh");
+    const { cause } = await assertRejects(() => out.flush(), FlushError);
+    assertEquals((cause as SendError).attempts, 2);
+    assertEquals(server.requests.length, 4);
+    await out.abort();
+  });
+}
+
+Deno.test("a header function is no reason to try another failure again", async () => {
+  await using server = new FaultyServer([], respond(400));
+  const error = await assertRejects(
+    () => deliver(server.url, { headers: () => ({}) }),
+    SendError,
+  );
+  assertEquals(error.attempts, 1);
+});
+
+Deno.test("a 401 is tried once more a flush, whatever comes between", async () => {
+  await using server = new FaultyServer(
+    [respond(401), respond(503)],
+    respond(401),
+  );
+  const error = await assertRejects(
+    () => deliver(server.url, { retry: FAST, headers: () => ({}) }),
+    SendError,
+  );
+  assertEquals([error.status, error.attempts], [401, 3]);
+});
+
+Deno.test("a 403 that asks to wait is not repeated before", async () => {
+  using time = fakeTime();
+  const { delays, onRetry } = skipDelays(time);
+  await using server = new FaultyServer([respond(403, { "retry-after": "1" })]);
+  await deliver(server.url, { onRetry, headers: () => ({}) });
+  assertEquals(delays, [1_000]);
+});
+
+Deno.test("a header function that fails, hangs or returns nonsense is a failed send", async () => {
+  await using server = new FaultyServer();
+  const bug = new RangeError("no token");
+  const error = await assertRejects(
+    () => deliver(server.url, { headers: () => Promise.reject(bug) }),
+    SendError,
+    "(attempt 1): could not get the headers: no token",
+  );
+  // Where it comes from is of use, and shows no secret.
+  assertInstanceOf(error.cause, Error);
+  assertEquals(error.cause.name, "RangeError");
+  assertEquals(error.cause.stack, bug.stack);
+  const hung = await assertRejects(
+    () =>
+      deliver(server.url, { headers: () => new Promise(() => {}), timeout: 1 }),
+    SendError,
+  );
+  assertEquals((hung.cause as Error).name, "TimeoutError");
+  const nonsense = await assertRejects(
+    () => deliver(server.url, { headers: () => ({ a: "sec\nret" }) }),
+    SendError,
+    "names and values that HTTP allows",
+  );
+  assert(!printed(nonsense).includes("sec\nret"));
+  assertEquals(server.requests.length, 0);
+});

@@ -1,0 +1,40 @@
+import {
+  assertEquals,
+  assertInstanceOf,
+  assertRejects,
+  assertStringIncludes,
+} from "@std/assert";
+import { FlushError } from "../buffer.ts";
+import { SendError, streamTo } from "../sender.ts";
+import { URL_OF_NOBODY } from "../testing/sending.ts";
+
+Deno.test({
+  name:
+    "a missing --allow-net fails at once, with the permission error as cause",
+  permissions: { net: false },
+  fn: async () => {
+    const out = streamTo(URL_OF_NOBODY.replace(":9", ":8099"));
+    await out.write("kept");
+    const { cause, message } = await assertRejects(
+      () => out.close(),
+      FlushError,
+    );
+    assertInstanceOf(cause, SendError);
+    assertEquals(cause.attempts, 1);
+    assertInstanceOf(cause.cause, Deno.errors.NotCapable);
+    assertStringIncludes(message, "--allow-net");
+    assertEquals(out.takeUnsent().length, 4);
+  },
+});
+
+Deno.test({
+  name: "a host that no permission can name fails as any other",
+  permissions: { net: ["127.0.0.1"] },
+  fn: async () => {
+    const out = streamTo("http://a;b/", { retry: { maxElapsed: 0 } });
+    await out.write("kept");
+    const { cause } = await assertRejects(() => out.close(), FlushError);
+    assertInstanceOf(cause, SendError);
+    assertStringIncludes(cause.message, "Cannot POST 4 bytes to http://a;b/");
+  },
+});

@@ -1,0 +1,71 @@
+import { assertEquals, assertInstanceOf, assertRejects } from "@std/assert";
+import { SendError } from "../sender.ts";
+import { fakeTime } from "../testing/fake_time.ts";
+import { FaultyServer, never, respond } from "../testing/faulty_server.ts";
+import { deliver, skipDelays, URL_OF_NOBODY } from "../testing/sending.ts";
+
+Deno.test("timeout is told as a TimeoutError", async () => {
+  using time = fakeTime();
+  await using server = new FaultyServer([], async (exchange) => {
+    await exchange.receive();
+    setImmediate(() => time.tick(30_000));
+    await never(exchange);
+  });
+  const error = await assertRejects(
+    () => deliver(server.url, { retry: { maxElapsed: 0 } }),
+    SendError,
+    "it took longer than 30000 ms",
+  );
+  assertInstanceOf(error.cause, DOMException);
+  assertEquals(error.cause.name, "TimeoutError");
+  assertEquals(time.countTimers(), 0);
+});
+
+Deno.test("timeout does not pass a ms too early", async () => {
+  using time = fakeTime();
+  let failed = false;
+  const sent = assertRejects(() =>
+    deliver(URL_OF_NOBODY, {
+      fetch: () => new Promise(() => {}),
+      retry: { maxElapsed: 0 },
+    }).finally(() => failed = true)
+  );
+  await time.tickAsync(29_999);
+  assertEquals(failed, false);
+  await time.tickAsync(1);
+  await sent;
+});
+
+Deno.test("an attempt may not take longer than what is left of maxElapsed", async () => {
+  using time = fakeTime();
+  await using server = new FaultyServer([], async (exchange) => {
+    await exchange.receive();
+    setImmediate(() => time.tick(10_000));
+    await never(exchange);
+  });
+  await assertRejects(
+    () => deliver(server.url, { retry: { maxElapsed: 10_000 } }),
+    SendError,
+    "it took longer than 10000 ms",
+  );
+  assertEquals(server.requests.length, 1);
+});
+
+Deno.test("a later attempt has only what is left of maxElapsed", async () => {
+  using time = fakeTime();
+  const { delays, onRetry } = skipDelays(time);
+  await using server = new FaultyServer([
+    respond(503, { "retry-after": "6" }),
+    async (exchange) => {
+      await exchange.receive();
+      setImmediate(() => time.tick(4_000));
+      await never(exchange);
+    },
+  ]);
+  await assertRejects(
+    () => deliver(server.url, { onRetry, retry: { maxElapsed: 10_000 } }),
+    SendError,
+    "it took longer than 4000 ms",
+  );
+  assertEquals(delays, [6_000]);
+});

@@ -1,0 +1,207 @@
+import {
+  assert,
+  assertEquals,
+  assertMatch,
+  assertRejects,
+  assertStringIncludes,
+} from "@std/assert";
+import { gzipSync } from "node:zlib";
+import { SendError, streamTo } from "../sender.ts";
+import { fakeTime } from "../testing/fake_time.ts";
+import {
+  type Behaviour,
+  FaultyServer,
+  head,
+  respond,
+} from "../testing/faulty_server.ts";
+import {
+  deliver,
+  FAST,
+  stallInBody,
+  URL_OF_NOBODY,
+} from "../testing/sending.ts";
+
+const REPLIES: Record<string, Behaviour> = {
+  "that stalls": stallInBody,
+  "that never ends": async ({ receive, write }) => {
+    await receive();
+    await write(head(200, { "transfer-encoding": "chunked" }));
+    const chunk = `1000\r\n${"x".repeat(0x1000)}\r\n`;
+    for (;;) await write(chunk);
+  },
+  "of 10 MB": respond(200, {}, "x".repeat(10_000_000)),
+  "that is cut short": async ({ receive, write, close }) => {
+    await receive();
+    await write(head(200, { "content-length": "100" }) + "some");
+    close();
+  },
+  "that is empty": respond(204),
+  "after a 103": async (exchange) => {
+    await exchange.write(head(103, { link: "</a>" }));
+    await respond(200)(exchange);
+  },
+};
+
+for (const [title, behaviour] of Object.entries(REPLIES)) {
+  Deno.test(`a 2xx with a reply ${title} is one delivery`, async () => {
+    await using server = new FaultyServer([behaviour]);
+    const timeout = title === "that stalls" ? 1_000 : 30_000;
+    await using out = streamTo(server.url, { timeout, retry: FAST });
+    await out.write("once");
+    await out.flush();
+    assertEquals(server.bodies, ["once"]);
+    await out.write("more");
+    await out.close();
+    assertEquals(server.bodies, ["once", "more"]);
+  });
+}
+
+Deno.test("a 2xx with a reply that stalls is given up after 5 seconds", async () => {
+  using time = fakeTime();
+  await using server = new FaultyServer([stallInBody]);
+  const settled = Promise.withResolvers<void>();
+  const sent = deliver(server.url, {
+    fetch: async (input, init) => {
+      const response = await fetch(input, init);
+      setImmediate(settled.resolve);
+      return response;
+    },
+  });
+  await settled.promise;
+  let given = false;
+  void sent.then(() => given = true);
+  await time.tickAsync(4_999);
+  assertEquals(given, false);
+  await time.tickAsync(1);
+  await sent;
+  assertEquals(time.countTimers(), 0);
+});
+
+Deno.test("a reply without end is cut by its size, not only by time", async () => {
+  using _time = fakeTime();
+  const cut = Promise.withResolvers<void>();
+  await using server = new FaultyServer([async (exchange) => {
+    try {
+      await REPLIES["that never ends"]!(exchange);
+    } finally {
+      cut.resolve();
+    }
+  }]);
+  await deliver(server.url, {});
+  // Its connection is closed, or the server would go on.
+  await cut.promise;
+  assertEquals(server.requests.length, 1);
+});
+
+Deno.test("a reply is read up to 64 KiB, and what is longer is cancelled", async () => {
+  const sizes = [64 * 1024 - 1, 1, 1];
+  let cancels = 0;
+  const body = new ReadableStream({
+    pull: (controller) => controller.enqueue(new Uint8Array(sizes.shift()!)),
+    cancel: () => void cancels++,
+  }, { highWaterMark: 0 });
+  const fetch = () => Promise.resolve(new Response(body));
+  await deliver(URL_OF_NOBODY, { fetch });
+  assertEquals(sizes, [1]);
+  assertEquals(cancels, 1);
+});
+
+for (
+  const [title, cancel] of [
+    ["cannot be cancelled", () => Promise.reject(new Error("no"))],
+    ["hangs when it is cancelled", () => new Promise<void>(() => {})],
+  ] as const
+) {
+  Deno.test(`a reply that ${title} is no failure`, async () => {
+    const body = new ReadableStream({
+      pull: (controller) => controller.enqueue(new Uint8Array(100_000)),
+      cancel,
+    });
+    const fetch = () => Promise.resolve(new Response(body));
+    await deliver(URL_OF_NOBODY, { fetch });
+  });
+}
+
+Deno.test("short replies are read, so that one connection serves all flushes", async () => {
+  await using server = new FaultyServer([], respond(200, {}, "x".repeat(9999)));
+  await using out = streamTo(server.url, { capacity: 4 });
+  for (let i = 0; i < 20; i++) await out.write("abcd");
+  await out.close();
+  assertEquals(server.requests.length, 20);
+  assertEquals(server.connections, 1);
+});
+
+Deno.test("send() keeps to the status when fetch has read the reply", async () => {
+  await using server = new FaultyServer([respond(200, {}, "read")]);
+  await deliver(server.url, {
+    fetch: async (input, init) => {
+      const response = await fetch(input, init);
+      assertEquals(await response.text(), "read");
+      return response;
+    },
+  });
+  assertEquals(server.requests.length, 1);
+});
+
+// -- Excerpts --
+
+Deno.test("an error shows a reply that comes in pieces, cut within a character", async () => {
+  const bytes = new TextEncoder().encode("no €, thanks");
+  const body = ReadableStream.from(Array.from(bytes, (byte) => [byte]))
+    .pipeThrough(
+      new TransformStream<number[], Uint8Array<ArrayBuffer>>({
+        transform: (chunk, stream) => stream.enqueue(new Uint8Array(chunk)),
+      }),
+    );
+  const fetch = () => Promise.resolve(new Response(body, { status: 400 }));
+  const error = await assertRejects(
+    () => deliver(URL_OF_NOBODY, { fetch }),
+    SendError,
+  );
+  assertEquals(error.excerpt, "no €, thanks");
+});
+
+Deno.test("an error shows the beginning of the reply, on one line", async () => {
+  const reply = `\x1b[31mtoo\r\n\tbad\x9b ${"x".repeat(1000)}`;
+  await using server = new FaultyServer([async ({ receive, write }) => {
+    await receive();
+    const body = new TextEncoder().encode(reply);
+    await write(head(400, { "content-length": `${body.length}` }));
+    await write(body);
+  }]);
+  const error = await assertRejects(() => deliver(server.url, {}), SendError);
+  assertEquals(error.excerpt.length, 200);
+  assertMatch(error.excerpt, /^\[31mtoo bad x+$/);
+  assertStringIncludes(error.message, `responded with 400: "[31mtoo bad xxx`);
+});
+
+Deno.test("a small reply that becomes a large one when decompressed is cut", async () => {
+  const bomb = gzipSync(new Uint8Array(50_000_000));
+  await using server = new FaultyServer([async ({ receive, write, closed }) => {
+    await receive();
+    const length = `${bomb.length}`;
+    const headers = { "content-encoding": "gzip", "content-length": length };
+    await write(head(400, headers));
+    await write(bomb);
+    await closed();
+  }]);
+  let size = 0;
+  const counter = new TransformStream<Uint8Array, Uint8Array>({
+    transform(chunk, controller) {
+      size += chunk.length;
+      controller.enqueue(chunk);
+    },
+  });
+  await assertRejects(
+    () =>
+      deliver(server.url, {
+        fetch: async (input, init) => {
+          const reply = await fetch(input, init);
+          return new Response(reply.body!.pipeThrough(counter), reply);
+        },
+      }),
+    SendError,
+    "responded with 400",
+  );
+  assert(size >= 64 * 1024 && size < 1_000_000, `${size} bytes were read`);
+});

@@ -1,0 +1,317 @@
+import {
+  assert,
+  assertEquals,
+  assertInstanceOf,
+  assertRejects,
+  assertStrictEquals,
+} from "@std/assert";
+import { FlushError } from "../buffer.ts";
+import { FetchSender, SendError, streamTo } from "../sender.ts";
+import { fakeTime } from "../testing/fake_time.ts";
+import {
+  type Behaviour,
+  close,
+  FaultyServer,
+  never,
+  respond,
+} from "../testing/faulty_server.ts";
+import { freePort } from "../testing/free_port.ts";
+import {
+  BYTES,
+  context,
+  deliver,
+  FAST,
+  skipDelays,
+  URL_OF_NOBODY,
+} from "../testing/sending.ts";
+
+// -- Which failures are retried --
+
+for (const status of [408, 425, 429, 500, 502, 503, 504, 507, 599]) {
+  Deno.test(`send() tries again after ${status}`, async () => {
+    await using server = new FaultyServer([respond(status), respond(status)]);
+    const told: [number | undefined, number][] = [];
+    await deliver(server.url, {
+      retry: FAST,
+      onRetry: ({ status, attempts }) => told.push([status, attempts]),
+    });
+    assertEquals(server.bodies, ["0123456789", "0123456789", "0123456789"]);
+    assertEquals(new Set(server.keys).size, 1);
+    assertEquals(told, [[status, 1], [status, 2]]);
+  });
+}
+
+for (
+  const [status, advice] of [
+    [304, ""],
+    [400, ""],
+    [401, "; check the credentials in `headers`"],
+    [403, "; check the credentials in `headers`"],
+    [404, ""],
+    [409, ""],
+    [413, "; make `capacity` smaller"],
+    [499, ""],
+    [501, ""],
+    [505, ""],
+    [600, ""],
+  ] as const
+) {
+  Deno.test(`send() fails at once after ${status}, and the bytes are kept`, async () => {
+    await using server = new FaultyServer([respond(status, {}, "no, thanks")]);
+    await using out = streamTo(server.url, { retry: FAST });
+    await out.write("0123456789");
+    const { cause } = await assertRejects(() => out.flush(), FlushError);
+    assertInstanceOf(cause, SendError);
+    const excerpt = status === 304 ? "" : "no, thanks"; // a 304 has no body
+    assertEquals(
+      cause.message,
+      `Cannot POST 10 bytes to ${server.url} (attempt 1): the server responded with ${status}${advice}${
+        excerpt && `: "${excerpt}"`
+      }`,
+    );
+    assertEquals(cause.status, status);
+    assertEquals(cause.attempts, 1);
+    assertEquals(cause.excerpt, excerpt);
+    assertEquals(cause.retryAfter, undefined);
+    assertEquals(cause.name, "SendError");
+    assertEquals(server.requests.length, 1);
+    await out.flush();
+    assertEquals(server.bodies[1], "0123456789");
+  });
+}
+
+for (
+  const [title, behaviour] of Object.entries<Behaviour>({
+    "no answer": never,
+    "a closed connection": close,
+    "garbage": async ({ receive, write, close }) => {
+      await receive();
+      await write("I am not HTTP\r\n\r\n");
+      close();
+    },
+    "half a status line": async ({ receive, write, close }) => {
+      await receive();
+      await write("HTTP/1.1 20");
+      close();
+    },
+    "headers without end": async ({ receive, write, close }) => {
+      await receive();
+      await write("HTTP/1.1 200 OK\r\n");
+      for (let i = 0; i < 5_000; i++) {
+        await write(`x-${i}: ${"y".repeat(99)}\r\n`);
+      }
+      close();
+    },
+  })
+) {
+  Deno.test(`${title} is a failed attempt, and is followed by another`, async () => {
+    await using server = new FaultyServer([behaviour]);
+    const failures: SendError[] = [];
+    await deliver(server.url, {
+      timeout: title === "no answer" ? 1_000 : 30_000,
+      retry: FAST,
+      onRetry: (failure) => failures.push(failure),
+    });
+    assertEquals(failures.length, 1);
+    assertEquals(failures[0]!.status, undefined);
+    assertInstanceOf(failures[0]!.cause, Error);
+    assertEquals(server.bodies, ["0123456789", "0123456789"]);
+  });
+}
+
+Deno.test("send() tries again whatever fetch throws", async () => {
+  await using server = new FaultyServer();
+  const odd = [
+    () => Promise.reject(undefined),
+    () => Promise.reject("no"),
+    () => Promise.resolve(undefined),
+    () => undefined,
+    () => {
+      throw new Error("at once");
+    },
+  ] as unknown as (typeof fetch)[];
+  let failures = 0;
+  await deliver(server.url, {
+    retry: FAST,
+    fetch: (...args) => (odd.shift() ?? fetch)(...args),
+    onRetry: ({ cause }) => {
+      failures++;
+      assertInstanceOf(cause, Error);
+    },
+  });
+  assertEquals(failures, 5);
+});
+
+Deno.test("send() finds a server that appears later", async () => {
+  const port = freePort();
+  await using stack = new AsyncDisposableStack();
+  let server: FaultyServer | undefined;
+  await using out = streamTo(`http://127.0.0.1:${port}/ingest`, {
+    retry: FAST,
+    onRetry: ({ attempts, status, excerpt, cause }) => {
+      assertEquals(status, undefined);
+      assertEquals(excerpt, "");
+      assertInstanceOf(cause, Error);
+      if (attempts === 3) {
+        server = stack.use(new FaultyServer([], respond(200), port));
+      }
+    },
+  });
+  await out.write("hello");
+  await out.close();
+  assertEquals(server!.bodies, ["hello"]);
+});
+
+Deno.test("shouldRetry overrides, both ways", async () => {
+  await using server = new FaultyServer([respond(404), respond(503)]);
+  const asked: (number | undefined)[] = [];
+  const shouldRetry = ({ status }: SendError) => {
+    asked.push(status);
+    return status === 404;
+  };
+  const error = await assertRejects(
+    () => deliver(server.url, { retry: { ...FAST, shouldRetry } }),
+    SendError,
+  );
+  assertEquals(error.status, 503);
+  assertEquals(asked, [404, 503]);
+});
+
+Deno.test("lastFailure is that of the newest request", async () => {
+  await using server = new FaultyServer([
+    respond(503),
+    respond(200),
+    respond(400),
+  ]);
+  const sender = new FetchSender(server.url, { retry: FAST });
+  assertEquals(sender.lastFailure, undefined);
+  const told: unknown[] = [];
+  await using retrying = new FetchSender(server.url, {
+    retry: FAST,
+    onRetry: () => told.push(retrying.lastFailure?.status),
+  });
+  await retrying.send(BYTES, context());
+  assertEquals(told, [503]);
+  assertEquals(retrying.lastFailure, undefined);
+  const error = await assertRejects(() => sender.send(BYTES, context()));
+  assertStrictEquals(sender.lastFailure, error);
+});
+
+// -- Delays and the time for all attempts --
+
+Deno.test("send() waits longer and longer, at random, and no longer than maxDelay", async () => {
+  using time = fakeTime();
+  const { delays, onRetry } = skipDelays(time);
+  const { random } = Math;
+  Math.random = () => 0.5;
+  try {
+    await using server = new FaultyServer(Array(9).fill(respond(503)));
+    await deliver(server.url, { onRetry });
+    assertEquals(server.requests.length, 10);
+    // Half of 500 ms, doubled each time, at most 30 s.
+    assertEquals(
+      delays,
+      [250, 500, 1000, 2000, 4000, 8000, 15000, 15000, 15000],
+    );
+    assertEquals(Date.now(), 60_750);
+  } finally {
+    Math.random = random;
+  }
+});
+
+Deno.test("send() gives up when maxElapsed would pass, and says how often it tried", async () => {
+  using time = fakeTime();
+  const { delays, onRetry } = skipDelays(time);
+  await using server = new FaultyServer([], respond(503));
+  const error = await assertRejects(
+    () => deliver(server.url, { onRetry, retry: { maxElapsed: 20_000 } }),
+    SendError,
+  );
+  assertEquals(error.attempts, server.requests.length);
+  assertEquals(error.attempts, delays.length + 1);
+  assert(Date.now() < 20_000, `${Date.now()} ms have passed`);
+  assertEquals(time.countTimers(), 0);
+});
+
+Deno.test("maxElapsed ends the attempts even without a delay between them", async () => {
+  using time = fakeTime();
+  let attempts = 0;
+  const failing = () => {
+    attempts++;
+    time.setSystemTime(attempts);
+    return Promise.resolve(new Response(null, { status: 503 }));
+  };
+  const sent = assertRejects(() =>
+    deliver(URL_OF_NOBODY, {
+      fetch: failing,
+      retry: { initialDelay: 0, maxElapsed: 1_500 },
+      onRetry: () => setImmediate(() => time.tick(0)),
+    }), SendError);
+  await sent;
+  assertEquals(attempts, 1_500);
+});
+
+Deno.test("maxElapsed: 0 is one attempt", async () => {
+  await using server = new FaultyServer([], respond(503));
+  const error = await assertRejects(
+    () => deliver(server.url, { retry: { maxElapsed: 0 } }),
+    SendError,
+  );
+  assertEquals(error.attempts, 1);
+  assertEquals(server.requests.length, 1);
+});
+
+Deno.test("maxElapsed is 120 seconds by default", async () => {
+  using time = fakeTime();
+  const { delays, onRetry } = skipDelays(time);
+  await using server = new FaultyServer([
+    respond(503, { "retry-after": "119" }),
+    respond(200),
+    respond(503, { "retry-after": "120" }),
+  ]);
+  await deliver(server.url, { onRetry });
+  await assertRejects(() => deliver(server.url, { onRetry }), SendError);
+  assertEquals(delays, [119_000]);
+});
+
+for (const [delay, attempts] of [[119_999, 2], [120_000, 1]] as const) {
+  Deno.test(`a retry after ${delay} ms: ${attempts} attempts in 120 seconds`, async () => {
+    using time = fakeTime();
+    const { onRetry } = skipDelays(time);
+    const { random } = Math;
+    Math.random = () => 0.5;
+    try {
+      await using server = new FaultyServer([], respond(503));
+      const retry = { initialDelay: 2 * delay, maxDelay: 2 * delay };
+      const error = await assertRejects(
+        () => deliver(server.url, { onRetry, retry }),
+        SendError,
+      );
+      assertEquals(error.attempts, attempts);
+    } finally {
+      Math.random = random;
+    }
+  });
+}
+
+Deno.test("an attempt that begins when maxElapsed has passed has a ms", async () => {
+  using time = fakeTime();
+  const answers = [Promise.resolve(new Response(null, { status: 503 }))];
+  await assertRejects(
+    () =>
+      deliver(URL_OF_NOBODY, {
+        retry: { initialDelay: 0, maxElapsed: 1_000 },
+        onRetry: () => {
+          // The delay took longer than it should, as on a machine that slept.
+          time.setSystemTime(2_000);
+          setImmediate(() => time.tick(0));
+        },
+        fetch: () => {
+          setImmediate(() => time.tick(1));
+          return answers.shift() ?? new Promise(() => {});
+        },
+      }),
+    SendError,
+    "(attempt 2): it took longer than 1 ms",
+  );
+});

@@ -1,0 +1,58 @@
+/** What the tests of senders over HTTP share: how they send, wait and look. */
+import type { SendContext } from "../buffer.ts";
+import {
+  FetchSender,
+  type FetchSenderOptions,
+  type SendError,
+} from "../sender.ts";
+import type { fakeTime } from "./fake_time.ts";
+import { type Behaviour, head } from "./faulty_server.ts";
+
+export const URL_OF_NOBODY = "http://127.0.0.1:9/ingest";
+export const BYTES: Uint8Array<ArrayBuffer> = new TextEncoder().encode(
+  "0123456789",
+);
+export const FAST = { initialDelay: 1, maxDelay: 1 };
+
+export function context(
+  sequence = 0,
+  signal: AbortSignal = new AbortController().signal,
+): SendContext {
+  return { sequence, offset: 10 * sequence, signal };
+}
+
+export function deliver(
+  url: string,
+  options: FetchSenderOptions,
+): Promise<void> {
+  return new FetchSender(url, options).send(BYTES, context());
+}
+
+/** Lets the delays between attempts pass at once, and lists them. */
+export function skipDelays(time: ReturnType<typeof fakeTime>): {
+  delays: number[];
+  onRetry: (failure: SendError, delay: number) => void;
+} {
+  const delays: number[] = [];
+  const onRetry = (_: SendError, delay: number) => {
+    delays.push(delay);
+    setImmediate(() => time.tick(delay));
+  };
+  return { delays, onRetry };
+}
+
+/** Everything that an error shows to someone who prints it. */
+export function printed(error: unknown): string {
+  const parts = [Deno.inspect(error, { depth: 10, showHidden: true })];
+  for (let link = error; link instanceof Error; link = link.cause) {
+    parts.push(String(link), String(link.stack), JSON.stringify(link));
+  }
+  return parts.join("\n");
+}
+
+/** Responds with a 200 whose body stops in the middle. */
+export const stallInBody: Behaviour = async ({ receive, write, closed }) => {
+  await receive();
+  await write(head(200, { "content-length": "100" }) + "some");
+  await closed();
+};
