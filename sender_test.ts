@@ -19,7 +19,7 @@ import {
   context,
   deliver,
   FAST,
-  URL_OF_NOBODY,
+  NO_SERVER_URL,
 } from "./testing/sending.ts";
 
 // -- Options --
@@ -57,9 +57,9 @@ for (
     [5, TypeError, "options must be an object, received 5"],
   ] as const
 ) {
-  Deno.test(`FetchSender() refuses ${Deno.inspect(options)}`, () => {
+  Deno.test(`FetchSender() rejects ${Deno.inspect(options)}`, () => {
     assertThrows(
-      () => new FetchSender(URL_OF_NOBODY, options as FetchSenderOptions),
+      () => new FetchSender(NO_SERVER_URL, options as FetchSenderOptions),
       errorClass as typeof Error,
       message,
     );
@@ -67,13 +67,13 @@ for (
 }
 
 Deno.test("streamTo() checks the options of both", () => {
-  assertThrows(() => streamTo(URL_OF_NOBODY, { capacity: 0 }), RangeError);
-  assertThrows(() => streamTo(URL_OF_NOBODY, { timeout: 0 }), RangeError);
+  assertThrows(() => streamTo(NO_SERVER_URL, { capacity: 0 }), RangeError);
+  assertThrows(() => streamTo(NO_SERVER_URL, { timeout: 0 }), RangeError);
 });
 
 // -- A delivery --
 
-Deno.test("streamTo() delivers everything, in order, a flush a request", async () => {
+Deno.test("streamTo() delivers everything, in order, in one request per flush", async () => {
   await using server = new FaultyServer();
   await using out = streamTo(server.url, { capacity: 8 });
   for (const text of ["0123", "4567", "89", "ab"]) await out.write(text);
@@ -89,7 +89,7 @@ Deno.test("streamTo() delivers everything, in order, a flush a request", async (
   assertEquals(headers.get("content-encoding"), null);
 });
 
-Deno.test("send() uses the method, the headers, the query and the client given", async () => {
+Deno.test("send() uses the given method, headers, query and client", async () => {
   await using server = new FaultyServer();
   using client = Deno.createHttpClient({});
   await deliver(`${server.url}?a=b`, {
@@ -106,7 +106,7 @@ Deno.test("send() uses the method, the headers, the query and the client given",
 
 for (
   const [title, code, script] of [
-    ["that simply ends", 0, "void streamTo(url).write('sent');"],
+    ["that ends without close()", 0, "void streamTo(url).write('sent');"],
     [
       "that throws in an await using block",
       1,
@@ -114,7 +114,7 @@ for (
     ],
   ] as const
 ) {
-  Deno.test(`a script ${title} still sends what it wrote`, async () => {
+  Deno.test(`a script ${title} sends what it wrote`, async () => {
     await using server = new FaultyServer();
     const module = new URL("./mod.ts", import.meta.url).href;
     const process = new Deno.Command(Deno.execPath(), {
@@ -134,7 +134,7 @@ for (
 
 // -- The key --
 
-Deno.test("Idempotency-Key is the stream's and the flush's, the same at each attempt", async () => {
+Deno.test("Idempotency-Key names stream and flush, and is the same for each attempt", async () => {
   await using server = new FaultyServer([respond(503), respond(200), close]);
   await using out = streamTo(server.url, { capacity: 4, retry: FAST });
   for (const text of ["abcd", "efgh"]) await out.write(text);
@@ -153,7 +153,7 @@ Deno.test("Idempotency-Key differs between streams", async () => {
   assertEquals(new Set(server.keys).size, 2);
 });
 
-Deno.test("Idempotency-Key is the same when a flush fails and is sent again", async () => {
+Deno.test("Idempotency-Key is the same when a failed flush is sent again", async () => {
   await using server = new FaultyServer([respond(400)]);
   await using out = streamTo(server.url, { idempotencyKey: "mine" });
   await out.write("abcd");
@@ -162,7 +162,7 @@ Deno.test("Idempotency-Key is the same when a flush fails and is sent again", as
   assertEquals(server.keys, ['"mine-0"', '"mine-0"']);
 });
 
-Deno.test("idempotencyKey may be all of printable ASCII but two signs", async () => {
+Deno.test("idempotencyKey may contain all of printable ASCII except two characters", async () => {
   await using server = new FaultyServer();
   const codes = Array.from({ length: 0x7f - 0x20 }, (_, i) => 0x20 + i);
   const idempotencyKey = String.fromCharCode(...codes).replace(/["\\]/g, "");
@@ -170,7 +170,7 @@ Deno.test("idempotencyKey may be all of printable ASCII but two signs", async ()
   assertEquals(server.keys, [`"${idempotencyKey}-0"`]);
 });
 
-Deno.test("idempotencyKey: false sends none, or the caller's own", async () => {
+Deno.test("idempotencyKey: false sends no key, or the one given in headers", async () => {
   await using server = new FaultyServer();
   await deliver(server.url, { idempotencyKey: false });
   await deliver(server.url, {
@@ -180,7 +180,7 @@ Deno.test("idempotencyKey: false sends none, or the caller's own", async () => {
   assertEquals(server.keys, [null, "own 0"]);
 });
 
-Deno.test("send() refuses a second stream, which would repeat the first one's keys", async () => {
+Deno.test("send() rejects a second stream, which would repeat the keys of the first", async () => {
   await using server = new FaultyServer();
   const sender = new FetchSender(server.url);
   await sender.send(BYTES, context(0));
@@ -195,18 +195,18 @@ Deno.test("send() refuses a second stream, which would repeat the first one's ke
   assertEquals(server.requests.length, 2);
 });
 
-Deno.test("send() takes a flush that failed again, whatever its signal", async () => {
+Deno.test("send() accepts a failed flush again, with any signal", async () => {
   await using server = new FaultyServer([respond(400)]);
   const sender = new FetchSender(server.url);
   await assertRejects(() => sender.send(BYTES, context(0)), SendError);
   await sender.send(BYTES, context(0));
   await sender.send(BYTES, context(1));
   assertEquals(server.keys[0], server.keys[1]);
-  // A stream may well repeat itself, and is known by its signal.
+  // A stream may repeat a flush, and is recognised by its signal.
   const same = context(2);
   for (let i = 0; i < 2; i++) await sender.send(BYTES, same);
   assertEquals(server.keys[3], server.keys[4]);
-  // What was delivered before one that failed is not free again.
+  // A failed flush does not make those before it acceptable again.
   await using other = new FaultyServer([respond(200), respond(400)]);
   const failing = new FetchSender(other.url);
   await failing.send(BYTES, context(0));
@@ -215,7 +215,7 @@ Deno.test("send() takes a flush that failed again, whatever its signal", async (
   assertEquals(other.requests.length, 2);
 });
 
-Deno.test("send() refuses another stream after one that failed, whose keys it would repeat", async () => {
+Deno.test("send() rejects another stream after one that failed, whose keys it would repeat", async () => {
   await using server = new FaultyServer([], close);
   const sender = new FetchSender(server.url, { retry: { maxElapsed: 0 } });
   const first = new StreamBuffer(sender, { flushInterval: 0 });
@@ -228,8 +228,8 @@ Deno.test("send() refuses another stream after one that failed, whose keys it wo
   assertEquals(new Set(server.bodies), new Set(["first"]));
 });
 
-Deno.test("send() refuses once the sender is closed", async () => {
-  const sender = new FetchSender(URL_OF_NOBODY);
+Deno.test("send() rejects once the sender is closed", async () => {
+  const sender = new FetchSender(NO_SERVER_URL);
   {
     await using _ = sender;
   }
@@ -245,7 +245,7 @@ for (
     ["brotli", "br"],
   ] as const
 ) {
-  Deno.test(`compression: "${compression}" is undone to the same bytes, and done once`, async () => {
+  Deno.test(`compression: "${compression}" restores the same bytes, and runs once per flush`, async () => {
     await using server = new FaultyServer([respond(503), close]);
     const { CompressionStream } = globalThis;
     let made = 0;

@@ -12,14 +12,15 @@ import {
   BYTES,
   context,
   FAST,
+  fixedRandom,
+  NO_SERVER_URL,
   stallInBody,
-  URL_OF_NOBODY,
 } from "../testing/sending.ts";
 
 for (
   const [title, behaviour] of [
-    ["the answer", never],
-    ["the reply", stallInBody],
+    ["the response", never],
+    ["the body", stallInBody],
   ] as const
 ) {
   Deno.test(`abort() while waiting for ${title} ends the request`, async () => {
@@ -45,7 +46,7 @@ for (
   });
 }
 
-Deno.test("send() makes no request for a stream that has ended", async () => {
+Deno.test("send() makes no request when its signal is already aborted", async () => {
   await using server = new FaultyServer();
   const reason = new Error("enough");
   const sender = new FetchSender(server.url);
@@ -54,7 +55,7 @@ Deno.test("send() makes no request for a stream that has ended", async () => {
   assertEquals(server.connections, 0);
 });
 
-Deno.test("abort() during the delay before a retry leaves no timer and sends no more", async () => {
+Deno.test("abort() during a backoff leaves no timer and sends no more", async () => {
   using time = fakeTime();
   await using server = new FaultyServer([], respond(503));
   const retried = Promise.withResolvers<void>();
@@ -72,7 +73,7 @@ Deno.test("abort() during the delay before a retry leaves no timer and sends no 
 });
 
 for (const how of ["onRetry", "shouldRetry", "headers", "fetch"] as const) {
-  Deno.test(`abort() from within ${how} ends the flush with the reason`, async () => {
+  Deno.test(`abort() from within ${how} ends the flush with its reason`, async () => {
     using time = fakeTime();
     await using server = new FaultyServer([], respond(503));
     for (const reason of [new Error("enough"), null]) {
@@ -99,7 +100,7 @@ for (const how of ["onRetry", "shouldRetry", "headers", "fetch"] as const) {
   });
 }
 
-Deno.test("close() during a long backoff ends by closeTimeout and accounts for every byte", async () => {
+Deno.test("close() during a long backoff ends by closeTimeout and returns every byte", async () => {
   using time = fakeTime();
   await using server = new FaultyServer([respond(200)], respond(503));
   const retried = Promise.withResolvers<void>();
@@ -109,32 +110,27 @@ Deno.test("close() during a long backoff ends by closeTimeout and accounts for e
     retry: { initialDelay: 100_000, maxDelay: 100_000, maxElapsed: 1_000_000 },
     onRetry: () => retried.resolve(),
   });
-  const { random } = Math;
-  Math.random = () => 0.5;
-  try {
-    await out.write("abcd");
-    await out.flush();
-    await out.write("efgh");
-    await out.write("ij");
-    await retried.promise;
-    const close = assertRejects(
-      () => out.close(),
-      FlushError,
-      "closeTimeout of 2000 ms has passed: Cannot POST 4 bytes to",
-    );
-    await time.tickAsync(2_000);
-    const error = await close;
-    assertStringIncludes(error.message, "the server responded with 503");
-    assertEquals(error.unsentBytes, 6);
-    assertEquals(new TextDecoder().decode(out.takeUnsent()), "efghij");
-    assertEquals(server.requests.length, 2);
-    assertEquals(time.countTimers(), 0);
-  } finally {
-    Math.random = random;
-  }
+  using _ = fixedRandom(0.5);
+  await out.write("abcd");
+  await out.flush();
+  await out.write("efgh");
+  await out.write("ij");
+  await retried.promise;
+  const close = assertRejects(
+    () => out.close(),
+    FlushError,
+    "closeTimeout of 2000 ms has passed: Cannot POST 4 bytes to",
+  );
+  await time.tickAsync(2_000);
+  const error = await close;
+  assertStringIncludes(error.message, "the server responded with 503");
+  assertEquals(error.unsentBytes, 6);
+  assertEquals(new TextDecoder().decode(out.takeUnsent()), "efghij");
+  assertEquals(server.requests.length, 2);
+  assertEquals(time.countTimers(), 0);
 });
 
-Deno.test("send() leaves no listener on the stream's signal", async () => {
+Deno.test("send() leaves no listener on the signal of the stream", async () => {
   await using server = new FaultyServer([respond(503), respond(503)]);
   const { signal } = new AbortController();
   const listeners = new Set<unknown>();
@@ -156,11 +152,11 @@ Deno.test("send() leaves no listener on the stream's signal", async () => {
   assertEquals(listeners.size, 0);
 });
 
-Deno.test("the signal of an attempt has the stream's reason", async () => {
+Deno.test("the signal of an attempt has the reason of the stream", async () => {
   const controller = new AbortController();
   const reason = new Error("enough");
   const signals: AbortSignal[] = [];
-  const sender = new FetchSender(URL_OF_NOBODY, {
+  const sender = new FetchSender(NO_SERVER_URL, {
     headers: ({ signal }) => {
       signals.push(signal);
       return {};

@@ -20,9 +20,9 @@ import {
   context,
   deliver,
   FAST,
+  NO_SERVER_URL,
   printed,
   skipDelays,
-  URL_OF_NOBODY,
 } from "../testing/sending.ts";
 
 for (
@@ -34,9 +34,9 @@ for (
     [{ headers: { a: "sec\nret" } }, TypeError, "Cannot use headers"],
   ] as const
 ) {
-  Deno.test(`FetchSender() refuses ${Deno.inspect(options)}`, () => {
+  Deno.test(`FetchSender() rejects ${Deno.inspect(options)}`, () => {
     const error = assertThrows(
-      () => new FetchSender(URL_OF_NOBODY, options as FetchSenderOptions),
+      () => new FetchSender(NO_SERVER_URL, options as FetchSenderOptions),
       errorClass as typeof Error,
       message,
     );
@@ -44,7 +44,7 @@ for (
   });
 }
 
-Deno.test("send() has its own copy of the headers, of every kind", async () => {
+Deno.test("FetchSender() copies headers of every kind", async () => {
   await using server = new FaultyServer([respond(503)]);
   const once = new Map([["X-A", "kept"]]).entries();
   await deliver(server.url, { headers: once as never, retry: FAST });
@@ -58,7 +58,7 @@ Deno.test("send() has its own copy of the headers, of every kind", async () => {
   );
 });
 
-Deno.test("a header function is called for each attempt and told why", async () => {
+Deno.test("a header function is called for each attempt, with the previous failure", async () => {
   await using server = new FaultyServer([respond(503), close]);
   const attempts: Omit<SendAttempt, "signal">[] = [];
   await deliver(server.url, {
@@ -88,7 +88,7 @@ Deno.test("a header function is called for each attempt and told why", async () 
 });
 
 for (const status of [401, 403]) {
-  Deno.test(`a ${status} is tried once more, at once, with fresh headers`, async () => {
+  Deno.test(`a ${status} is retried once, without a delay, with fresh headers`, async () => {
     using time = fakeTime();
     const { delays, onRetry } = skipDelays(time);
     await using server = new FaultyServer([], async (exchange) => {
@@ -120,7 +120,7 @@ for (const status of [401, 403]) {
   });
 }
 
-Deno.test("a header function is no reason to try another failure again", async () => {
+Deno.test("a header function makes no other status retryable", async () => {
   await using server = new FaultyServer([], respond(400));
   const error = await assertRejects(
     () => deliver(server.url, { headers: () => ({}) }),
@@ -129,7 +129,7 @@ Deno.test("a header function is no reason to try another failure again", async (
   assertEquals(error.attempts, 1);
 });
 
-Deno.test("a 401 is tried once more a flush, whatever comes between", async () => {
+Deno.test("a 401 is retried once per flush, even after another failure", async () => {
   await using server = new FaultyServer(
     [respond(401), respond(503)],
     respond(401),
@@ -141,7 +141,7 @@ Deno.test("a 401 is tried once more a flush, whatever comes between", async () =
   assertEquals([error.status, error.attempts], [401, 3]);
 });
 
-Deno.test("a 403 that asks to wait is not repeated before", async () => {
+Deno.test("a 403 with Retry-After is retried after that delay", async () => {
   using time = fakeTime();
   const { delays, onRetry } = skipDelays(time);
   await using server = new FaultyServer([respond(403, { "retry-after": "1" })]);
@@ -149,7 +149,7 @@ Deno.test("a 403 that asks to wait is not repeated before", async () => {
   assertEquals(delays, [1_000]);
 });
 
-Deno.test("a header function that fails, hangs or returns nonsense is a failed send", async () => {
+Deno.test("a header function that fails, hangs or returns invalid headers fails the send", async () => {
   await using server = new FaultyServer();
   const bug = new RangeError("no token");
   const error = await assertRejects(
@@ -157,7 +157,7 @@ Deno.test("a header function that fails, hangs or returns nonsense is a failed s
     SendError,
     "(attempt 1): could not get the headers: no token",
   );
-  // Where it comes from is of use, and shows no secret.
+  // The stack is useful, and shows no secret.
   assertInstanceOf(error.cause, Error);
   assertEquals(error.cause.name, "RangeError");
   assertEquals(error.cause.stack, bug.stack);

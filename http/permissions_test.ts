@@ -6,14 +6,14 @@ import {
 } from "@std/assert";
 import { FlushError } from "../buffer.ts";
 import { SendError, streamTo } from "../sender.ts";
-import { URL_OF_NOBODY } from "../testing/sending.ts";
+import { NO_SERVER_URL } from "../testing/sending.ts";
 
 Deno.test({
   name:
-    "a missing --allow-net fails at once, with the permission error as cause",
+    "a missing --allow-net fails at once, with the permission error as the cause",
   permissions: { net: false },
   fn: async () => {
-    const out = streamTo(URL_OF_NOBODY.replace(":9", ":8099"));
+    const out = streamTo(NO_SERVER_URL.replace(":9", ":8099"));
     await out.write("kept");
     const { cause, message } = await assertRejects(
       () => out.close(),
@@ -28,7 +28,7 @@ Deno.test({
 });
 
 Deno.test({
-  name: "a host that no permission can name fails as any other",
+  name: "a host that no permission can name fails like an unreachable one",
   permissions: { net: ["127.0.0.1"] },
   fn: async () => {
     const out = streamTo("http://a;b/", { retry: { maxElapsed: 0 } });

@@ -10,12 +10,12 @@ import { FlushError } from "../buffer.ts";
 import { SendError, streamTo } from "../sender.ts";
 import { close, FaultyServer, respond } from "../testing/faulty_server.ts";
 import { freePort } from "../testing/free_port.ts";
-import { deliver, FAST, printed, URL_OF_NOBODY } from "../testing/sending.ts";
+import { deliver, FAST, NO_SERVER_URL, printed } from "../testing/sending.ts";
 
-Deno.test("no header value and no query shows in any error", async () => {
+Deno.test("no error shows a header value or the query", async () => {
   const port = freePort();
   await using server = new FaultyServer([], async (exchange) => {
-    // A server that repeats what it was sent.
+    // A server that echoes what it receives.
     const { path, headers } = exchange.request;
     const echo = `${path}\n${headers.get("authorization")} ${
       headers.get("x-api-key")
@@ -57,14 +57,19 @@ Deno.test("no header value and no query shows in any error", async () => {
 for (
   const [title, query, headers, echo] of [
     [
-      "a part of another",
+      "a secret that is part of another",
       "v=in2024",
       { "x-a": "in2024SECRET" },
       "in2024SECRET",
     ],
-    ["signs that patterns use", "", { "x-a": "(SECRET+$1*" }, "(SECRET+$1*"],
     [
-      "all the signs that patterns use",
+      "characters that patterns use",
+      "",
+      { "x-a": "(SECRET+$1*" },
+      "(SECRET+$1*",
+    ],
+    [
+      "all characters that patterns use",
       "",
       { "x-a": "^$.*+?()[a]b{2}|\\SECRET" },
       "^$.*+?()[a]b{2}|\\SECRET",
@@ -82,18 +87,28 @@ for (
     ],
     ["a password without its user", "", { "x-a": "me:SECRET" }, "SECRET"],
     ["one of several cookies", "", { cookie: "a=1; id=SECRET; b=2" }, "SECRET"],
-    ["a piece in other case", "", { "x-keys": "k1,mySecret" }, "MYSECRET"],
-    ["the beginning of one", "", { "x-a": "MySECRETSECRET" }, "MySECRET..."],
+    ["a piece in another case", "", { "x-keys": "k1,mySecret" }, "MYSECRET"],
     [
-      "a piece between other signs",
+      "the beginning of a secret",
+      "",
+      { "x-a": "MySECRETSECRET" },
+      "MySECRET...",
+    ],
+    [
+      "a piece between other characters",
       "",
       { "x-a": 'v1."MySECRET"' },
       "MySECRET/",
     ],
-    ["one on two lines", "", { "x-a": "my own SECRET" }, "my\n own\tSECRET"],
+    [
+      "a secret on two lines",
+      "",
+      { "x-a": "my own SECRET" },
+      "my\n own\tSECRET",
+    ],
   ] as const
 ) {
-  Deno.test(`no error repeats a server's echo of ${title}`, async () => {
+  Deno.test(`no error repeats what a server echoes: ${title}`, async () => {
     await using server = new FaultyServer([respond(400, {}, `bad: ${echo}!`)]);
     const error = await assertRejects(
       () => deliver(`${server.url}?${query}`, { headers: { ...headers } }),
@@ -105,7 +120,7 @@ for (
   });
 }
 
-Deno.test("no error repeats the beginning of a secret that its excerpt would cut", async () => {
+Deno.test("no error shows the beginning of a secret that its excerpt would cut", async () => {
   const before = "x".repeat(194);
   await using server = new FaultyServer([respond(400, {}, `${before}hunter2`)]);
   const error = await assertRejects(
@@ -115,7 +130,7 @@ Deno.test("no error repeats the beginning of a secret that its excerpt would cut
   assertEquals(error.excerpt, `${before}***`);
 });
 
-Deno.test("no error repeats the token of an attempt before", async () => {
+Deno.test("no error shows the token of an earlier attempt", async () => {
   await using server = new FaultyServer(
     [respond(401)],
     respond(400, {}, "old-token"),
@@ -133,15 +148,15 @@ Deno.test("no error repeats the token of an attempt before", async () => {
 });
 
 for (
-  const reply of [
+  const text of [
     "no application/octet-stream here",
     "no deflate here",
     'no "stream-1-0" here',
     "no value of 5 characters: short",
   ]
 ) {
-  Deno.test(`an error repeats what is no secret: ${reply}`, async () => {
-    await using server = new FaultyServer([respond(415, {}, reply)]);
+  Deno.test(`an error shows what is not a secret: ${text}`, async () => {
+    await using server = new FaultyServer([respond(415, {}, text)]);
     const options = {
       compression: "deflate",
       idempotencyKey: "stream-1",
@@ -151,28 +166,28 @@ for (
       () => deliver(server.url, options),
       SendError,
     );
-    assertEquals(error.excerpt, reply);
+    assertEquals(error.excerpt, text);
   });
 }
 
 // -- What was thrown --
 
-Deno.test("a header function that fails cannot show a token in its stack", async () => {
+Deno.test("the stack of a failed header function shows no token", async () => {
   const bug = new Error("no token");
   bug.stack = "Error: no token\n    at f (https://a/b.ts?key=hunter2:1:1)";
   const error = await assertRejects(
-    () => deliver(URL_OF_NOBODY, { headers: () => Promise.reject(bug) }),
+    () => deliver(NO_SERVER_URL, { headers: () => Promise.reject(bug) }),
     SendError,
   );
   assertStringIncludes(printed(error), "at f (https://a/b.ts)");
   assert(!printed(error).includes("hunter2"), printed(error));
 });
 
-Deno.test("a header function that fails cannot show where it asks for a token", async () => {
+Deno.test("the URL at which a header function asks for a token is shown without its query", async () => {
   const url = "https://auth.invalid/token?client_secret=hunter2";
   const error = await assertRejects(
     () =>
-      deliver(URL_OF_NOBODY, {
+      deliver(NO_SERVER_URL, {
         headers: async () => (await fetch(url)).headers,
       }),
     SendError,
@@ -182,13 +197,13 @@ Deno.test("a header function that fails cannot show where it asks for a token", 
   assert(!printed(error).includes("hunter2"), printed(error));
 });
 
-Deno.test("what fetch throws is shown with its cause, but no secret", async () => {
+Deno.test("an error thrown by fetch is shown with its cause, without secrets", async () => {
   const why = new Error(
     "of Bearer hunter2, see http://a/b?q=1#c (d) or http://e/f#g, http://h ok? yes",
   );
   const error = await assertRejects(
     () =>
-      deliver(URL_OF_NOBODY, {
+      deliver(NO_SERVER_URL, {
         headers: { Authorization: "Bearer hunter2" },
         retry: { maxElapsed: 0 },
         fetch: () => Promise.reject(new RangeError("failed", { cause: why })),
@@ -207,22 +222,22 @@ Deno.test("what fetch throws is shown with its cause, but no secret", async () =
 
 for (
   const [title, cause, message] of [
-    ["nothing", null, "failed: null"],
-    ["a text", "no", 'failed: "no"'],
+    ["null", null, "failed: null"],
+    ["a string", "no", 'failed: "no"'],
     [
-      "one after another",
+      "a chain of errors",
       new Error("b", { cause: new Error("c", { cause: undefined }) }),
       "failed: b: c",
     ],
     ["itself", undefined, "failed: failed: failed: failed: failed"],
   ] as const
 ) {
-  Deno.test(`what fetch throws may be caused by ${title}`, async () => {
+  Deno.test(`an error thrown by fetch may have as its cause ${title}`, async () => {
     const thrown: Error = new Error("failed", { cause });
     if (cause === undefined) thrown.cause = thrown;
     const error = await assertRejects(
       () =>
-        deliver(URL_OF_NOBODY, {
+        deliver(NO_SERVER_URL, {
           retry: { maxElapsed: 0 },
           fetch: () => Promise.reject(thrown),
         }),
@@ -232,7 +247,7 @@ for (
   });
 }
 
-Deno.test("a query with a parenthesis does not show in what fetch throws", async () => {
+Deno.test("a query with a parenthesis is not shown when fetch fails", async () => {
   const port = freePort();
   const error = await assertRejects(
     () =>

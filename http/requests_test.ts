@@ -2,9 +2,9 @@ import { assertEquals, assertInstanceOf, assertRejects } from "@std/assert";
 import { SendError } from "../sender.ts";
 import { fakeTime } from "../testing/fake_time.ts";
 import { FaultyServer, never, respond } from "../testing/faulty_server.ts";
-import { deliver, skipDelays, URL_OF_NOBODY } from "../testing/sending.ts";
+import { deliver, NO_SERVER_URL, skipDelays } from "../testing/sending.ts";
 
-Deno.test("timeout is told as a TimeoutError", async () => {
+Deno.test("timeout is reported as a TimeoutError", async () => {
   using time = fakeTime();
   await using server = new FaultyServer([], async (exchange) => {
     await exchange.receive();
@@ -21,11 +21,11 @@ Deno.test("timeout is told as a TimeoutError", async () => {
   assertEquals(time.countTimers(), 0);
 });
 
-Deno.test("timeout does not pass a ms too early", async () => {
+Deno.test("timeout does not end an attempt a millisecond early", async () => {
   using time = fakeTime();
   let failed = false;
   const sent = assertRejects(() =>
-    deliver(URL_OF_NOBODY, {
+    deliver(NO_SERVER_URL, {
       fetch: () => new Promise(() => {}),
       retry: { maxElapsed: 0 },
     }).finally(() => failed = true)
@@ -36,7 +36,7 @@ Deno.test("timeout does not pass a ms too early", async () => {
   await sent;
 });
 
-Deno.test("an attempt may not take longer than what is left of maxElapsed", async () => {
+Deno.test("maxElapsed limits the first attempt", async () => {
   using time = fakeTime();
   await using server = new FaultyServer([], async (exchange) => {
     await exchange.receive();
@@ -51,7 +51,7 @@ Deno.test("an attempt may not take longer than what is left of maxElapsed", asyn
   assertEquals(server.requests.length, 1);
 });
 
-Deno.test("a later attempt has only what is left of maxElapsed", async () => {
+Deno.test("the rest of maxElapsed limits a later attempt", async () => {
   using time = fakeTime();
   const { delays, onRetry } = skipDelays(time);
   await using server = new FaultyServer([

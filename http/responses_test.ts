@@ -17,11 +17,11 @@ import {
 import {
   deliver,
   FAST,
+  NO_SERVER_URL,
   stallInBody,
-  URL_OF_NOBODY,
 } from "../testing/sending.ts";
 
-const REPLIES: Record<string, Behaviour> = {
+const BODIES: Record<string, Behaviour> = {
   "that stalls": stallInBody,
   "that never ends": async ({ receive, write }) => {
     await receive();
@@ -42,8 +42,8 @@ const REPLIES: Record<string, Behaviour> = {
   },
 };
 
-for (const [title, behaviour] of Object.entries(REPLIES)) {
-  Deno.test(`a 2xx with a reply ${title} is one delivery`, async () => {
+for (const [title, behaviour] of Object.entries(BODIES)) {
+  Deno.test(`a 2xx with a body ${title} is one delivery`, async () => {
     await using server = new FaultyServer([behaviour]);
     const timeout = title === "that stalls" ? 1_000 : 30_000;
     await using out = streamTo(server.url, { timeout, retry: FAST });
@@ -56,7 +56,7 @@ for (const [title, behaviour] of Object.entries(REPLIES)) {
   });
 }
 
-Deno.test("a 2xx with a reply that stalls is given up after 5 seconds", async () => {
+Deno.test("a body that stalls is cancelled after 5 seconds", async () => {
   using time = fakeTime();
   await using server = new FaultyServer([stallInBody]);
   const settled = Promise.withResolvers<void>();
@@ -77,23 +77,23 @@ Deno.test("a 2xx with a reply that stalls is given up after 5 seconds", async ()
   assertEquals(time.countTimers(), 0);
 });
 
-Deno.test("a reply without end is cut by its size, not only by time", async () => {
+Deno.test("an endless body is cancelled because of its size, without a timer", async () => {
   using _time = fakeTime();
   const cut = Promise.withResolvers<void>();
   await using server = new FaultyServer([async (exchange) => {
     try {
-      await REPLIES["that never ends"]!(exchange);
+      await BODIES["that never ends"]!(exchange);
     } finally {
       cut.resolve();
     }
   }]);
   await deliver(server.url, {});
-  // Its connection is closed, or the server would go on.
+  // Its connection is closed, or the server would continue.
   await cut.promise;
   assertEquals(server.requests.length, 1);
 });
 
-Deno.test("a reply is read up to 64 KiB, and what is longer is cancelled", async () => {
+Deno.test("a body is read up to 64 KiB, and a longer one is cancelled", async () => {
   const sizes = [64 * 1024 - 1, 1, 1];
   let cancels = 0;
   const body = new ReadableStream({
@@ -101,7 +101,7 @@ Deno.test("a reply is read up to 64 KiB, and what is longer is cancelled", async
     cancel: () => void cancels++,
   }, { highWaterMark: 0 });
   const fetch = () => Promise.resolve(new Response(body));
-  await deliver(URL_OF_NOBODY, { fetch });
+  await deliver(NO_SERVER_URL, { fetch });
   assertEquals(sizes, [1]);
   assertEquals(cancels, 1);
 });
@@ -112,17 +112,17 @@ for (
     ["hangs when it is cancelled", () => new Promise<void>(() => {})],
   ] as const
 ) {
-  Deno.test(`a reply that ${title} is no failure`, async () => {
+  Deno.test(`a 2xx with a body that ${title} is a delivery`, async () => {
     const body = new ReadableStream({
       pull: (controller) => controller.enqueue(new Uint8Array(100_000)),
       cancel,
     });
     const fetch = () => Promise.resolve(new Response(body));
-    await deliver(URL_OF_NOBODY, { fetch });
+    await deliver(NO_SERVER_URL, { fetch });
   });
 }
 
-Deno.test("short replies are read, so that one connection serves all flushes", async () => {
+Deno.test("short bodies are read to the end, so that one connection serves all flushes", async () => {
   await using server = new FaultyServer([], respond(200, {}, "x".repeat(9999)));
   await using out = streamTo(server.url, { capacity: 4 });
   for (let i = 0; i < 20; i++) await out.write("abcd");
@@ -131,7 +131,7 @@ Deno.test("short replies are read, so that one connection serves all flushes", a
   assertEquals(server.connections, 1);
 });
 
-Deno.test("send() keeps to the status when fetch has read the reply", async () => {
+Deno.test("send() goes by the status when fetch has already read the body", async () => {
   await using server = new FaultyServer([respond(200, {}, "read")]);
   await deliver(server.url, {
     fetch: async (input, init) => {
@@ -145,7 +145,7 @@ Deno.test("send() keeps to the status when fetch has read the reply", async () =
 
 // -- Excerpts --
 
-Deno.test("an error shows a reply that comes in pieces, cut within a character", async () => {
+Deno.test("an error shows a body that arrives in pieces, cut within a character", async () => {
   const bytes = new TextEncoder().encode("no €, thanks");
   const body = ReadableStream.from(Array.from(bytes, (byte) => [byte]))
     .pipeThrough(
@@ -155,17 +155,17 @@ Deno.test("an error shows a reply that comes in pieces, cut within a character",
     );
   const fetch = () => Promise.resolve(new Response(body, { status: 400 }));
   const error = await assertRejects(
-    () => deliver(URL_OF_NOBODY, { fetch }),
+    () => deliver(NO_SERVER_URL, { fetch }),
     SendError,
   );
   assertEquals(error.excerpt, "no €, thanks");
 });
 
-Deno.test("an error shows the beginning of the reply, on one line", async () => {
-  const reply = `\x1b[31mtoo\r\n\tbad\x9b ${"x".repeat(1000)}`;
+Deno.test("an error shows the beginning of the body, on one line", async () => {
+  const text = `\x1b[31mtoo\r\n\tbad\x9b ${"x".repeat(1000)}`;
   await using server = new FaultyServer([async ({ receive, write }) => {
     await receive();
-    const body = new TextEncoder().encode(reply);
+    const body = new TextEncoder().encode(text);
     await write(head(400, { "content-length": `${body.length}` }));
     await write(body);
   }]);
@@ -175,7 +175,7 @@ Deno.test("an error shows the beginning of the reply, on one line", async () => 
   assertStringIncludes(error.message, `responded with 400: "[31mtoo bad xxx`);
 });
 
-Deno.test("a small reply that becomes a large one when decompressed is cut", async () => {
+Deno.test("a small body that becomes large when decompressed is cancelled", async () => {
   const bomb = gzipSync(new Uint8Array(50_000_000));
   await using server = new FaultyServer([async ({ receive, write, closed }) => {
     await receive();
@@ -196,8 +196,8 @@ Deno.test("a small reply that becomes a large one when decompressed is cut", asy
     () =>
       deliver(server.url, {
         fetch: async (input, init) => {
-          const reply = await fetch(input, init);
-          return new Response(reply.body!.pipeThrough(counter), reply);
+          const response = await fetch(input, init);
+          return new Response(response.body!.pipeThrough(counter), response);
         },
       }),
     SendError,

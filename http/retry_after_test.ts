@@ -11,8 +11,9 @@ import { FaultyServer, respond } from "../testing/faulty_server.ts";
 import {
   deliver,
   FAST,
+  fixedRandom,
+  NO_SERVER_URL,
   skipDelays,
-  URL_OF_NOBODY,
 } from "../testing/sending.ts";
 
 for (
@@ -39,7 +40,10 @@ for (
     ["", undefined],
   ] as const
 ) {
-  Deno.test(`Retry-After: "${value}" asks for ${retryAfter} ms, and gets no less`, async () => {
+  const effect = retryAfter === undefined
+    ? "is ignored"
+    : `delays the retry by at least ${retryAfter} ms`;
+  Deno.test(`Retry-After: "${value}" ${effect}`, async () => {
     using time = fakeTime();
     time.setSystemTime(1_234_567_890_000); // 13 Feb 2009 23:31:30
     const { delays, onRetry } = skipDelays(time);
@@ -60,7 +64,7 @@ for (
   });
 }
 
-Deno.test("Retry-After without a time zone is in GMT, wherever the client is", async () => {
+Deno.test("Retry-After without a time zone is in GMT, whatever the local time zone", async () => {
   using time = fakeTime();
   const { delays, onRetry } = skipDelays(time);
   const zone = Deno.env.get("TZ");
@@ -79,15 +83,15 @@ Deno.test("Retry-After without a time zone is in GMT, wherever the client is", a
   }
 });
 
-Deno.test("Retry-After does not pass a ms too early", async () => {
+Deno.test("Retry-After is not undercut by a millisecond", async () => {
   using time = fakeTime();
   const headers = { "retry-after": "2" };
-  const replies = [new Response(null, { status: 503, headers })];
+  const responses = [new Response(null, { status: 503, headers })];
   let attempts = 0;
-  const sent = deliver(URL_OF_NOBODY, {
+  const sent = deliver(NO_SERVER_URL, {
     fetch: () => {
       attempts++;
-      return Promise.resolve(replies.shift() ?? new Response());
+      return Promise.resolve(responses.shift() ?? new Response());
     },
     retry: FAST,
   });
@@ -99,21 +103,16 @@ Deno.test("Retry-After does not pass a ms too early", async () => {
   assertEquals(attempts, 2);
 });
 
-Deno.test("Retry-After is only a minimum", async () => {
+Deno.test("Retry-After is a lower bound for the delay", async () => {
   using time = fakeTime();
   const { delays, onRetry } = skipDelays(time);
-  const { random } = Math;
-  Math.random = () => 0.5;
-  try {
-    await using server = new FaultyServer([
-      respond(503, { "retry-after": "0" }),
-      respond(503, { "retry-after": "1" }),
-    ]);
-    await deliver(server.url, { onRetry, retry: { initialDelay: 4_000 } });
-    assertEquals(delays, [2_000, 4_000]);
-  } finally {
-    Math.random = random;
-  }
+  using _ = fixedRandom(0.5);
+  await using server = new FaultyServer([
+    respond(503, { "retry-after": "0" }),
+    respond(503, { "retry-after": "1" }),
+  ]);
+  await deliver(server.url, { onRetry, retry: { initialDelay: 4_000 } });
+  assertEquals(delays, [2_000, 4_000]);
 });
 
 for (
@@ -123,7 +122,7 @@ for (
     "Thu, 31 Dec 2099 23:59:59 GMT",
   ]
 ) {
-  Deno.test(`Retry-After: "${value}" is past the budget and fails at once`, async () => {
+  Deno.test(`Retry-After: "${value}" exceeds maxElapsed and fails at once`, async () => {
     await using server = new FaultyServer([
       respond(429, { "retry-after": value }),
     ]);

@@ -21,23 +21,24 @@ import {
   context,
   deliver,
   FAST,
+  fixedRandom,
+  NO_SERVER_URL,
   skipDelays,
-  URL_OF_NOBODY,
 } from "../testing/sending.ts";
 
 // -- Which failures are retried --
 
 for (const status of [408, 425, 429, 500, 502, 503, 504, 507, 599]) {
-  Deno.test(`send() tries again after ${status}`, async () => {
+  Deno.test(`send() retries after ${status}`, async () => {
     await using server = new FaultyServer([respond(status), respond(status)]);
-    const told: [number | undefined, number][] = [];
+    const seen: [number | undefined, number][] = [];
     await deliver(server.url, {
       retry: FAST,
-      onRetry: ({ status, attempts }) => told.push([status, attempts]),
+      onRetry: ({ status, attempts }) => seen.push([status, attempts]),
     });
     assertEquals(server.bodies, ["0123456789", "0123456789", "0123456789"]);
     assertEquals(new Set(server.keys).size, 1);
-    assertEquals(told, [[status, 1], [status, 2]]);
+    assertEquals(seen, [[status, 1], [status, 2]]);
   });
 }
 
@@ -56,7 +57,7 @@ for (
     [600, ""],
   ] as const
 ) {
-  Deno.test(`send() fails at once after ${status}, and the bytes are kept`, async () => {
+  Deno.test(`send() fails at once after ${status}, and the buffer keeps the bytes`, async () => {
     await using server = new FaultyServer([respond(status, {}, "no, thanks")]);
     await using out = streamTo(server.url, { retry: FAST });
     await out.write("0123456789");
@@ -82,7 +83,7 @@ for (
 
 for (
   const [title, behaviour] of Object.entries<Behaviour>({
-    "no answer": never,
+    "no response": never,
     "a closed connection": close,
     "garbage": async ({ receive, write, close }) => {
       await receive();
@@ -94,7 +95,7 @@ for (
       await write("HTTP/1.1 20");
       close();
     },
-    "headers without end": async ({ receive, write, close }) => {
+    "an endless head": async ({ receive, write, close }) => {
       await receive();
       await write("HTTP/1.1 200 OK\r\n");
       for (let i = 0; i < 5_000; i++) {
@@ -104,11 +105,11 @@ for (
     },
   })
 ) {
-  Deno.test(`${title} is a failed attempt, and is followed by another`, async () => {
+  Deno.test(`${title} is a failed attempt, and is retried`, async () => {
     await using server = new FaultyServer([behaviour]);
     const failures: SendError[] = [];
     await deliver(server.url, {
-      timeout: title === "no answer" ? 1_000 : 30_000,
+      timeout: title === "no response" ? 1_000 : 30_000,
       retry: FAST,
       onRetry: (failure) => failures.push(failure),
     });
@@ -119,7 +120,7 @@ for (
   });
 }
 
-Deno.test("send() tries again whatever fetch throws", async () => {
+Deno.test("send() retries after any value that fetch throws", async () => {
   await using server = new FaultyServer();
   const odd = [
     () => Promise.reject(undefined),
@@ -142,7 +143,7 @@ Deno.test("send() tries again whatever fetch throws", async () => {
   assertEquals(failures, 5);
 });
 
-Deno.test("send() finds a server that appears later", async () => {
+Deno.test("send() delivers to a server that starts later", async () => {
   const port = freePort();
   await using stack = new AsyncDisposableStack();
   let server: FaultyServer | undefined;
@@ -162,7 +163,7 @@ Deno.test("send() finds a server that appears later", async () => {
   assertEquals(server!.bodies, ["hello"]);
 });
 
-Deno.test("shouldRetry overrides, both ways", async () => {
+Deno.test("shouldRetry overrides the default in both directions", async () => {
   await using server = new FaultyServer([respond(404), respond(503)]);
   const asked: (number | undefined)[] = [];
   const shouldRetry = ({ status }: SendError) => {
@@ -177,7 +178,7 @@ Deno.test("shouldRetry overrides, both ways", async () => {
   assertEquals(asked, [404, 503]);
 });
 
-Deno.test("lastFailure is that of the newest request", async () => {
+Deno.test("lastFailure is the failure of the newest request", async () => {
   await using server = new FaultyServer([
     respond(503),
     respond(200),
@@ -185,13 +186,13 @@ Deno.test("lastFailure is that of the newest request", async () => {
   ]);
   const sender = new FetchSender(server.url, { retry: FAST });
   assertEquals(sender.lastFailure, undefined);
-  const told: unknown[] = [];
+  const seen: unknown[] = [];
   await using retrying = new FetchSender(server.url, {
     retry: FAST,
-    onRetry: () => told.push(retrying.lastFailure?.status),
+    onRetry: () => seen.push(retrying.lastFailure?.status),
   });
   await retrying.send(BYTES, context());
-  assertEquals(told, [503]);
+  assertEquals(seen, [503]);
   assertEquals(retrying.lastFailure, undefined);
   const error = await assertRejects(() => sender.send(BYTES, context()));
   assertStrictEquals(sender.lastFailure, error);
@@ -199,27 +200,22 @@ Deno.test("lastFailure is that of the newest request", async () => {
 
 // -- Delays and the time for all attempts --
 
-Deno.test("send() waits longer and longer, at random, and no longer than maxDelay", async () => {
+Deno.test("the delay is random below a bound that doubles up to maxDelay", async () => {
   using time = fakeTime();
   const { delays, onRetry } = skipDelays(time);
-  const { random } = Math;
-  Math.random = () => 0.5;
-  try {
-    await using server = new FaultyServer(Array(9).fill(respond(503)));
-    await deliver(server.url, { onRetry });
-    assertEquals(server.requests.length, 10);
-    // Half of 500 ms, doubled each time, at most 30 s.
-    assertEquals(
-      delays,
-      [250, 500, 1000, 2000, 4000, 8000, 15000, 15000, 15000],
-    );
-    assertEquals(Date.now(), 60_750);
-  } finally {
-    Math.random = random;
-  }
+  using _ = fixedRandom(0.5);
+  await using server = new FaultyServer(Array(9).fill(respond(503)));
+  await deliver(server.url, { onRetry });
+  assertEquals(server.requests.length, 10);
+  // Half of 500 ms, doubled each time, at most 30 s.
+  assertEquals(
+    delays,
+    [250, 500, 1000, 2000, 4000, 8000, 15000, 15000, 15000],
+  );
+  assertEquals(Date.now(), 60_750);
 });
 
-Deno.test("send() gives up when maxElapsed would pass, and says how often it tried", async () => {
+Deno.test("send() fails before maxElapsed has passed, and reports the number of attempts", async () => {
   using time = fakeTime();
   const { delays, onRetry } = skipDelays(time);
   await using server = new FaultyServer([], respond(503));
@@ -233,7 +229,7 @@ Deno.test("send() gives up when maxElapsed would pass, and says how often it tri
   assertEquals(time.countTimers(), 0);
 });
 
-Deno.test("maxElapsed ends the attempts even without a delay between them", async () => {
+Deno.test("maxElapsed ends attempts without delays between them", async () => {
   using time = fakeTime();
   let attempts = 0;
   const failing = () => {
@@ -242,7 +238,7 @@ Deno.test("maxElapsed ends the attempts even without a delay between them", asyn
     return Promise.resolve(new Response(null, { status: 503 }));
   };
   const sent = assertRejects(() =>
-    deliver(URL_OF_NOBODY, {
+    deliver(NO_SERVER_URL, {
       fetch: failing,
       retry: { initialDelay: 0, maxElapsed: 1_500 },
       onRetry: () => setImmediate(() => time.tick(0)),
@@ -251,7 +247,7 @@ Deno.test("maxElapsed ends the attempts even without a delay between them", asyn
   assertEquals(attempts, 1_500);
 });
 
-Deno.test("maxElapsed: 0 is one attempt", async () => {
+Deno.test("maxElapsed: 0 makes one attempt", async () => {
   await using server = new FaultyServer([], respond(503));
   const error = await assertRejects(
     () => deliver(server.url, { retry: { maxElapsed: 0 } }),
@@ -274,32 +270,32 @@ Deno.test("maxElapsed is 120 seconds by default", async () => {
   assertEquals(delays, [119_000]);
 });
 
-for (const [delay, attempts] of [[119_999, 2], [120_000, 1]] as const) {
-  Deno.test(`a retry after ${delay} ms: ${attempts} attempts in 120 seconds`, async () => {
+for (
+  const [delay, fits, attempts] of [
+    [119_999, "fits", 2],
+    [120_000, "does not fit", 1],
+  ] as const
+) {
+  Deno.test(`a delay of ${delay} ms ${fits} into the default maxElapsed`, async () => {
     using time = fakeTime();
     const { onRetry } = skipDelays(time);
-    const { random } = Math;
-    Math.random = () => 0.5;
-    try {
-      await using server = new FaultyServer([], respond(503));
-      const retry = { initialDelay: 2 * delay, maxDelay: 2 * delay };
-      const error = await assertRejects(
-        () => deliver(server.url, { onRetry, retry }),
-        SendError,
-      );
-      assertEquals(error.attempts, attempts);
-    } finally {
-      Math.random = random;
-    }
+    using _ = fixedRandom(0.5);
+    await using server = new FaultyServer([], respond(503));
+    const retry = { initialDelay: 2 * delay, maxDelay: 2 * delay };
+    const error = await assertRejects(
+      () => deliver(server.url, { onRetry, retry }),
+      SendError,
+    );
+    assertEquals(error.attempts, attempts);
   });
 }
 
-Deno.test("an attempt that begins when maxElapsed has passed has a ms", async () => {
+Deno.test("an attempt that begins after maxElapsed has passed gets a millisecond", async () => {
   using time = fakeTime();
-  const answers = [Promise.resolve(new Response(null, { status: 503 }))];
+  const responses = [Promise.resolve(new Response(null, { status: 503 }))];
   await assertRejects(
     () =>
-      deliver(URL_OF_NOBODY, {
+      deliver(NO_SERVER_URL, {
         retry: { initialDelay: 0, maxElapsed: 1_000 },
         onRetry: () => {
           // The delay took longer than it should, as on a machine that slept.
@@ -308,7 +304,7 @@ Deno.test("an attempt that begins when maxElapsed has passed has a ms", async ()
         },
         fetch: () => {
           setImmediate(() => time.tick(1));
-          return answers.shift() ?? new Promise(() => {});
+          return responses.shift() ?? new Promise(() => {});
         },
       }),
     SendError,

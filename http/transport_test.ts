@@ -14,29 +14,29 @@ import {
   respondAndClose,
 } from "../testing/faulty_server.ts";
 import { freePort } from "../testing/free_port.ts";
-import { deliver, FAST, URL_OF_NOBODY } from "../testing/sending.ts";
+import { deliver, FAST, NO_SERVER_URL } from "../testing/sending.ts";
 
-Deno.test("send() calls the fetch given", async () => {
+Deno.test("send() calls the given fetch as a plain function, with the client", async () => {
   using client = Deno.createHttpClient({});
   const seen: [Request, unknown][] = [];
-  // A native one refuses to be the method of anything but the global object.
+  // A native one fails as a method of anything except the global object.
   function fetch(this: unknown, request: unknown, init: unknown) {
     assertStrictEquals(this, undefined);
     seen.push([request as Request, init]);
     return Promise.resolve(new Response(null, { status: 204 }));
   }
   const options = { fetch: fetch as typeof globalThis.fetch };
-  await deliver(URL_OF_NOBODY, { ...options, client });
-  await deliver(URL_OF_NOBODY, options);
+  await deliver(NO_SERVER_URL, { ...options, client });
+  await deliver(NO_SERVER_URL, options);
   assertEquals(seen.map(([, init]) => init), [{ client }, undefined]);
   const [request] = seen[0]!;
-  assertEquals(request.url, URL_OF_NOBODY);
+  assertEquals(request.url, NO_SERVER_URL);
   assertEquals(request.method, "POST");
   assertEquals(request.redirect, "manual");
   assertEquals(await request.text(), "0123456789");
 });
 
-Deno.test("send() gives fetch a request that it may use up", async () => {
+Deno.test("send() gives fetch a request that it may consume and change", async () => {
   await using server = new FaultyServer([respond(503)]);
   const bodies: string[] = [];
   await deliver(server.url, {
@@ -51,7 +51,7 @@ Deno.test("send() gives fetch a request that it may use up", async () => {
   assertEquals(bodies, ["0123456789", "0123456789"]);
 });
 
-Deno.test("a client that is closed fails at once, and the error says so", async () => {
+Deno.test("a closed client fails at once, and the error asks about it", async () => {
   const client = Deno.createHttpClient({});
   client.close();
   await assertRejects(
@@ -59,7 +59,7 @@ Deno.test("a client that is closed fails at once, and the error says so", async 
       deliver(`http://127.0.0.1:${freePort()}/`, {
         client,
         retry: { maxElapsed: 1_000 },
-        // Deno never lets go of a body that it cannot send.
+        // Deno never releases a body that it cannot send.
         fetch: (request, init) => fetch((request as Request).url, init),
       }),
     SendError,
@@ -69,7 +69,7 @@ Deno.test("a client that is closed fails at once, and the error says so", async 
 
 // -- One request per attempt --
 
-Deno.test("a warm connection that dies after the request was read: one request an attempt", async () => {
+Deno.test("a pooled connection that closes after the request was read gets one request per attempt", async () => {
   await using server = new FaultyServer([respond(200), close, close]);
   await using out = streamTo(server.url, { capacity: 4, retry: FAST });
   await out.write("warm");
@@ -83,11 +83,11 @@ Deno.test("a warm connection that dies after the request was read: one request a
   await other.write("once");
   await other.flush();
   assertEquals(retries, 2);
-  // Deno itself would repeat a body that is an array or a string.
+  // Deno would resend a body of bytes on its own.
   assertEquals(server.bodies, ["warm", "once", "once", "once"]);
 });
 
-Deno.test("idle connections that the server closes cost nothing", async () => {
+Deno.test("idle connections closed by the server cost no attempt", async () => {
   await using server = new FaultyServer([], respondAndClose(200));
   await using out = streamTo(server.url, { capacity: 4, retry: FAST });
   for (let i = 0; i < 5; i++) {
@@ -120,10 +120,10 @@ for (const status of [301, 302, 303, 307, 308]) {
   });
 }
 
-Deno.test("a redirect that a browser hides behind status 0 is told as one", async () => {
+Deno.test("a redirect that a browser hides behind status 0 is reported as one", async () => {
   await assertRejects(
     () =>
-      deliver(URL_OF_NOBODY, {
+      deliver(NO_SERVER_URL, {
         fetch: () => Promise.resolve(Response.error()),
       }),
     SendError,

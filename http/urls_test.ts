@@ -25,7 +25,7 @@ for (
     ["http://me@example.com/?to=you@secret", 'received "***"'],
   ] as const
 ) {
-  Deno.test(`FetchSender() refuses the URL "${url}"`, () => {
+  Deno.test(`FetchSender() rejects the URL "${url}"`, () => {
     for (const make of [FetchSender, streamTo] as const) {
       const error = assertThrows(
         () => make === FetchSender ? new FetchSender(url) : streamTo(url),
@@ -38,7 +38,7 @@ for (
   });
 }
 
-Deno.test("FetchSender() has its own copy of the URL, http or https", async () => {
+Deno.test("FetchSender() accepts http and https, and copies the URL", async () => {
   new FetchSender("https://example.com/");
   await using server = new FaultyServer();
   const url = new URL(server.url);

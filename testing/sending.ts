@@ -1,4 +1,4 @@
-/** What the tests of senders over HTTP share: how they send, wait and look. */
+/** What the tests of senders over HTTP share. */
 import type { SendContext } from "../buffer.ts";
 import {
   FetchSender,
@@ -8,12 +8,16 @@ import {
 import type { fakeTime } from "./fake_time.ts";
 import { type Behaviour, head } from "./faulty_server.ts";
 
-export const URL_OF_NOBODY = "http://127.0.0.1:9/ingest";
+/** A URL without a server: `fetch` blocks its port, if it gets that far. */
+export const NO_SERVER_URL = "http://127.0.0.1:9/ingest";
+/** What `deliver` sends. */
 export const BYTES: Uint8Array<ArrayBuffer> = new TextEncoder().encode(
   "0123456789",
 );
+/** Retries almost without a delay. */
 export const FAST = { initialDelay: 1, maxDelay: 1 };
 
+/** The context of one flush, by default of a stream of its own. */
 export function context(
   sequence = 0,
   signal: AbortSignal = new AbortController().signal,
@@ -21,6 +25,7 @@ export function context(
   return { sequence, offset: 10 * sequence, signal };
 }
 
+/** Sends `BYTES` as the first flush of a new sender. */
 export function deliver(
   url: string,
   options: FetchSenderOptions,
@@ -28,7 +33,7 @@ export function deliver(
   return new FetchSender(url, options).send(BYTES, context());
 }
 
-/** Lets the delays between attempts pass at once, and lists them. */
+/** Makes the delays between attempts pass at once, and lists them. */
 export function skipDelays(time: ReturnType<typeof fakeTime>): {
   delays: number[];
   onRetry: (failure: SendError, delay: number) => void;
@@ -41,7 +46,14 @@ export function skipDelays(time: ReturnType<typeof fakeTime>): {
   return { delays, onRetry };
 }
 
-/** Everything that an error shows to someone who prints it. */
+/** Makes `Math.random` return `value` until disposed. */
+export function fixedRandom(value: number): Disposable {
+  const { random } = Math;
+  Math.random = () => value;
+  return { [Symbol.dispose]: () => void (Math.random = random) };
+}
+
+/** Everything that printing an error shows. */
 export function printed(error: unknown): string {
   const parts = [Deno.inspect(error, { depth: 10, showHidden: true })];
   for (let link = error; link instanceof Error; link = link.cause) {
