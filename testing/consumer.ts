@@ -1,0 +1,174 @@
+/**
+ * What a user of the package might write: it uses every name that an entry
+ * point exports, and nothing that only Deno has. `tests/types_test.ts` compiles
+ * it with the types of other platforms; it is never run.
+ */
+import {
+  BufferFullError,
+  type Compression,
+  FetchSender,
+  type FetchSenderOptions,
+  FlushError,
+  type FlushErrorOptions,
+  type HeaderFunction,
+  type HttpClient,
+  type Reader,
+  type RequestHeaders,
+  type RequestOptions,
+  type RetryOptions,
+  type SendAttempt,
+  type SendContext,
+  type Sender,
+  SendError,
+  type SendErrorOptions,
+  StreamBuffer,
+  type StreamBufferOptions,
+  type StreamBufferStats,
+  streamTo,
+} from "@stream-buffer/stream-buffer";
+import {
+  TusSender,
+  type TusSenderOptions,
+} from "@stream-buffer/stream-buffer/tus";
+import {
+  UploadSender,
+  type UploadSenderOptions,
+} from "@stream-buffer/stream-buffer/upload";
+
+const URL_TEXT = "https://example.com/ingest";
+
+export const headersOfEachKind: RequestHeaders[] = [
+  { "X-A": "b" },
+  [["X-A", "b"]],
+  new Map([["X-A", "b"]]),
+  new Headers({ "X-A": "b" }),
+];
+
+export const headers: HeaderFunction = (
+  { attempt, failure, sequence, offset, signal }: SendAttempt,
+) => {
+  signal.throwIfAborted();
+  const token = failure?.status === 401 ? "fresh" : "cached";
+  return {
+    Authorization: token,
+    "X-Flush": `${sequence}/${offset}/${attempt}`,
+  };
+};
+
+export const retry: RetryOptions = {
+  initialDelay: 100,
+  maxDelay: 1_000,
+  maxElapsed: 10_000,
+  shouldRetry: ({ status, retryAfter = 0 }) => status === 503 && retryAfter < 1,
+};
+
+export const client: HttpClient = { close() {} };
+
+export const request: RequestOptions = {
+  headers,
+  retry,
+  client,
+  timeout: 5_000,
+  fetch: (input, init) => fetch(input, init),
+  onRetry: (failure, delay) => console.log(failure.message, delay),
+};
+
+export const compression: Compression = "gzip";
+
+export const fetchOptions: FetchSenderOptions = {
+  ...request,
+  method: "PUT",
+  compression,
+  idempotencyKey: "stream-1",
+};
+
+export const bufferOptions: StreamBufferOptions = {
+  capacity: 1024,
+  flushInterval: 500,
+  closeTimeout: 5_000,
+  maxQueuedBytes: 4096,
+  oversize: "whole",
+  onError: (error) => console.error(error.unsentBytes, error.acceptedBytes),
+};
+
+/** A sender of the user's own. */
+export class MemorySender implements Sender {
+  readonly sends: [sequence: number, bytes: Uint8Array][] = [];
+
+  send(
+    bytes: Uint8Array<ArrayBuffer>,
+    { sequence, signal }: SendContext,
+  ): void {
+    signal.throwIfAborted();
+    this.sends.push([sequence, bytes.slice()]);
+  }
+}
+
+export class ZeroReader implements Reader {
+  #left = 10;
+
+  read(p: Uint8Array): Promise<number | null> {
+    const size = Math.min(p.length, this.#left);
+    this.#left -= size;
+    return Promise.resolve(size > 0 ? size : null);
+  }
+}
+
+export async function copy(): Promise<StreamBufferStats> {
+  await using out = new StreamBuffer(new MemorySender(), bufferOptions);
+  const read: number = await out.readFrom(new ZeroReader());
+  await out.write(`${read}\n`);
+  await out.write(new Uint8Array(8));
+  await out.flush();
+  const writer: WritableStreamDefaultWriter<string | Uint8Array> = out.writable
+    .getWriter();
+  await writer.close();
+  return out.stats;
+}
+
+export async function post(): Promise<Uint8Array<ArrayBuffer>> {
+  await using sender = new FetchSender(new URL(URL_TEXT), fetchOptions);
+  const out = new StreamBuffer(sender);
+  try {
+    await out.write("a line\n");
+    await out.close();
+  } catch (error) {
+    if (error instanceof BufferFullError) throw error;
+    if (error instanceof FlushError && error.cause instanceof SendError) {
+      const { attempts, status, retryAfter, excerpt } = error.cause;
+      console.error(attempts, status, retryAfter, excerpt, sender.lastFailure);
+    }
+  }
+  const both = streamTo(URL_TEXT, { ...bufferOptions, ...fetchOptions });
+  await both.abort(new Error("enough"));
+  return out.takeUnsent();
+}
+
+export async function upload(): Promise<string | undefined> {
+  const options: UploadSenderOptions = { headers, client, length: 8 };
+  const once = new UploadSender(URL_TEXT, options);
+  await new StreamBuffer(once).close();
+  await once.closed;
+  const tusOptions: TusSenderOptions = {
+    ...request,
+    metadata: { filename: "dump.sql", digest: new Uint8Array(4) },
+    length: 8,
+    checksum: false,
+    terminate: true,
+  };
+  const resumable = new TusSender(URL_TEXT, tusOptions);
+  const resumed = await TusSender.resume(await resumable.create(), request);
+  console.log(resumed.offset, resumed.length, resumed.lastFailure);
+  return resumed.url;
+}
+
+export const flushErrorOptions: FlushErrorOptions = {
+  unsentBytes: 8,
+  acceptedBytes: 0,
+  cause: new Error("why"),
+};
+export const sendErrorOptions: SendErrorOptions = {
+  attempts: 1,
+  status: undefined,
+  cause: new Error("why"),
+};
