@@ -238,8 +238,8 @@ export class FetchSender implements Sender, AsyncDisposable {
   /**
    * Makes sure that one stream uses this sender. Two of them would give
    * different bytes the same key, and a server that honours the key would drop
-   * half of them. A stream is known by its signal, or by a sequence number that
-   * has not been delivered.
+   * half of them. A stream is recognised by its signal; another signal is
+   * accepted only with a sequence number that has not been delivered.
    */
   #claim({ sequence, signal }: SendContext): void {
     if (this.#closed) {

@@ -14,7 +14,7 @@ export type RequestHeaders =
   | Readonly<Record<string, string>>
   | Iterable<readonly string[]>;
 
-/** What `Deno.createHttpClient` returns, in Deno. */
+/** Deno's HTTP client, as `Deno.createHttpClient` returns it. */
 export interface HttpClient {
   /** Closes its connections. */
   close(): void;

@@ -3,11 +3,10 @@
  *
  * Messages end up in logs, and they contain what others wrote: a server repeats
  * a token that it rejects, `fetch` repeats the URL with its query. Which part of
- * that is secret cannot be known, so everything the caller sent is a secret
- * except a few headers. A server may repeat it in other case, decoded, or cut
- * to a piece. Therefore what is hidden is not the secret as a whole but
- * whatever a text has in common with it, from a length on at which that is no
- * coincidence.
+ * that is secret cannot be known, so all of the query and of the headers counts
+ * as secret, except a few headers. A server may repeat a secret in another case,
+ * decoded, or in part. Therefore not only whole secrets are hidden, but whatever
+ * a text has in common with one, if that is too long to be a coincidence.
  */
 import { messageOf } from "../internal/checks.ts";
 import { isPermissionError } from "./platform_errors.ts";
@@ -19,8 +18,8 @@ export type Secrets = Set<string>;
 const MIN_SECRET = 6;
 /** Of a longer word, any piece of this length is hidden too. */
 const MAX_PIECE = 8;
-/** Causes of an error that are shown, itself included: a chain may be a circle. */
-const MAX_CAUSES = 5;
+/** How many messages of a chain of causes are shown: it may be circular. */
+const MAX_MESSAGES = 5;
 /** Headers whose values no error needs to hide. */
 const PUBLIC_HEADERS = new Set([
   "content-encoding",
@@ -94,7 +93,7 @@ export function redactError(error: unknown, secrets: Secrets): Error {
   for (
     let link = error;
     link instanceof Error && link.cause !== undefined &&
-    messages.length < MAX_CAUSES;
+    messages.length < MAX_MESSAGES;
     link = link.cause
   ) messages.push(messageOf(link.cause));
   const copy = new Error(clean(messages.join(": ")));

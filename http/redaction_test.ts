@@ -232,7 +232,7 @@ for (
     ["itself", undefined, "failed: failed: failed: failed: failed"],
   ] as const
 ) {
-  Deno.test(`an error thrown by fetch may have as its cause ${title}`, async () => {
+  Deno.test(`an error thrown by fetch may be caused by ${title}`, async () => {
     const thrown: Error = new Error("failed", { cause });
     if (cause === undefined) thrown.cause = thrown;
     const error = await assertRejects(

@@ -48,13 +48,13 @@ export interface OutgoingRequest {
 
 /** One attempt of a delivery, and what all its attempts share. */
 export interface Attempt extends SendAttempt {
-  /** When the time for all attempts is over, on the clock of `Date.now()`. */
+  /** When the time for all attempts is over, by `Date.now()`. */
   readonly deadline: number;
   /** What no error may show: a server may repeat the token of an earlier attempt. */
   readonly secrets: Secrets;
 }
 
-/** Makes the requests of one sender, one at a time. */
+/** Makes the requests of one sender. */
 export class Requests {
   /** The URL given to the sender. */
   readonly url: URL;

@@ -2,9 +2,9 @@
  * A response as senders see it, and how its body is read.
  *
  * The status alone decides whether a request succeeded. The body is read for
- * two reasons: the connection can be used again only after that, and an error
- * shows its beginning. Both are worth only so much of it, and so much time, as a
- * faulty server may send a body without end, or stop within it.
+ * two reasons: the connection can be reused only after that, and an error shows
+ * its beginning. Neither needs all of it, and a faulty server may send a body
+ * without end, or stop in the middle: so reading is bounded in size and in time.
  */
 import type { SendError } from "./errors.ts";
 

@@ -27,7 +27,7 @@ export function byteLengthOf(
     : undefined;
 }
 
-/** Makes a request that the platform sends once at most, if it can. */
+/** Makes a request that Deno does not resend on its own, if it may connect. */
 export function makeRequest(
   url: URL,
   init: {

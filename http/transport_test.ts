@@ -51,7 +51,7 @@ Deno.test("send() gives fetch a request that it may consume and change", async (
   assertEquals(bodies, ["0123456789", "0123456789"]);
 });
 
-Deno.test("a closed client fails at once, and the error asks about it", async () => {
+Deno.test("a closed client fails at once, and the error suggests it", async () => {
   const client = Deno.createHttpClient({});
   client.close();
   await assertRejects(
