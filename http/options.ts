@@ -20,7 +20,7 @@ export interface HttpClient {
   close(): void;
 }
 
-/** What a header function is told about the attempt that it is called for. */
+/** What a header function is called with: the attempt that needs headers. */
 export interface SendAttempt {
   /** The sequence number of the flush. */
   readonly sequence: number;

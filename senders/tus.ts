@@ -54,7 +54,7 @@ const ALGORITHMS = [
   { name: "sha256", digest: "SHA-256" },
   { name: "sha1", digest: "SHA-1" },
 ];
-/** What header functions are told about a request that belongs to no flush. */
+/** What header functions are called with for a request that belongs to no flush. */
 const NO_FLUSH = { sequence: 0, offset: 0 };
 const TOO_LARGE = "; the object is larger than it allows";
 const GONE =
