@@ -27,29 +27,5 @@
  *
  * @module
  */
-export {
-  BufferFullError,
-  FlushError,
-  type FlushErrorOptions,
-  NoProgressError,
-  type Reader,
-  type SendContext,
-  type Sender,
-  StreamBuffer,
-  type StreamBufferOptions,
-  type StreamBufferStats,
-} from "./buffer.ts";
-export {
-  type Compression,
-  FetchSender,
-  type FetchSenderOptions,
-  type HeaderFunction,
-  type HttpClient,
-  type RequestHeaders,
-  type RequestOptions,
-  type RetryOptions,
-  type SendAttempt,
-  SendError,
-  type SendErrorOptions,
-  streamTo,
-} from "./sender.ts";
+export * from "./buffer.ts";
+export * from "./sender.ts";

@@ -35,17 +35,7 @@ import { RetryLoop } from "./http/retry.ts";
 import { checkMethod } from "./http/urls.ts";
 import { check } from "./internal/checks.ts";
 
-export {
-  BufferFullError,
-  FlushError,
-  type FlushErrorOptions,
-  type Reader,
-  type SendContext,
-  type Sender,
-  StreamBuffer,
-  type StreamBufferOptions,
-  type StreamBufferStats,
-} from "./buffer.ts";
+export * from "./buffer.ts";
 export { SendError, type SendErrorOptions } from "./http/errors.ts";
 export type {
   HeaderFunction,

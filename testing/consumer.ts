@@ -12,6 +12,7 @@ import {
   type FlushErrorOptions,
   type HeaderFunction,
   type HttpClient,
+  NoProgressError,
   type Reader,
   type RequestHeaders,
   type RequestOptions,
@@ -134,6 +135,7 @@ export async function post(): Promise<Uint8Array<ArrayBuffer>> {
     await out.close();
   } catch (error) {
     if (error instanceof BufferFullError) throw error;
+    if (error instanceof NoProgressError) throw error;
     if (error instanceof FlushError && error.cause instanceof SendError) {
       const { attempts, status, retryAfter, excerpt } = error.cause;
       console.error(attempts, status, retryAfter, excerpt, sender.lastFailure);
