@@ -29,7 +29,7 @@ import {
   type StreamBufferOptions,
 } from "./buffer.ts";
 import { SendError } from "./http/errors.ts";
-import type { RequestOptions } from "./http/options.ts";
+import type { AttemptOptions } from "./http/options.ts";
 import { Requests } from "./http/requests.ts";
 import { RetryLoop } from "./http/retry.ts";
 import { checkMethod } from "./http/urls.ts";
@@ -38,6 +38,7 @@ import { check } from "./internal/checks.ts";
 export * from "./buffer.ts";
 export { SendError, type SendErrorOptions } from "./http/errors.ts";
 export type {
+  AttemptOptions,
   HeaderFunction,
   HttpClient,
   RequestHeaders,
@@ -62,7 +63,7 @@ const CONTENT_CODINGS: ReadonlyMap<string, string> = new Map([
 export type Compression = "gzip" | "deflate" | "brotli";
 
 /** Options of a {@linkcode FetchSender}. */
-export interface FetchSenderOptions extends RequestOptions {
+export interface FetchSenderOptions extends AttemptOptions {
   /**
    * The request method; any that may carry a body.
    *

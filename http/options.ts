@@ -85,15 +85,6 @@ export interface RequestOptions {
    */
   headers?: RequestHeaders | HeaderFunction;
   /**
-   * Maximum time for one attempt in milliseconds, including the header function
-   * and the response's body.
-   *
-   * @default {30_000}
-   */
-  timeout?: number;
-  /** When to retry. */
-  retry?: RetryOptions;
-  /**
    * Called instead of the global `fetch`, with a new `Request` for each attempt,
    * and with the `client`, if there is one.
    *
@@ -106,6 +97,19 @@ export interface RequestOptions {
    * buffer.
    */
   client?: HttpClient;
+}
+
+/** Options of a sender that makes several attempts to deliver a flush. */
+export interface AttemptOptions extends RequestOptions {
+  /**
+   * Maximum time for one attempt in milliseconds, including the header function
+   * and the response's body.
+   *
+   * @default {30_000}
+   */
+  timeout?: number;
+  /** When to retry. */
+  retry?: RetryOptions;
   /** Called for each failure that is retried, `delay` milliseconds before that. */
   onRetry?: (failure: SendError, delay: number) => void;
 }

@@ -9,9 +9,9 @@ import { adviceForCause, adviceForStatus } from "./advice.ts";
 import { SendError, type SendErrorOptions } from "./errors.ts";
 import { toHeaders } from "./headers.ts";
 import type {
+  AttemptOptions,
   HeaderFunction,
   HttpClient,
-  RequestOptions,
   SendAttempt,
 } from "./options.ts";
 import {
@@ -71,7 +71,7 @@ export class Requests {
    *   credentials, or an option has the wrong type.
    * @throws {RangeError} If an option is out of range.
    */
-  constructor(action: string, url: string | URL, options: RequestOptions) {
+  constructor(action: string, url: string | URL, options: AttemptOptions) {
     check(action, { options }, "an object", "object");
     const {
       headers = {},

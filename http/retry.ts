@@ -6,7 +6,7 @@ import type { SendContext } from "../buffer.ts";
 import { check, checkDuration } from "../internal/checks.ts";
 import { sleep } from "../internal/promises.ts";
 import { SendError } from "./errors.ts";
-import type { RequestOptions } from "./options.ts";
+import type { AttemptOptions } from "./options.ts";
 import { isClosedClient, isPermissionError } from "./platform_errors.ts";
 import type { Attempt } from "./requests.ts";
 
@@ -27,7 +27,7 @@ export class RetryLoop {
   readonly #maxDelay: number;
   readonly #maxElapsed: number;
   readonly #shouldRetry: ((failure: SendError) => boolean) | undefined;
-  readonly #onRetry: RequestOptions["onRetry"];
+  readonly #onRetry: AttemptOptions["onRetry"];
   /** A header function may have a fresh token after a 401 or 403. */
   readonly #canRefresh: boolean;
   /** Why the newest attempt failed, if it did. */
@@ -40,7 +40,7 @@ export class RetryLoop {
    * @throws {TypeError} If an option has the wrong type.
    * @throws {RangeError} If an option is out of range.
    */
-  constructor(action: string, options: RequestOptions) {
+  constructor(action: string, options: AttemptOptions) {
     const { headers, retry = {}, onRetry } = options;
     check(action, { retry }, "an object", "object");
     const {

@@ -20,7 +20,7 @@
  */
 import type { SendContext, Sender } from "../buffer.ts";
 import { SendError } from "../http/errors.ts";
-import type { RequestOptions } from "../http/options.ts";
+import type { AttemptOptions } from "../http/options.ts";
 import {
   type Attempt,
   type OutgoingRequest,
@@ -34,6 +34,7 @@ import { until } from "../internal/promises.ts";
 export type { SendContext, Sender } from "../buffer.ts";
 export { SendError, type SendErrorOptions } from "../http/errors.ts";
 export type {
+  AttemptOptions,
   HeaderFunction,
   HttpClient,
   RequestHeaders,
@@ -61,7 +62,7 @@ const GONE =
   "; the upload no longer exists, if this is its URL: it has expired, was terminated, or was removed once complete";
 
 /** Options of a {@linkcode TusSender}. */
-export interface TusSenderOptions extends RequestOptions {
+export interface TusSenderOptions extends AttemptOptions {
   /**
    * Describes the object to the server, for example `filename` and `filetype`.
    * Names are printable ASCII without spaces and commas; values are arbitrary.

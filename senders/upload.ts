@@ -36,7 +36,6 @@ export type {
   HttpClient,
   RequestHeaders,
   RequestOptions,
-  RetryOptions,
   SendAttempt,
 } from "../http/options.ts";
 
@@ -57,8 +56,7 @@ const ADVICE: Record<number, string> = {
 type Stream = ReadableStream<Uint8Array<ArrayBuffer>>;
 
 /** Options of an {@linkcode UploadSender}. */
-export interface UploadSenderOptions
-  extends Pick<RequestOptions, "headers" | "fetch" | "client"> {
+export interface UploadSenderOptions extends RequestOptions {
   /**
    * The request method; any that may carry a body.
    *

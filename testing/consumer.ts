@@ -4,6 +4,7 @@
  * it with the types of other platforms; it is never run.
  */
 import {
+  type AttemptOptions,
   BufferFullError,
   type Compression,
   FetchSender,
@@ -67,17 +68,21 @@ export const client: HttpClient = { close() {} };
 
 export const request: RequestOptions = {
   headers,
-  retry,
   client,
-  timeout: 5_000,
   fetch: (input, init) => fetch(input, init),
+};
+
+export const attempts: AttemptOptions = {
+  ...request,
+  retry,
+  timeout: 5_000,
   onRetry: (failure, delay) => console.log(failure.message, delay),
 };
 
 export const compression: Compression = "gzip";
 
 export const fetchOptions: FetchSenderOptions = {
-  ...request,
+  ...attempts,
   method: "PUT",
   compression,
   idempotencyKey: "stream-1",
@@ -147,19 +152,19 @@ export async function post(): Promise<Uint8Array<ArrayBuffer>> {
 }
 
 export async function upload(): Promise<string | undefined> {
-  const options: UploadSenderOptions = { headers, client, length: 8 };
+  const options: UploadSenderOptions = { ...request, length: 8 };
   const once = new UploadSender(URL_TEXT, options);
   await new StreamBuffer(once).close();
   await once.closed;
   const tusOptions: TusSenderOptions = {
-    ...request,
+    ...attempts,
     metadata: { filename: "dump.sql", digest: new Uint8Array(4) },
     length: 8,
     checksum: false,
     terminate: true,
   };
   const resumable = new TusSender(URL_TEXT, tusOptions);
-  const resumed = await TusSender.resume(await resumable.create(), request);
+  const resumed = await TusSender.resume(await resumable.create(), attempts);
   console.log(resumed.offset, resumed.length, resumed.lastFailure);
   return resumed.url;
 }
