@@ -1,0 +1,7 @@
+/** What the command says, on standard error. */
+
+const NAME = "stream-buffer";
+
+export function say(text: string): void {
+  console.error(`${NAME}: ${text}`);
+}
