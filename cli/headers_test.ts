@@ -1,0 +1,42 @@
+import { assert, assertEquals, assertStringIncludes } from "@std/assert";
+import { PERMISSIONS, runCommand as run } from "../testing/child.ts";
+import { echo } from "../testing/command.ts";
+import { close, FaultyServer } from "../testing/faulty_server.ts";
+import { temporary } from "../testing/temporary.ts";
+
+Deno.test("cli names an environment variable that is not set", async () => {
+  await using server = new FaultyServer();
+  const { code, stderr } = await run(
+    ["-H", "A: ${NO_SUCH_VARIABLE}", server.url],
+    "data",
+    [...PERMISSIONS, "--allow-env"],
+  );
+  assertEquals(code, 2);
+  assertStringIncludes(stderr, "needs the environment variable NO_SUCH_VARI");
+});
+
+for (
+  const [title, exitCode, behaviour, space, message] of [
+    ["the server repeats what it was sent", 1, echo, " ", "answered 400"],
+    ["the server breaks off", 1, close, " ", "fetch failed"],
+    ["a header has a line break", 2, echo, "\n", '--header must be "Name'],
+  ] as const
+) {
+  Deno.test(`cli shows no secret when ${title}`, async () => {
+    await using folder = await temporary();
+    await using server = new FaultyServer([], behaviour);
+    const { code, stdout, stderr } = await run(
+      [
+        "-H",
+        `Authorization: Bearer${space}\${TEST_TOKEN}`,
+        ...["--retry-for", "0", "--unsent", folder.file("unsent")],
+        `${server.url}?k=hunter2`,
+      ],
+      "data",
+      [...PERMISSIONS, "--allow-env=TEST_TOKEN"],
+    );
+    assertEquals([code, stdout], [exitCode, ""]);
+    assertStringIncludes(stderr, message);
+    assert(!stderr.includes("hunter2"), stderr);
+  });
+}

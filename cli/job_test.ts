@@ -1,0 +1,43 @@
+import { assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
+import { PERMISSIONS, runCommand as run } from "../testing/child.ts";
+import { FaultyServer } from "../testing/faulty_server.ts";
+import { temporary } from "../testing/temporary.ts";
+
+for (const [url, port] of [["http:", 80], ["https:", 443]] as const) {
+  Deno.test(`cli names port ${port} when it may not connect to ${url}`, async () => {
+    const { code, stderr } = await run([`${url}//127.0.0.1`], "", []);
+    assertEquals(code, 2);
+    assertStringIncludes(stderr, `add --allow-net=127.0.0.1:${port}\n`);
+  });
+}
+
+for (
+  const [missing, message] of [
+    ["-N", /cannot connect to (127.0.0.1:\d+): add --allow-net=\1/],
+    ["-R", /cannot read .*: Requires read access.*--allow-read/],
+    ["-W", /cannot write .*: Requires write access.*--allow-write/],
+  ] as const
+) {
+  Deno.test(`cli names the missing permission ${missing}`, async () => {
+    await using server = new FaultyServer();
+    await using folder = await temporary();
+    const { code, stderr } = await run(
+      [
+        ...["--unsent", folder.file("unsent")],
+        ...[server.url, folder.file("input", "data")],
+      ],
+      "",
+      PERMISSIONS.filter((flag) => !flag.startsWith(missing)),
+    );
+    assertEquals(code, 2);
+    assertMatch(stderr, message);
+    assertEquals(server.connections, 0);
+  });
+}
+
+Deno.test("cli needs no permission but -N for standard input", async () => {
+  await using server = new FaultyServer();
+  const host = `127.0.0.1:${server.port}`;
+  const { code } = await run([server.url], "data", [`--allow-net=${host}`]);
+  assertEquals([code, server.bodies], [0, ["data"]]);
+});

@@ -1,0 +1,172 @@
+import {
+  assert,
+  assertEquals,
+  assertMatch,
+  assertStringIncludes,
+} from "@std/assert";
+import { toText } from "@std/streams";
+import config from "../deno.json" with { type: "json" };
+import { PERMISSIONS, runCommand as run } from "../testing/child.ts";
+import { WELL } from "../testing/command.ts";
+import { FaultyServer, respond } from "../testing/faulty_server.ts";
+import { temporary } from "../testing/temporary.ts";
+
+Deno.test("cli passes its options on", async () => {
+  await using server = new FaultyServer([respond(503)]);
+  await using folder = await temporary();
+  const headers = folder.file(
+    "headers",
+    "X-One: 1\n\n X-Two : ${TEST_TOKEN}, ${TEST_TOKEN}\r\n",
+  );
+  const { code, stderr } = await run(
+    [
+      ...["-X", "PUT", "-H", "X-Zero: a: b", "--header", `@${headers}`],
+      ...["--capacity", "1K", "--interval", "0", "--timeout", "5s", "-q"],
+      ...["--retry-for", "1m", "--compress", server.url],
+    ],
+    "x".repeat(5000),
+    [...PERMISSIONS, "--allow-env=TEST_TOKEN"],
+  );
+  assertEquals([code, stderr], [0, ""]);
+  assertEquals(server.requests.length, 6);
+  const [{ method, headers: sent, body }] = server.requests as [
+    (typeof server.requests)[0],
+  ];
+  assertEquals(method, "PUT");
+  assertEquals(sent.get("x-zero"), "a: b");
+  assertEquals(sent.get("x-one"), "1");
+  assertEquals(sent.get("x-two"), "hunter2, hunter2");
+  assertEquals(sent.get("content-encoding"), "gzip");
+  const plain = new Blob([body]).stream()
+    .pipeThrough(new DecompressionStream("gzip"));
+  assertEquals(await toText(plain), "x".repeat(1024));
+});
+
+for (const format of ["deflate", "brotli"]) {
+  Deno.test(`cli --compress takes ${format}, and leaves a URL alone`, async () => {
+    await using server = new FaultyServer();
+    for (const args of [["--compress", format], [`--compress=${format}`]]) {
+      const { code } = await run([...args, `${server.url}/gzip`], "x");
+      assertEquals(code, 0);
+    }
+    const codings = server.requests.map(({ headers }) =>
+      headers.get("content-encoding")
+    );
+    const coding = format === "brotli" ? "br" : format;
+    assertEquals(codings, [coding, coding]);
+  });
+}
+
+Deno.test("cli --compress takes gzip unless told otherwise, wherever it stands", async () => {
+  await using server = new FaultyServer();
+  await using folder = await temporary();
+  const input = folder.file("input", "data");
+  for (
+    const args of [
+      [server.url, "--compress"],
+      ["--compress", `${server.url}/brotli`],
+      ["--compress", "--", server.url, input],
+    ]
+  ) {
+    const { code } = await run(args, "data");
+    assertEquals(code, 0);
+  }
+  const codings = server.requests.map(({ headers }) =>
+    headers.get("content-encoding")
+  );
+  assertEquals(codings, ["gzip", "gzip", "gzip"]);
+});
+
+Deno.test("cli sends 256 KiB a request unless told otherwise, with --lines as well", async () => {
+  await using folder = await temporary();
+  const input = folder.file("input", "x\n".repeat(300_000));
+  for (const args of [[], ["--lines"]]) {
+    await using server = new FaultyServer();
+    const { code } = await run([...args, server.url, input]);
+    assertEquals(code, 0);
+    const sizes = server.bodies.map(({ length }) => length);
+    assertEquals(sizes, [262_144, 262_144, 75_712]);
+  }
+});
+
+Deno.test("cli leaves alone what comes after --", async () => {
+  await using server = new FaultyServer();
+  for (const args of [[server.url, "--"], ["--", server.url]]) {
+    const { code, stderr } = await run([...args, "--compress"]);
+    assertEquals(code, 2);
+    assertStringIncludes(stderr, "cannot read --compress: no such file");
+  }
+});
+
+Deno.test("cli --help and --version answer on standard output", async () => {
+  const help = await run(["--help"], "", []);
+  assertEquals([help.code, help.stderr], [0, ""]);
+  assertMatch(help.stdout, /^Sends standard input.*\n\nUsage: /);
+  assertMatch(help.stdout, /-R for each FILE, -R -W for --unsent.*\n.*-env=/);
+  const version = await run(["--version"], "", []);
+  assertEquals(version, { ...WELL, stdout: `${config.version}\n` });
+});
+
+for (
+  const [args, message] of [
+    [[], "there is no URL"],
+    [["nonsense"], 'url must be an absolute URL, received "nonsense"'],
+    [["http://me:hunter2@127.0.0.1/"], "must not carry credentials"],
+    [["ftp://127.0.0.1/"], "url must begin with http"],
+    [["http://a;b/"], "cannot connect to a;b:80: "],
+    [["URL", "--bogus"], "--bogus"],
+    [["URL", "/no/such/file"], "cannot read /no/such/file: no such file"],
+    [["URL", "/"], "cannot read /: it is a directory"],
+    [["URL", "--capacity", "0"], "capacity must be an integer from 1"],
+    [["URL", "--capacity", "1X"], 'like 64K or 1M, received "1X"'],
+    [["URL", "--capacity", "3G"], "received 3221225472"],
+    [["URL", "--capacity", "3000M"], "received 3145728000"],
+    [["URL", "--capacity", "3000000K"], "received 3072000000"],
+    [["URL", "--timeout", "40000m"], "received 2400000000"],
+    [["URL", "--timeout", "2500000s"], "received 2500000000"],
+    [["URL", "--timeout", "2500000000ms"], "received 2500000000"],
+    [["URL", "--interval", "40000m"], "flushInterval must be"],
+    [["URL", "--interval=-1"], "--interval must be a time"],
+    [["URL", "--interval", "1.5s"], "--interval must be a time"],
+    [["URL", "--timeout", "1h"], 'like 500ms, 30s or 2m, received "1h"'],
+    [["URL", "--timeout", "0"], "timeout must be an integer from 1"],
+    [["URL", "--retry-for", "x"], "--retry-for must be a time like 500ms"],
+    [["URL", "--compress=zip"], 'compression must be "gzip"'],
+    [["URL", "-X", "GET"], 'may carry a body, received "GET"'],
+    [["URL", "-H", "hunter2"], '--header must be "Name: value"\n'],
+    [["URL", "-H", "a b: hunter2"], 'and that of "a b" is not'],
+    [["URL", "-H", "@/no/such"], "cannot read the headers in /no/such: no"],
+    [["URL", "--unsent", "/no/such/file"], "cannot write /no/such/file: no"],
+    [["URL", "-H", "A: ${TEST_TOKEN}"], "add --allow-env=TEST_TOKEN"],
+    [["URL", "--upload", "--tus"], "--upload and --tus do not go together"],
+    [["URL", "--resume", "--tus"], "--tus and --resume do not go together"],
+    [["URL", "--upload", "--unsent", "x"], "--unsent does not go with --upl"],
+    [["URL", "--upload", "--retry-for", "1"], "--retry-for does not go with"],
+    [["URL", "--upload", "--lines"], "--lines does not go with --upload"],
+    [["URL", "--tus", "--compress"], "--compress does not go with --tus"],
+    [["URL", "--tus", "-X", "PUT"], "--method does not go with --tus"],
+    [["URL", "--resume", "--metadata", "a=b"], "--metadata does not go with"],
+    [["URL", "--metadata", "a=b"], "--metadata belongs to --tus"],
+    [["URL", "--offset", "1"], "--offset belongs to --resume"],
+    [["URL", "--resume", "--offset", "x"], 'like 64K or 1M, received "x"'],
+    [["URL", "--tus", "--metadata", "a"], 'must be NAME=VALUE, received "a"'],
+    [["URL", "--tus", "--metadata", "a b=c"], "ASCII without spaces and com"],
+    [["URL", "--upload", "-X", "GET"], 'may carry a body, received "GET"'],
+    [["nonsense", "--tus"], 'url must be an absolute URL, received "nonsense"'],
+    [["nonsense", "--resume"], "url must be an absolute URL"],
+  ] as const
+) {
+  Deno.test(`cli refuses ${args.join(" ") || "no arguments"}`, async () => {
+    await using server = new FaultyServer();
+    const { code, stdout, stderr } = await run(
+      args.map((arg) => arg === "URL" ? server.url : arg),
+      "data",
+    );
+    assertEquals([code, stdout], [2, ""]);
+    assertStringIncludes(stderr, message);
+    assertMatch(stderr, /^stream-buffer: .*\nTry --help.\n$/);
+    assert(!stderr.includes("hunter2"), stderr);
+    assert(!/\w+Sender/.test(stderr), stderr);
+    assertEquals(server.connections, 0);
+  });
+}
