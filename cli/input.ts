@@ -1,166 +1,103 @@
-/** The input. */
-import { Buffer } from "node:buffer";
-import type { Reader } from "../mod.ts";
-import type { Job } from "./job.ts";
-import { readAhead } from "./read_ahead.ts";
-
-const READ_SIZE = 256 * 1024;
-const NEWLINE = 10;
-/** How far the input is read ahead; a power of 2. */
-const RING_SIZE = 2 * 1024 * 1024;
-/** Where counting begins: so shortly before it overflows that tests see that. */
-const START = 2 ** 31 - 2 ** 20;
-
 /**
- * The input, on its way into the buffer. A thread of its own reads ahead into a
- * ring: a pipe gives at most 64 KiB at a time, and to wake the main thread for
- * each of them costs more than to send them. And so a read that waits can be
- * given up without losing anything.
+ * The input, as the buffer reads it: files and standard input one after another,
+ * up to their end, a failure, or an interrupt.
+ *
+ * A thread of its own reads ahead into a ring, for two reasons. A pipe gives at
+ * most 64 KiB at a time, and to wake the main thread for each of them costs more
+ * than to send them. And a read that waits for a pipe cannot be cancelled: the
+ * main thread waits for the ring instead, and can stop without losing a byte.
  */
-export class Input implements Reader {
-  readonly #job: Job;
-  readonly #thread: Worker;
-  readonly #ring = new Uint8Array(new SharedArrayBuffer(RING_SIZE));
-  /** How many bytes came into the ring and went out, modulo 2^32. */
-  readonly #written = new Int32Array(new SharedArrayBuffer(4)).fill(START);
-  readonly #taken = new Int32Array(new SharedArrayBuffer(4)).fill(START);
-  /** Counts what one may wait for. */
-  readonly #news = new Int32Array(new SharedArrayBuffer(4));
+import type { Reader } from "../mod.ts";
+import {
+  READ_AHEAD_URL,
+  type ReadResult,
+  type ReadTask,
+} from "./read_ahead.ts";
+import { Ring } from "./ring.ts";
+
+/** How much of what remains is taken at a time, in bytes. */
+const CHUNK_SIZE = 256 * 1024;
+
+/** Where the bytes come from. Disposing ends the thread, whatever it is doing. */
+export class Input implements Reader, Disposable {
+  readonly #ring = new Ring();
+  readonly #worker = new Worker(READ_AHEAD_URL, { type: "module" });
+  /** Everything is in the ring, or reading has failed. */
   #ended = false;
-  /** What was written when it was stopped. */
-  #stop: number | undefined;
+  /** The position in the ring at which it was stopped. */
+  #stoppedAt: number | undefined;
   #failure: unknown;
-  /** What was read and has not been accepted yet. */
-  held: Uint8Array[] = [];
-  /** Why reading ended, if it failed. */
+  /** Why reading ended, if it failed. What was read before is still given. */
   error: Error | undefined;
 
-  constructor(job: Job) {
-    this.#job = job;
-    const code = encodeURIComponent(`(${readAhead})()`);
-    const url = `data:text/javascript,${code}`;
-    this.#thread = new Worker(url, { type: "module" });
-    this.#thread.onmessage = ({ data }) => {
+  /**
+   * Begins to read.
+   *
+   * @param files Paths; `-` is standard input.
+   * @param skip How many bytes at the beginning are not wanted.
+   */
+  constructor(files: readonly string[], skip: number) {
+    this.#worker.onmessage = ({ data }: MessageEvent<ReadResult>) => {
       if (data !== null) this.error = new Error(data);
       this.#ended = true;
-      this.#wake();
+      this.#ring.notify();
     };
-    this.#thread.postMessage({
-      files: job.files,
-      skip: job.skip,
-      ring: this.#ring,
-      written: this.#written,
-      taken: this.#taken,
-      news: this.#news,
-    });
+    const task: ReadTask = { files, skip, ring: this.#ring.shared };
+    this.#worker.postMessage(task);
   }
 
-  /** Ends the input where it is. */
+  /** Ends the input after the bytes that are in the ring by now. */
   stop(): void {
-    this.#stop = Atomics.load(this.#written, 0);
-    this.#wake();
+    this.#stoppedAt = this.#ring.written;
+    this.#ring.notify();
   }
 
-  /** Makes `sendAll` reject, even while it waits for input. */
+  /** Makes `read` reject with `reason`, even one that is waiting for input. */
   fail(reason: unknown): void {
     this.#failure = reason;
-    this.#wake();
+    this.#ring.notify();
   }
 
-  /** Puts everything into the buffer, or what was read before it was stopped. */
-  async sendAll(): Promise<void> {
-    if (this.#job.lines) await this.#sendLines();
-    else await this.#job.out.readFrom(this);
+  /** Throws the reason of `fail`, which may have come after the last read. */
+  throwIfFailed(): void {
     if (this.#failure !== undefined) throw this.#failure;
   }
 
-  /** The next bytes for `sendAll`, `null` at the end or after a failure. */
+  /** The next bytes; `null` at the end. */
   async read(p: Uint8Array): Promise<number | null> {
-    while (this.#failure === undefined) {
+    for (;;) {
+      this.throwIfFailed();
       const size = await this.#take(p);
       if (size !== 0) return size;
     }
-    return null;
   }
 
-  /** What `sendAll` has left. */
-  async *rest(): AsyncGenerator<Uint8Array> {
-    const chunk = new Uint8Array(READ_SIZE);
+  /**
+   * What `read` has not given yet, to the end of the input, even after `fail`.
+   * Each chunk is valid until the next one.
+   */
+  async *remaining(): AsyncGenerator<Uint8Array> {
+    const chunk = new Uint8Array(CHUNK_SIZE);
     for (let size; (size = await this.#take(chunk)) !== null;) {
       yield chunk.subarray(0, size);
     }
   }
 
-  close(): void {
-    this.#thread.terminate();
+  [Symbol.dispose](): void {
+    this.#worker.terminate();
   }
 
-  /** Waits for bytes, or for anything else that happens, and then takes none. */
+  /**
+   * Takes bytes from the ring; `null` at the end. If there are none it waits for
+   * an event and returns 0: the caller looks what it was.
+   */
   async #take(p: Uint8Array): Promise<number | null> {
-    const news = Atomics.load(this.#news, 0);
-    const ended = this.#ended || this.#stop !== undefined;
-    const taken = Atomics.load(this.#taken, 0);
-    const size = ((this.#stop ?? Atomics.load(this.#written, 0)) - taken) | 0;
-    if (size > 0) {
-      const at = taken & (RING_SIZE - 1);
-      const part = this.#ring.subarray(at, at + Math.min(size, p.length));
-      p.set(part);
-      Atomics.store(this.#taken, 0, taken + part.length);
-      Atomics.notify(this.#taken, 0);
-      return part.length;
-    }
-    if (ended) return null;
-    await Atomics.waitAsync(this.#news, 0, news).value;
+    // Counted first: what the thread does from here on ends the wait below.
+    const seen = this.#ring.events;
+    const size = this.#ring.take(p, this.#stoppedAt);
+    if (size > 0) return size;
+    if (this.#ended || this.#stoppedAt !== undefined) return null;
+    await this.#ring.nextEvent(seen);
     return 0;
   }
-
-  #wake(): void {
-    Atomics.add(this.#news, 0, 1);
-    Atomics.notify(this.#news, 0);
-  }
-
-  async #sendLines(): Promise<void> {
-    for (;;) {
-      const chunk = new Uint8Array(READ_SIZE);
-      const size = await this.read(chunk);
-      if (size === null) break;
-      this.held.push(chunk.subarray(0, size));
-      await this.#write(false);
-    }
-    if (this.#failure === undefined) await this.#write(true);
-  }
-
-  /** Writes what is held, but for a line that may go on. */
-  async #write(end: boolean): Promise<void> {
-    const { out, capacity } = this.#job;
-    if (!end && !this.held.at(-1)!.includes(NEWLINE)) return;
-    let bytes = this.held.length === 1
-      ? this.held[0]!
-      : Buffer.concat(this.held);
-    for (;;) {
-      const size = sizeOfLines(bytes, capacity, end);
-      if (size === 0) break;
-      const before = out.stats.bytesAccepted;
-      try {
-        await out.write(bytes.subarray(0, size));
-      } finally {
-        bytes = bytes.subarray(out.stats.bytesAccepted - before);
-        this.held = [bytes];
-      }
-    }
-  }
-}
-
-/** The size of the next piece of whole lines, at most `capacity` if one fits. */
-function sizeOfLines(
-  bytes: Uint8Array,
-  capacity: number,
-  end: boolean,
-): number {
-  if (end && bytes.length <= capacity) return bytes.length;
-  const last = bytes.lastIndexOf(NEWLINE, capacity - 1);
-  if (last >= 0) return last + 1;
-  const first = bytes.indexOf(NEWLINE);
-  if (first >= 0) return first + 1;
-  return end ? bytes.length : 0;
 }

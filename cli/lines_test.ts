@@ -1,7 +1,15 @@
-import { assert, assertEquals, assertStringIncludes } from "@std/assert";
+import {
+  assert,
+  assertEquals,
+  assertRejects,
+  assertStringIncludes,
+} from "@std/assert";
+import { Buffer } from "node:buffer";
+import { type Reader, StreamBuffer } from "../mod.ts";
 import { runCommand as run, startCommand as start } from "../testing/child.ts";
 import { linesOf, received } from "../testing/command.ts";
 import { FaultyServer, respond } from "../testing/faulty_server.ts";
+import { LineWriter, sizeOfLines } from "./lines.ts";
 
 for (const capacity of [1, 7, 8, 9, 20, 1000]) {
   Deno.test(`cli --lines never cuts a line, at capacity ${capacity}`, async () => {
@@ -41,4 +49,83 @@ Deno.test("cli --lines sends no line after one that failed", async () => {
   const { code, stderr } = await running.outcome;
   assertEquals([code, server.bodies], [1, ["one\n"]]);
   assertStringIncludes(stderr, "27 bytes were read and not acknowledged");
+});
+
+for (
+  const [text, capacity, end, size] of [
+    ["", 4, false, 0],
+    ["", 4, true, 0],
+    ["a", 4, false, 0],
+    ["a", 4, true, 1],
+    ["a\nb", 4, false, 2],
+    ["a\nb", 4, true, 3],
+    ["a\nb\nc", 4, false, 4],
+    ["a\nb\nc", 3, false, 2],
+    ["a\nbcd", 4, true, 2],
+    ["long\nb\n", 4, false, 5],
+    ["longer\nb\n", 4, false, 7],
+    ["longer", 4, false, 0],
+    ["longer", 4, true, 6],
+    ["\n\n", 1, false, 1],
+  ] as const
+) {
+  const at = end ? ", at the end" : "";
+  Deno.test(`sizeOfLines() is ${size} for ${JSON.stringify(text)} and capacity ${capacity}${at}`, () => {
+    const bytes = new TextEncoder().encode(text);
+    assertEquals(sizeOfLines(bytes, capacity, end), size);
+  });
+}
+
+/** Gives one text with each read. */
+function readerOf(...texts: string[]): Reader {
+  return {
+    read(p) {
+      const text = texts.shift();
+      return Promise.resolve(
+        text === undefined
+          ? null
+          : new TextEncoder().encodeInto(text, p).written,
+      );
+    },
+  };
+}
+
+Deno.test("LineWriter.readFrom() joins a line that several reads gave", async () => {
+  const sent: string[] = [];
+  const out = new StreamBuffer((bytes) => {
+    sent.push(new TextDecoder().decode(bytes));
+  }, { capacity: 4, oversize: "whole" });
+  const lines = new LineWriter(out, 4);
+  await lines.readFrom(readerOf("a", "b", "c", "d", "e\nf", "\ng"));
+  await out.close();
+  assertEquals(sent, ["abcde\n", "f\ng"]);
+  assertEquals(Buffer.concat(lines.unaccepted).length, 0);
+});
+
+Deno.test("LineWriter.readFrom() keeps what was not accepted when a write fails", async () => {
+  const out = new StreamBuffer(() => {
+    throw new Error("refused");
+  }, { capacity: 4, oversize: "whole", flushInterval: 0 });
+  const lines = new LineWriter(out, 4);
+  await assertRejects(() => lines.readFrom(readerOf("ab\ncd\nef\ngh", "ij")));
+  await out.abort();
+  const kept = Buffer.concat([out.takeUnsent(), ...lines.unaccepted]);
+  assertEquals(kept.toString(), "ab\ncd\nef\ngh");
+});
+
+Deno.test("LineWriter.readFrom() writes no half line when a read fails", async () => {
+  const out = new StreamBuffer(() => {});
+  const lines = new LineWriter(out, 100);
+  const reader = readerOf("one\nhalf");
+  const failing: Reader = {
+    read: async (p) => {
+      const size = await reader.read(p);
+      if (size === null) throw new Error("gone");
+      return size;
+    },
+  };
+  await assertRejects(() => lines.readFrom(failing), Error, "gone");
+  assertEquals(out.stats.bytesAccepted, 4);
+  assertEquals(Buffer.concat(lines.unaccepted).toString(), "half");
+  await out.close();
 });

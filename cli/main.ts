@@ -18,6 +18,7 @@ import config from "../deno.json" with { type: "json" };
 import { SendError } from "../mod.ts";
 import { Input } from "./input.ts";
 import { type Job, prepare } from "./job.ts";
+import { LineWriter } from "./lines.ts";
 import { say } from "./log.ts";
 import { HELP, parse } from "./options.ts";
 import { showProgress } from "./progress.ts";
@@ -81,7 +82,8 @@ async function run(job: Job): Promise<number> {
     say("interrupted: sending what was read (interrupt again to stop)");
   };
   for (const signal of SIGNALS) Deno.addSignalListener(signal, interrupt);
-  const input = new Input(job);
+  using input = new Input(files, job.skip);
+  const lines = job.lines ? new LineWriter(out, job.capacity) : undefined;
   void job.failed.then((error) => input.fail(error));
 
   let failure: unknown;
@@ -90,7 +92,8 @@ async function run(job: Job): Promise<number> {
       const url = await job.upload!.create();
       if (!job.quiet) say(`the upload is at ${url}`);
     }
-    await input.sendAll();
+    await (lines ?? out).readFrom(input);
+    input.throwIfFailed();
     await out.flush();
     if (job.mode !== "records" && (interrupted || input.error)) {
       throw new Error("the object is not complete");
@@ -119,11 +122,11 @@ async function run(job: Job): Promise<number> {
   }
   let saved: string | undefined;
   if (failure !== undefined && job.mode !== "upload") {
-    const left = [out.takeUnsent(), ...input.held];
+    const left = [out.takeUnsent(), ...lines?.unaccepted ?? []];
     if (unsent === undefined) {
       let lost = left.reduce((sum, { length }) => sum + length, 0);
       input.stop();
-      for await (const { length } of input.rest()) lost += length;
+      for await (const { length } of input.remaining()) lost += length;
       // The rest of an object is still where it was, if that is a file.
       if (job.mode === "records" || (lost > 0 && files.includes("-"))) {
         say(
@@ -148,7 +151,6 @@ async function run(job: Job): Promise<number> {
     }
   }
   if (failure !== undefined) await tellHowToGoOn(job, saved, import.meta.url);
-  input.close();
   for (const timer of timers) clearTimeout(timer);
   for (const signal of SIGNALS) Deno.removeSignalListener(signal, interrupt);
   return unfinished ? 1 : 0;

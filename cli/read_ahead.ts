@@ -1,30 +1,55 @@
-/** The reading thread. */
+/**
+ * The thread that reads ahead: it puts the input into the ring that input.ts
+ * empties.
+ *
+ * The thread is started with the text of {@linkcode readAhead} in a `data:` URL.
+ * From a file, or from a registry, a worker's module would need a permission of
+ * its own, and the command is to need none but the network. So `readAhead` must
+ * not use anything of this module: no import, no constant, no other function.
+ * Only types are safe, as none are left when it runs.
+ */
+import type { SharedRing } from "./ring.ts";
+
+/** What the thread is sent when it begins. */
+export interface ReadTask {
+  /** Paths, to be read in this order; `-` is standard input. */
+  readonly files: readonly string[];
+  /** How many bytes at the beginning are not wanted. */
+  readonly skip: number;
+  readonly ring: SharedRing;
+}
 
 /**
- * What the reading thread does. It is sent there as text, and so uses nothing
- * of this module.
+ * What the thread sends when it ends: `null` if everything is in the ring, else
+ * why not.
  */
-export function readAhead(): void {
-  type Task =
-    & Record<"written" | "taken" | "news", Int32Array>
-    & { files: string[]; skip: number; ring: Uint8Array };
-  const scope = self as unknown as Worker;
+export type ReadResult = string | null;
 
-  scope.onmessage = ({ data }: MessageEvent<Task>) => {
-    const { files, ring, written, taken, news } = data;
+/** The module that a worker runs. */
+export const READ_AHEAD_URL = `data:text/javascript,${
+  encodeURIComponent(`(${readAhead})()`)
+}`;
+
+function readAhead(): void {
+  const scope = self as unknown as Worker;
+  const report = (result: ReadResult) => scope.postMessage(result);
+
+  scope.onmessage = ({ data }: MessageEvent<ReadTask>) => {
+    const { bytes, written, taken, events } = data.ring;
     let { skip } = data;
     try {
-      for (const path of files) readFile(path);
-      scope.postMessage(
+      for (const path of data.files) readFile(path);
+      report(
         skip > 0 ? `the upload has ${skip} bytes more than the input` : null,
       );
     } catch (error) {
-      scope.postMessage((error as Error).message);
+      report((error as Error).message);
     }
 
     function readFile(path: string): void {
       using opened = path === "-" ? null : Deno.openSync(path);
       const file = opened ?? Deno.stdin;
+      // What a file need not give is not even read.
       if (opened?.statSync().isFile) {
         const size = Math.min(skip, opened.statSync().size);
         opened.seekSync(size, Deno.SeekMode.Start);
@@ -32,21 +57,24 @@ export function readAhead(): void {
       }
       for (;;) {
         const start = Atomics.load(written, 0);
-        const out = Atomics.load(taken, 0);
-        const room = ring.length - ((start - out) | 0);
+        const end = Atomics.load(taken, 0);
+        const room = bytes.length - ((start - end) | 0);
         if (room === 0) {
-          Atomics.wait(taken, 0, out);
+          // Returns at once if `taken` is not `end` any more.
+          Atomics.wait(taken, 0, end);
           continue;
         }
-        const at = start & (ring.length - 1);
-        const size = file.readSync(ring.subarray(at, at + room));
+        const at = start & (bytes.length - 1);
+        // All the room, or what there is of it before the end of the array.
+        const size = file.readSync(bytes.subarray(at, at + room));
         if (size === null) return;
         const skipped = Math.min(skip, size);
         skip -= skipped;
-        if (skipped > 0) ring.copyWithin(at, at + skipped, at + size);
+        if (skipped > 0) bytes.copyWithin(at, at + skipped, at + size);
+        // Only now, as the other thread may take them from here on.
         Atomics.store(written, 0, start + size - skipped);
-        Atomics.add(news, 0, 1);
-        Atomics.notify(news, 0);
+        Atomics.add(events, 0, 1);
+        Atomics.notify(events, 0);
       }
     }
   };

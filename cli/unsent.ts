@@ -76,7 +76,7 @@ export async function save(
   };
   try {
     for (const bytes of left) await write(bytes);
-    for await (const bytes of input.rest()) await write(bytes);
+    for await (const bytes of input.remaining()) await write(bytes);
     await file.sync();
   } catch (error) {
     failed = true;
