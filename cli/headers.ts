@@ -1,16 +1,32 @@
-/** The headers. */
-import { attempt, UsageError } from "./usage.ts";
+/**
+ * Reads the headers of `-H`: "Name: value", or a file of them, with environment
+ * variables in place of `${NAME}`. No message repeats a value, which may be a
+ * secret.
+ */
+import { tryTo, UsageError } from "./usage.ts";
 
-export async function readHeaders(given: string[]): Promise<Headers> {
+/** `${NAME}`, in the value of a header. */
+export const VARIABLE = /\$\{(\w+)\}/g;
+
+/**
+ * Reads headers.
+ *
+ * @param options Each "Name: value", or `@FILE`.
+ * @throws {UsageError} If one is invalid, or a file or variable cannot be read.
+ */
+export async function readHeaders(
+  options: readonly string[],
+): Promise<Headers> {
   const headers = new Headers();
-  for (const header of given) {
-    if (!header.startsWith("@")) {
-      addHeader(headers, header);
+  for (const option of options) {
+    if (!option.startsWith("@")) {
+      addHeader(headers, option);
       continue;
     }
-    const text = await attempt(
-      `read the headers in ${header.slice(1)}`,
-      () => Deno.readTextFile(header.slice(1)),
+    const file = option.slice(1);
+    const text = await tryTo(
+      `read headers from ${file}`,
+      () => Deno.readTextFile(file),
     );
     for (const line of text.split("\n")) {
       if (line.trim() !== "") addHeader(headers, line);
@@ -23,33 +39,33 @@ function addHeader(headers: Headers, text: string): void {
   const colon = text.indexOf(":");
   const name = text.slice(0, Math.max(colon, 0)).trim();
   const value = text.slice(colon + 1).trim().replace(
-    /\$\{(\w+)\}/g,
+    VARIABLE,
     (_, variable: string) => {
-      const value = getEnv(variable);
+      const value = readVariable(variable);
       if (value !== undefined) return value;
       throw new UsageError(
-        `the header ${name} needs the environment variable ${variable}`,
+        `cannot set the header ${name}: the environment variable ${variable} is not set`,
       );
     },
   );
   try {
     headers.append(name, value);
   } catch {
-    // The text may hold a secret, and so is not repeated.
+    // Neither the text nor the platform's error, as both may hold a secret.
     throw new UsageError(
       `--header must be "Name: value"${
-        name && `, and that of ${JSON.stringify(name)} is not`
+        name && `; the name or value of ${JSON.stringify(name)} is invalid`
       }`,
     );
   }
 }
 
-function getEnv(variable: string): string | undefined {
+function readVariable(name: string): string | undefined {
   try {
-    return Deno.env.get(variable);
+    return Deno.env.get(name);
   } catch {
     throw new UsageError(
-      `cannot read the environment variable ${variable}: add --allow-env=${variable}`,
+      `cannot read the environment variable ${name}: add --allow-env=${name}`,
     );
   }
 }

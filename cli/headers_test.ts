@@ -12,13 +12,16 @@ Deno.test("cli names an environment variable that is not set", async () => {
     [...PERMISSIONS, "--allow-env"],
   );
   assertEquals(code, 2);
-  assertStringIncludes(stderr, "needs the environment variable NO_SUCH_VARI");
+  assertStringIncludes(
+    stderr,
+    "the environment variable NO_SUCH_VARIABLE is not set",
+  );
 });
 
 for (
   const [title, exitCode, behaviour, space, message] of [
-    ["the server repeats what it was sent", 1, echo, " ", "answered 400"],
-    ["the server breaks off", 1, close, " ", "fetch failed"],
+    ["the server echoes the request", 1, echo, " ", "answered 400"],
+    ["the server drops the connection", 1, close, " ", "fetch failed"],
     ["a header has a line break", 2, echo, "\n", '--header must be "Name'],
   ] as const
 ) {

@@ -20,7 +20,7 @@ Deno.test("cli sends several files and standard input, in order", async () => {
   assert(server.requests.length < 4, "it has sent small pieces");
 });
 
-Deno.test("cli sends more than it reads ahead, to a server that is slower", async () => {
+Deno.test("cli sends more than it reads ahead, to a slower server", async () => {
   await using server = new FaultyServer();
   const text = linesOf(7_000_000);
   const { code } = await run(["--capacity", "100K", server.url], text);
@@ -28,7 +28,7 @@ Deno.test("cli sends more than it reads ahead, to a server that is slower", asyn
   assert(received(server) === text, "bytes are missing");
 });
 
-Deno.test("cli takes bytes as they are", async () => {
+Deno.test("cli sends binary input unchanged", async () => {
   await using server = new FaultyServer();
   const bytes = crypto.getRandomValues(new Uint8Array(60_000));
   const { code } = await run([server.url, "--capacity", "7000"], bytes);
@@ -37,7 +37,7 @@ Deno.test("cli takes bytes as they are", async () => {
   assertEquals(concat(bodies), bytes);
 });
 
-Deno.test("cli --upload sends what a file has that says it is empty", {
+Deno.test("cli --upload sends a file whose reported size is 0", {
   ignore: Deno.build.os !== "linux",
 }, async () => {
   await using server = new FaultyServer();
@@ -66,7 +66,7 @@ Deno.test("cli closes each file before it opens the next", {
   assertEquals(received(server), numbers.join(""));
 });
 
-Deno.test("cli keeps little in memory, however much it sends", {
+Deno.test("cli uses little memory, however much it sends", {
   ignore: Deno.build.os !== "linux",
 }, async () => {
   const server = Deno.serve(
@@ -87,7 +87,7 @@ Deno.test("cli keeps little in memory, however much it sends", {
   assert(Number(peak) < 300_000, `a peak of ${peak} kB for 400 MiB`);
 });
 
-Deno.test("cli counts what it has read ahead as not acknowledged, too", async () => {
+Deno.test("cli counts bytes that it has read ahead as not acknowledged", async () => {
   const written = Promise.withResolvers<void>();
   const server = Deno.serve(
     { hostname: "127.0.0.1", port: 0, onListen: () => {} },
@@ -103,12 +103,12 @@ Deno.test("cli counts what it has read ahead as not acknowledged, too", async ()
   written.resolve();
   const { stderr } = await running.outcome;
   await server.shutdown();
-  const [, count] = stderr.match(/(\d+) bytes were read and not/)!;
+  const [, count] = stderr.match(/(\d+) bytes were read but not/)!;
   // What is in the pipe still was not read: 64 KiB at most.
   assert(Number(count) >= size - 65_536 && Number(count) <= size, count);
 });
 
-Deno.test("cli sends what it could read when a file has gone", async () => {
+Deno.test("cli sends what it has read when a file no longer exists", async () => {
   await using folder = await temporary();
   const gone = folder.file("gone", "data");
   await using server = new FaultyServer();
@@ -122,6 +122,6 @@ Deno.test("cli sends what it could read when a file has gone", async () => {
   await running.end();
   const { code, stderr } = await running.outcome;
   assertEquals([code, received(server)], [1, "one"]);
-  assertStringIncludes(stderr, "cannot read on: ");
+  assertStringIncludes(stderr, "read failed: ");
   assertStringIncludes(stderr, "3 bytes acknowledged in 1 requests");
 });

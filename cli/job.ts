@@ -1,4 +1,7 @@
-/** What is to be done. */
+/**
+ * What the command line asks for, as a {@linkcode Job} that is ready to run. All
+ * of it is checked here, before the first byte is read.
+ */
 import {
   FetchSender,
   type FetchSenderOptions,
@@ -8,8 +11,9 @@ import {
 } from "../mod.ts";
 import { TusSender } from "../senders/tus.ts";
 import { UploadSender } from "../senders/upload.ts";
+import { objectSize } from "./files.ts";
 import { readHeaders } from "./headers.ts";
-import { say } from "./log.ts";
+import { log } from "./log.ts";
 import {
   type Mode,
   modeOf,
@@ -19,139 +23,192 @@ import {
   TIME,
   type Values,
 } from "./options.ts";
-import { openUnsent, type Unsent } from "./unsent.ts";
-import { attempt, UsageError } from "./usage.ts";
+import { UnsentFile } from "./unsent.ts";
+import { tryTo, UsageError } from "./usage.ts";
 
-/** What the command line asks for, ready to begin. */
+const DEFAULT_CAPACITY = 256 * 1024;
+
+/** What is to be sent, where from, and by what. */
 export interface Job {
   readonly mode: Mode;
   readonly out: StreamBuffer;
-  /** In a mode that has one. */
+  /** The sender of `out`, with `--tus` and `--resume`. */
   readonly upload: TusSender | undefined;
-  /** How much of the input, and of the object, is not to be sent any more. */
-  readonly skip: number;
+  /** Paths; `-` is standard input. */
+  readonly files: readonly string[];
+  /** Where in the object the files begin, in bytes. */
+  readonly offset: number;
+  /**
+   * Where in the object `out` begins, in bytes: what the server has of an upload
+   * that is resumed, else 0. At least `offset`.
+   */
   readonly start: number;
-  /** The size of the object, if it is known. */
+  /** The size of the object in bytes, if it is known. */
   readonly size: number | undefined;
-  /** Whose headers they are. */
-  readonly origin: string;
-  readonly values: Values;
-  readonly files: string[];
   readonly capacity: number;
   readonly lines: boolean;
   readonly quiet: boolean;
-  readonly unsent: Unsent | undefined;
-  /** Fulfils with a failure that no write was waiting for. */
-  readonly failed: Promise<Error>;
+  readonly unsent: UnsentFile | undefined;
+  /** The origin of the URL of the command line. */
+  readonly origin: string;
+  /** The options, for the command that resumes. */
+  readonly values: Values;
+  /** Resolves with a failure that no call on `out` has reported. */
+  readonly backgroundFailure: Promise<Error>;
 }
 
-/** Checks everything that can be checked before the first byte is read. */
-export async function prepare(
+/** Options that all senders take; `length` means nothing to a `FetchSender`. */
+type RequestOptions = FetchSenderOptions & { length?: number };
+
+/** What sends the input. */
+type Connection = Pick<Job, "out" | "upload">;
+
+/**
+ * Makes a job of the options and the URL and files that follow them.
+ *
+ * @throws {UsageError} If one of them is invalid, or a permission is missing.
+ * @throws {SendError} If the server does not tell how to resume.
+ */
+export async function createJob(
   values: Values,
-  [url, ...files]: string[],
+  [url, ...files]: readonly string[],
 ): Promise<Job> {
   const mode = modeOf(values);
-  if (url === undefined) throw new UsageError("there is no URL");
+  if (url === undefined) throw new UsageError("missing URL");
   if (files.length === 0) files.push("-");
   const headers = await readHeaders(values.header ?? []);
   const { offset = 0 } = quantity(values, "offset", SIZE);
-  const size = await sizeOf(files, offset);
-  const { capacity = 256 * 1024 } = quantity(values, "capacity", SIZE);
-  const lines = values.lines ?? false;
-  const quiet = values.quiet ?? false;
-  let silent = quiet;
-  const { promise: failed, resolve: onError } = Promise.withResolvers<Error>();
-  const options: StreamBufferOptions = {
+  const size = await objectSize(files, offset);
+  const { capacity = DEFAULT_CAPACITY } = quantity(values, "capacity", SIZE);
+  const { lines = false, quiet = false } = values;
+  const { promise: backgroundFailure, resolve: onError } = Promise
+    .withResolvers<Error>();
+  const buffer: StreamBufferOptions = {
     capacity,
     oversize: lines ? "whole" : "split",
     onError,
     ...quantity(values, "interval", TIME, "flushInterval"),
   };
-  const request: FetchSenderOptions & { length?: number } = {
+  const request: RequestOptions = {
     headers,
     ...quantity(values, "timeout", TIME),
     retry: quantity(values, "retry-for", TIME, "maxElapsed"),
-    onRetry: ({ message }) => {
-      if (!silent) say(`${message}; trying again`);
-      silent = true; // once is enough to know why it takes so long
-    },
+    onRetry: reportOnce(quiet),
     ...values.method !== undefined && { method: values.method },
     ...values.compress !== undefined && {
-      compression: values.compress as CompressionFormat,
+      // One that is none of them is the sender's to reject.
+      compression: values.compress as NonNullable<
+        FetchSenderOptions["compression"]
+      >,
     },
     ...size !== undefined && { length: size },
   };
-  let out: StreamBuffer;
-  let upload: TusSender | undefined;
-  try {
-    if (mode === "upload") {
-      const sender = new UploadSender(url, request);
-      sender.closed.catch(onError); // be it that there is nothing to write
-      out = new StreamBuffer(sender, options);
-    } else if (mode === "records") {
-      out = new StreamBuffer(new FetchSender(url, request), options);
-    } else {
-      upload = new TusSender(url, {
-        ...request,
-        metadata: readMetadata(values.metadata ?? [], files),
-      });
-      out = new StreamBuffer(upload, options);
-    }
-    await checkNet(new URL(url));
-    if (mode === "resume") {
-      upload = await TusSender.resume(url, request);
-      out = new StreamBuffer(upload, options);
-    }
-  } catch (error) {
-    if (error instanceof SendError) throw error;
-    throw new UsageError(
-      (error as Error).message.replace(/^Cannot create \w+: /, ""),
-    );
-  }
+  const metadata = readMetadata(values.metadata ?? [], files);
+  const { out, upload } = await connect(mode, url, request, metadata, buffer);
   const start = upload?.offset ?? 0;
   if (start < offset) {
     throw new UsageError(
-      `the upload has only ${start} bytes, and the input begins at ${offset}`,
+      `--offset is ${offset}, but the upload has only ${start} bytes`,
     );
   }
   const unsent = values.unsent === undefined
     ? undefined
-    : await openUnsent(values.unsent, files, mode);
+    : await UnsentFile.open(values.unsent, files, mode);
   return {
-    ...{ mode, out, upload, start, size, files, capacity, lines, quiet },
-    ...{ unsent, failed, skip: start - offset, values },
+    ...{ mode, out, upload, files, offset, start, size, capacity, lines },
+    ...{ quiet, unsent, values, backgroundFailure },
     origin: new URL(url).origin,
   };
 }
 
-/** Where the input ends in the object, if that is known. */
-export async function sizeOf(
-  files: string[],
-  offset: number,
-): Promise<number | undefined> {
-  let size: number | undefined = offset;
-  for (const file of files) {
-    const stat = file === "-" ? undefined : await checkFile(file);
-    // Some systems have files that say they are empty, and are not.
-    size = size === undefined || !stat?.isFile || stat.size === 0
-      ? undefined
-      : size + stat.size;
-  }
-  return size;
+/** Reports the first retry: once is enough to know why it takes so long. */
+function reportOnce(quiet: boolean): (error: SendError) => void {
+  let isReported = quiet;
+  return ({ message }) => {
+    if (!isReported) log(`${message}; retrying`);
+    isReported = true;
+  };
 }
 
-async function checkFile(file: string): Promise<Deno.FileInfo> {
-  const stat = await attempt(`read ${file}`, () => Deno.stat(file));
-  if (stat.isDirectory) {
-    throw new UsageError(`cannot read ${file}: it is a directory`);
+/**
+ * Makes the buffer and its sender. All options are checked before the permission
+ * is asked for, and both before the first request.
+ */
+async function connect(
+  mode: Mode,
+  url: string,
+  request: RequestOptions,
+  metadata: Record<string, string>,
+  buffer: StreamBufferOptions,
+): Promise<Connection> {
+  try {
+    if (mode === "resume") return await resume(url, request, buffer);
+    const connection = build(mode, url, request, metadata, buffer);
+    await requestNet(new URL(url));
+    return connection;
+  } catch (error) {
+    if (error instanceof SendError) throw error;
+    throw new UsageError(
+      // The classes mean nothing to the user of the command.
+      (error as Error).message.replace(/^Cannot create \w+: /, ""),
+    );
   }
-  return stat;
 }
 
-async function checkNet(url: URL): Promise<void> {
+function build(
+  mode: Exclude<Mode, "resume">,
+  url: string,
+  request: RequestOptions,
+  metadata: Record<string, string>,
+  buffer: StreamBufferOptions,
+): Connection {
+  switch (mode) {
+    case "records": {
+      const sender = new FetchSender(url, request);
+      return { out: new StreamBuffer(sender, buffer), upload: undefined };
+    }
+    case "upload": {
+      const sender = new UploadSender(url, request);
+      // It may fail while there is nothing to write that could report that.
+      sender.closed.catch((error) => buffer.onError?.(error));
+      return { out: new StreamBuffer(sender, buffer), upload: undefined };
+    }
+    case "tus": {
+      const upload = new TusSender(url, { ...request, metadata });
+      return { out: new StreamBuffer(upload, buffer), upload };
+    }
+  }
+}
+
+async function resume(
+  url: string,
+  request: RequestOptions,
+  buffer: StreamBufferOptions,
+): Promise<Connection> {
+  checkOptions(url, request, buffer);
+  await requestNet(new URL(url));
+  const upload = await TusSender.resume(url, request);
+  return { out: new StreamBuffer(upload, buffer), upload };
+}
+
+/**
+ * Throws what is wrong with the options of an upload that is resumed. They cannot
+ * be left to `TusSender.resume`, which makes a request as soon as it is called;
+ * constructors make none.
+ */
+function checkOptions(
+  url: string,
+  request: RequestOptions,
+  buffer: StreamBufferOptions,
+): void {
+  new StreamBuffer(new TusSender(url, request), buffer);
+}
+
+/** Asks for the permission to connect, if it is not granted yet. */
+async function requestNet(url: URL): Promise<void> {
   const port = url.port || (url.protocol === "https:" ? "443" : "80");
   const host = `${url.hostname}:${port}`;
-  const { state } = await attempt(
+  const { state } = await tryTo(
     `connect to ${host}`,
     () => Deno.permissions.request({ name: "net", host }),
   );

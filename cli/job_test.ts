@@ -4,7 +4,7 @@ import { FaultyServer } from "../testing/faulty_server.ts";
 import { temporary } from "../testing/temporary.ts";
 
 for (const [url, port] of [["http:", 80], ["https:", 443]] as const) {
-  Deno.test(`cli names port ${port} when it may not connect to ${url}`, async () => {
+  Deno.test(`cli names port ${port} when it lacks permission for ${url}`, async () => {
     const { code, stderr } = await run([`${url}//127.0.0.1`], "", []);
     assertEquals(code, 2);
     assertStringIncludes(stderr, `add --allow-net=127.0.0.1:${port}\n`);
@@ -35,7 +35,7 @@ for (
   });
 }
 
-Deno.test("cli needs no permission but -N for standard input", async () => {
+Deno.test("cli needs no permission except -N for standard input", async () => {
   await using server = new FaultyServer();
   const host = `127.0.0.1:${server.port}`;
   const { code } = await run([server.url], "data", [`--allow-net=${host}`]);

@@ -12,7 +12,7 @@ import { FaultyServer, respond } from "../testing/faulty_server.ts";
 import { LineWriter, sizeOfLines } from "./lines.ts";
 
 for (const capacity of [1, 7, 8, 9, 20, 1000]) {
-  Deno.test(`cli --lines never cuts a line, at capacity ${capacity}`, async () => {
+  Deno.test(`cli --lines never splits a line, at capacity ${capacity}`, async () => {
     await using server = new FaultyServer();
     const text = linesOf(300) + "x".repeat(30) + "\n\n\nlast one";
     const { code } = await run(
@@ -29,7 +29,7 @@ for (const capacity of [1, 7, 8, 9, 20, 1000]) {
   });
 }
 
-Deno.test("cli --lines never cuts a line that spans reads", async () => {
+Deno.test("cli --lines never splits a line that spans reads", async () => {
   await using server = new FaultyServer();
   await using running = start([server.url, "--lines", "--interval", "20ms"]);
   await running.write("one\ntw");
@@ -48,7 +48,7 @@ Deno.test("cli --lines sends no line after one that failed", async () => {
   await running.write("one\nand more than a request");
   const { code, stderr } = await running.outcome;
   assertEquals([code, server.bodies], [1, ["one\n"]]);
-  assertStringIncludes(stderr, "27 bytes were read and not acknowledged");
+  assertStringIncludes(stderr, "27 bytes were read but not acknowledged");
 });
 
 for (

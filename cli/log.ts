@@ -1,7 +1,7 @@
-/** What the command says, on standard error. */
-
-const NAME = "stream-buffer";
-
-export function say(text: string): void {
-  console.error(`${NAME}: ${text}`);
+/**
+ * What the command reports: messages on standard error, each under its name.
+ * They begin in lower case and end without a period.
+ */
+export function log(message: string): void {
+  console.error(`stream-buffer: ${message}`);
 }

@@ -1,5 +1,5 @@
 /**
- * The command: sends standard input, or files, to a URL; in many requests, or as
+ * The command: sends standard input or files to a URL, in many requests; or as
  * one object, in one request or in an upload that can be resumed.
  *
  * ```sh
@@ -9,30 +9,31 @@
  * ```
  *
  * It exits with 0 when every byte of the input has been acknowledged, with 1
- * when some were not, or it was interrupted, and with 2 when it was called
- * wrongly; then nothing was sent.
+ * when some bytes were not or it was interrupted, and with 2 when its usage was
+ * invalid; then nothing was sent.
  *
  * @module
  */
 import config from "../deno.json" with { type: "json" };
 import { SendError } from "../mod.ts";
+import { objectSize } from "./files.ts";
 import { Input } from "./input.ts";
-import { type Job, prepare } from "./job.ts";
+import { createJob, type Job } from "./job.ts";
 import { LineWriter } from "./lines.ts";
-import { say } from "./log.ts";
-import { HELP, parse } from "./options.ts";
+import { log } from "./log.ts";
+import { HELP, parseOptions } from "./options.ts";
 import { showProgress } from "./progress.ts";
-import { tellHowToGoOn } from "./resume.ts";
-import { save } from "./unsent.ts";
+import { resumeCommand } from "./resume.ts";
+import { Interrupts } from "./signals.ts";
 import { UsageError } from "./usage.ts";
 
-/** How long a first interrupt lets what was read be sent, in ms. */
-const LAST_CHANCE = 5_000;
-/** How long an interrupted read may take to end, in ms. */
-const GRACE = 100;
-const SIGNALS: Deno.Signal[] = Deno.build.os === "windows"
-  ? ["SIGINT", "SIGBREAK"]
-  : ["SIGINT", "SIGTERM", "SIGHUP"];
+/**
+ * What `deno run` is given to run this command again. Only from a clone, where
+ * the module is a file, is that a path; it is absolute, and so holds in whatever
+ * directory the user is.
+ */
+const PROGRAM = import.meta.filename ??
+  `jsr:${config.name}@${config.version}/cli`;
 
 /**
  * Runs the command.
@@ -50,110 +51,156 @@ const SIGNALS: Deno.Signal[] = Deno.build.os === "windows"
  */
 export async function main(args: string[]): Promise<number> {
   try {
-    const { values, positionals } = parse(args);
+    const { values, positionals } = parseOptions(args);
     if (values.help || values.version) {
       console.log(values.help ? HELP.trimEnd() : config.version);
       return 0;
     }
-    return await run(await prepare(values, positionals));
+    return await run(await createJob(values, positionals));
   } catch (error) {
-    if (error instanceof SendError) { // nothing has been read
-      say(error.message);
+    if (error instanceof SendError) { // of createJob(): nothing has been read
+      log(error.message);
       return 1;
     }
     if (!(error instanceof UsageError)) throw error;
-    say(`${error.message}\nTry --help.`);
+    log(`${error.message}\nTry --help.`);
     return 2;
   }
 }
 
+/** Runs a job to its end, reports how it went, and returns the exit code. */
 async function run(job: Job): Promise<number> {
-  const { out, files, unsent } = job;
+  const { mode, out } = job;
   const progress = showProgress(job);
-  let interrupted = false;
-  const timers: ReturnType<typeof setTimeout>[] = [];
-  const interrupt = () => {
-    const giveUp = () => void out.abort(new Error("interrupted"));
-    if (interrupted) return giveUp();
-    timers.push(setTimeout(giveUp, LAST_CHANCE));
-    // What is on its way from the kernel counts as read.
-    timers.push(setTimeout(() => input.stop(), GRACE));
-    interrupted = true;
-    say("interrupted: sending what was read (interrupt again to stop)");
-  };
-  for (const signal of SIGNALS) Deno.addSignalListener(signal, interrupt);
-  using input = new Input(files, job.skip);
+  using interrupts = new Interrupts({
+    stopReading: () => input.stop(),
+    giveUp: () => void out.abort(new Error("interrupted")),
+  });
+  using input = new Input(job.files, job.start - job.offset);
   const lines = job.lines ? new LineWriter(out, job.capacity) : undefined;
-  void job.failed.then((error) => input.fail(error));
+  void job.backgroundFailure.then((error) => input.fail(error));
 
   let failure: unknown;
   try {
-    if (job.mode === "tus") {
-      const url = await job.upload!.create();
-      if (!job.quiet) say(`the upload is at ${url}`);
-    }
-    await (lines ?? out).readFrom(input);
-    input.throwIfFailed();
-    await out.flush();
-    if (job.mode !== "records" && (interrupted || input.error)) {
-      throw new Error("the object is not complete");
-    }
-    await out.close();
+    await sendAll(job, input, lines, interrupts);
   } catch (error) {
     failure = error;
+    // First the input: a read that the buffer still waits for would take bytes
+    // when takeUnsent() has been called, and these would be lost.
     input.fail(error);
     await out.abort(error);
   }
   progress.stop();
 
-  if (failure !== undefined) {
-    const { message } = failure as Error;
-    say(message.replace("so give `length`", "so send a file"));
-  }
-  const { bytesDelivered, sends } = out.stats;
-  const unfinished = failure !== undefined || input.error !== undefined ||
-    interrupted;
-  if (unfinished || progress.shown) {
-    say(
-      job.mode === "upload"
+  if (failure !== undefined) log(inTermsOfTheCommand(failure as Error));
+  const isUnfinished = failure !== undefined || input.error !== undefined ||
+    interrupts.received;
+  if (isUnfinished || progress.shown) {
+    const { bytesDelivered, sends } = out.stats;
+    log(
+      mode === "upload"
         ? `${bytesDelivered} bytes handed to the connection`
         : `${bytesDelivered} bytes acknowledged in ${sends} requests`,
     );
   }
-  let saved: string | undefined;
-  if (failure !== undefined && job.mode !== "upload") {
-    const left = [out.takeUnsent(), ...lines?.unaccepted ?? []];
-    if (unsent === undefined) {
-      let lost = left.reduce((sum, { length }) => sum + length, 0);
-      input.stop();
-      for await (const { length } of input.remaining()) lost += length;
-      // The rest of an object is still where it was, if that is a file.
-      if (job.mode === "records" || (lost > 0 && files.includes("-"))) {
-        say(
-          `${lost} bytes were read and not acknowledged (--unsent keeps them)`,
-        );
-      }
-    } else {
-      const end = interrupted ? "" : ", to the end of the input";
-      say(`saving what is left in ${unsent.path}${end}`);
-      // Only then is it all that the object lacks.
-      const isAll = await save(unsent, left, input) && !interrupted &&
-        input.error === undefined;
-      if (isAll && job.upload !== undefined) saved = unsent.path;
-    }
+  // Of an upload in one request nobody knows which bytes are lost.
+  const isSaved = failure !== undefined && mode !== "upload" &&
+    await saveUndelivered(job, input, lines, interrupts);
+  if (input.error !== undefined) log(`read failed: ${input.error.message}`);
+  // It has all that the object lacks only if the input was read to its end.
+  const isRest = isSaved && job.upload !== undefined && !interrupts.received &&
+    input.error === undefined;
+  await job.unsent?.close(isRest);
+  if (failure !== undefined) await printResumeCommand(job, isRest);
+  return isUnfinished ? 1 : 0;
+}
+
+/** Sends the whole input, or rejects with why that cannot be done. */
+async function sendAll(
+  { mode, out, upload, quiet }: Job,
+  input: Input,
+  lines: LineWriter | undefined,
+  interrupts: Interrupts,
+): Promise<void> {
+  if (mode === "tus") {
+    const url = await upload!.create();
+    // Before the first byte: it must be known even if the process is killed.
+    if (!quiet) log(`the upload is at ${url}`);
   }
-  if (input.error !== undefined) say(`cannot read on: ${input.error.message}`);
+  await (lines ?? out).readFrom(input);
+  input.throwIfFailed();
+  // Not left to close(), which waits for the server 30 s at most.
+  await out.flush();
+  // To close the buffer completes the object, and this is only half of it.
+  if (mode !== "records" && (interrupts.received || input.error)) {
+    throw new Error("the object is incomplete");
+  }
+  await out.close();
+}
+
+/** The library names an option of its own; the command takes sizes from files. */
+function inTermsOfTheCommand({ message }: Error): string {
+  return message.replace("so give `length`", "so send a file");
+}
+
+/**
+ * Saves what was not acknowledged to the `--unsent` file, to the end of the
+ * input; without one, reports how much that is.
+ *
+ * @returns Whether all of it was saved.
+ */
+async function saveUndelivered(
+  { mode, out, files, unsent }: Job,
+  input: Input,
+  lines: LineWriter | undefined,
+  interrupts: Interrupts,
+): Promise<boolean> {
+  async function* undelivered() {
+    yield out.takeUnsent();
+    yield* lines?.unaccepted ?? [];
+    yield* input.remaining();
+  }
   if (unsent !== undefined) {
-    const { size } = await unsent.file.stat();
-    unsent.file.close();
-    if (unsent.created && size === 0 && saved === undefined) {
-      await Deno.remove(unsent.path).catch(() => {});
-    }
+    const end = interrupts.received ? "" : ", up to the end of the input";
+    log(`saving undelivered bytes to ${unsent.path}${end}`);
+    return await unsent.save(undelivered());
   }
-  if (failure !== undefined) await tellHowToGoOn(job, saved, import.meta.url);
-  for (const timer of timers) clearTimeout(timer);
-  for (const signal of SIGNALS) Deno.removeSignalListener(signal, interrupt);
-  return unfinished ? 1 : 0;
+  input.stop(); // what was not read is not lost
+  let lost = 0;
+  for await (const { length } of undelivered()) lost += length;
+  // The rest of an object is still where it was, if that is a file.
+  if (mode === "records" || (lost > 0 && files.includes("-"))) {
+    log(
+      `${lost} bytes were read but not acknowledged (--unsent FILE saves them)`,
+    );
+  }
+  return false;
+}
+
+/**
+ * Prints the command that resumes the job's upload, if it has been created.
+ *
+ * @param isSaved Whether all that the object lacks is in the `--unsent` file.
+ */
+async function printResumeCommand(
+  { out, upload, unsent, start, ...job }: Job,
+  isSaved: boolean,
+): Promise<void> {
+  const url = upload?.url;
+  if (url === undefined) return;
+  const command = resumeCommand({
+    ...job,
+    program: PROGRAM,
+    url,
+    currentSize: await objectSize(job.files, job.offset)
+      .catch(() => undefined),
+    saved: isSaved && unsent !== undefined
+      ? { path: unsent.path, offset: start + out.stats.bytesDelivered }
+      : undefined,
+  });
+  log(
+    command ?? "cannot resume: the input has changed since the upload began",
+  );
 }
 
 if (import.meta.main) Deno.exit(await main(Deno.args));

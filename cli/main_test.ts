@@ -22,7 +22,7 @@ import { temporary } from "../testing/temporary.ts";
 import { startTusServer } from "../testing/tus_server.ts";
 import { main } from "./main.ts";
 
-Deno.test("cli sends standard input, and says nothing when all is well", async () => {
+Deno.test("cli sends standard input and prints nothing on success", async () => {
   await using server = new FaultyServer();
   const outcome = await run([server.url], "a\nb\nc");
   assertEquals(outcome, WELL);
@@ -36,7 +36,7 @@ Deno.test("cli with nothing to send makes no request", async () => {
   assertEquals(server.connections, 0);
 });
 
-Deno.test("main() leaves nothing behind that keeps a process alive", async () => {
+Deno.test("main() leaves nothing that keeps the process alive", async () => {
   await using folder = await temporary();
   await using server = new FaultyServer();
   const script = folder.file(
@@ -58,7 +58,7 @@ Deno.test("main() leaves nothing behind that keeps a process alive", async () =>
   assertEquals(server.bodies, ["data"]);
 });
 
-Deno.test("main() closes what it has opened, and leaves no listener", async () => {
+Deno.test("main() closes its files and removes its signal listeners", async () => {
   await using folder = await temporary();
   const input = folder.file("input", "data");
   const unsent = folder.file("unsent");
@@ -74,7 +74,7 @@ Deno.test("main() closes what it has opened, and leaves no listener", async () =
   assertEquals(server.bodies, ["data"]);
 });
 
-Deno.test("main() rejects with what is no wrong usage", async () => {
+Deno.test("main() rejects with an error that is not invalid usage", async () => {
   const { log } = console;
   console.log = () => {
     throw new RangeError("a mistake");
@@ -86,7 +86,7 @@ Deno.test("main() rejects with what is no wrong usage", async () => {
   }
 });
 
-Deno.test("cli ends at once when a send fails while it waits for input", async () => {
+Deno.test("cli stops when a send fails while it waits for input", async () => {
   await using folder = await temporary();
   const unsent = folder.file("unsent");
   await using server = new FaultyServer([], respond(400, {}, "no"));
@@ -94,8 +94,8 @@ Deno.test("cli ends at once when a send fails while it waits for input", async (
   await running.write("data");
   const { code, stderr } = await running.outcome;
   assertEquals(code, 1);
-  assertStringIncludes(stderr, 'the server responded with 400: "no"');
-  assertStringIncludes(stderr, "4 bytes were read and not acknowledged");
+  assertStringIncludes(stderr, 'the server answered 400: "no"');
+  assertStringIncludes(stderr, "4 bytes were read but not acknowledged");
 
   // Even if the server would take what comes next: nobody may miss the gap.
   await using recovered = new FaultyServer([respond(400)]);
@@ -103,7 +103,7 @@ Deno.test("cli ends at once when a send fails while it waits for input", async (
   await stopped.write("data");
   const outcome = await stopped.outcome;
   assertEquals(outcome.code, 1);
-  assertStringIncludes(outcome.stderr, "4 bytes were read and not");
+  assertStringIncludes(outcome.stderr, "4 bytes were read but not");
 
   // What comes later is saved all the same, until the input ends.
   await using saving = start([
@@ -118,14 +118,14 @@ Deno.test("cli ends at once when a send fails while it waits for input", async (
   assertEquals(Deno.readTextFileSync(unsent), "data and more");
 });
 
-Deno.test("cli says once why it tries again", async () => {
+Deno.test("cli reports only the first retry", async () => {
   await using server = new FaultyServer([respond(503), respond(503)]);
   const { code, stderr } = await run([server.url], "data");
   assertEquals(code, 0);
-  assertMatch(stderr, /^stream-buffer: .* responded with 503; trying again\n$/);
+  assertMatch(stderr, /^stream-buffer: .* answered 503; retrying\n$/);
 });
 
-Deno.test("cli waits for the server as long as it is told, not only as long as close()", async () => {
+Deno.test("cli waits for the server as long as --timeout allows, not only as long as close()", async () => {
   await using server = new FaultyServer();
   const { code, stdout } = await run(
     ["--timeout", "20s", server.url],
@@ -139,7 +139,7 @@ Deno.test("cli waits for the server as long as it is told, not only as long as c
   assertEquals(stdout.includes("set 30000"), end.includes("set 30000"));
 });
 
-Deno.test("cli --upload sends one request, with the size of files", async () => {
+Deno.test("cli --upload sends one request, with the size of its files", async () => {
   await using server = new FaultyServer();
   await using folder = await temporary();
   const text = linesOf(3_000_000);
@@ -153,7 +153,7 @@ Deno.test("cli --upload sends one request, with the size of files", async () => 
   assert(received(server) === `${text}2${text}`, "other bytes arrived");
 });
 
-Deno.test("cli --upload of nothing makes an empty object", async () => {
+Deno.test("cli --upload creates an empty object from empty input", async () => {
   await using server = new FaultyServer();
   await using folder = await temporary();
   assertEquals(await run(["--upload", server.url], ""), WELL);
@@ -162,7 +162,7 @@ Deno.test("cli --upload of nothing makes an empty object", async () => {
   assertEquals(server.bodies, ["", ""]);
 });
 
-Deno.test("cli --upload tells a refusal, and how far it was", async () => {
+Deno.test("cli --upload reports a refusal and how many bytes it handed over", async () => {
   await using server = new FaultyServer([respond(413)]);
   const { code, stderr } = await run(["--upload", server.url], "an object");
   assertEquals(code, 1);
@@ -175,7 +175,7 @@ Deno.test("cli --upload tells a refusal, and how far it was", async () => {
   assertEquals(server.requests.length, 1);
 });
 
-Deno.test("cli --upload stops when it is refused, while it waits for input", async () => {
+Deno.test("cli --upload stops when the server refuses it while it waits for input", async () => {
   await using server = new FaultyServer([async ({ read, write, receive }) => {
     await read(1);
     await write("HTTP/1.1 401 No\r\ncontent-length: 0\r\n\r\n");
@@ -192,7 +192,7 @@ Deno.test("cli --upload stops when it is refused, while it waits for input", asy
 });
 
 for (const mode of ["--upload", "--tus"]) {
-  Deno.test(`cli ${mode} completes nothing when it cannot read on`, async () => {
+  Deno.test(`cli ${mode} does not complete the object when a read fails`, async () => {
     const { promise: begun, resolve: begin } = Promise.withResolvers<void>();
     await using faulty = new FaultyServer([async (exchange) => {
       await exchange.read(1);
@@ -212,7 +212,7 @@ for (const mode of ["--upload", "--tus"]) {
     await running.end();
     const { code, stderr } = await running.outcome;
     assertEquals(code, 1);
-    assertStringIncludes(stderr, "cannot read on: ");
+    assertStringIncludes(stderr, "read failed: ");
     assertEquals(faulty.requests.length, 0);
     if (mode === "--upload") return;
     const { text, isComplete } = uploaded(tus.server, stderr);
@@ -220,7 +220,7 @@ for (const mode of ["--upload", "--tus"]) {
   });
 }
 
-Deno.test("cli --tus uploads files and standard input, and says where", async () => {
+Deno.test("cli --tus uploads files and standard input, and prints the URL of the upload", async () => {
   await using tus = await tusServer();
   await using folder = await temporary();
   const text = linesOf(3_000_000);
@@ -249,18 +249,15 @@ Deno.test("cli --tus uploads files and standard input, and says where", async ()
   assertEquals(quiet, WELL);
 });
 
-Deno.test("cli --tus says what a server answers that speaks no tus", async () => {
+Deno.test("cli --tus reports the response of a server that does not support tus", async () => {
   await using server = new FaultyServer([respond(404), respond(404)]);
   const { code, stderr } = await run(["--tus", server.url], "an object");
   assertEquals(code, 1);
-  assertStringIncludes(
-    stderr,
-    "responded with 404; it does not seem to speak tus",
-  );
-  assert(!stderr.includes("to go on"));
+  assertStringIncludes(stderr, "answered 404; it does not seem to speak tus");
+  assert(!stderr.includes("to resume"));
 });
 
-Deno.test("cli advises what the command can do, where the server wants a size", async () => {
+Deno.test("cli advises to send a file when the server requires a size", async () => {
   const offers = { "tus-version": "1.0.0", "tus-extension": "creation" };
   for (
     const [mode, behaviour] of [
@@ -276,7 +273,7 @@ Deno.test("cli advises what the command can do, where the server wants a size", 
   }
 });
 
-Deno.test("cli --resume skips what the server has, of files and of standard input", async () => {
+Deno.test("cli --resume skips the bytes that the server has, in files and standard input", async () => {
   const text = linesOf(40_000);
   for (const skip of [0, 7, 10_000, 10_001, 25_000, 40_000]) {
     await using server = await startTusServer();
@@ -297,7 +294,7 @@ Deno.test("cli --resume skips what the server has, of files and of standard inpu
   }
 });
 
-Deno.test("cli --resume refuses an input that cannot be the same", async () => {
+Deno.test("cli --resume rejects an input that cannot be the same", async () => {
   await using server = await startTusServer();
   await using folder = await temporary();
   const sender = new TusSender(server.url, { length: 20 });
@@ -306,9 +303,14 @@ Deno.test("cli --resume refuses an input that cannot be the same", async () => {
   await sender.send(new Uint8Array(10), { sequence: 0, offset: 0, signal });
   for (
     const [args, input, code, message] of [
-      [[url], "short", 1, "cannot read on: the upload has 5 bytes more than"],
+      [[url], "short", 1, "read failed: the input is 5 bytes shorter than"],
       [[url, folder.file("a", "short")], "", 1, "Upload-Length 20, but the le"],
-      [["--offset", "11", url], "x", 2, "upload has only 10 bytes, and the in"],
+      [
+        ["--offset", "11", url],
+        "x",
+        2,
+        "--offset is 11, but the upload has only 10 bytes",
+      ],
       [[url], "x".repeat(21), 1, "its length is 20"],
       [[url], "x".repeat(19), 1, "has 19 bytes, but its length is 20"],
       [[`${url}0`], "x", 1, "the upload no longer exists"],

@@ -1,67 +1,90 @@
-/** The command line. */
+/**
+ * The options of the command: the help text, how they are parsed, their units,
+ * and which of them go together. Headers are in headers.ts.
+ */
 import { basename } from "node:path";
 import { parseArgs } from "node:util";
 import { UsageError } from "./usage.ts";
 
 export const HELP =
-  `Sends standard input, or files, to a URL: few requests, no byte lost.
+  `Sends standard input or files to a URL, in few requests, without losing a byte.
 
 Usage: deno run -N -R cli/main.ts [options] URL [FILE...]
 
-Without a FILE, or where it is -, it reads standard input.
+Without FILE, or when FILE is -, reads standard input.
 
-As one object, instead of many requests:
-      --upload           One request, to the URL of the object.
-      --tus              A resumable upload (tus 1.0.0), to the URL where the
-                         server creates them.
-      --resume           Goes on with one, to its own URL, with the same input.
+To send one object instead of many requests:
+      --upload           Send it in one request, to the URL of the object.
+      --tus              Send it as a resumable upload (tus 1.0.0), to the URL
+                         where the server creates uploads.
+      --resume           Resume an upload, at its own URL, with the same input.
 
 Options:
-  -H, --header HEADER    "Name: value", or @FILE with one header a line.
-                         \${NAME} in a value stands for an environment variable.
-                         May be given several times.
+  -H, --header HEADER    "Name: value", or @FILE with one header per line.
+                         \${NAME} in a value is replaced by the environment
+                         variable NAME. May be repeated.
   -X, --method METHOD    Request method (default: POST, with --upload PUT).
-      --capacity SIZE    Bytes a request; 64K, 1M (default: 256K).
-      --interval TIME    Longest wait before a byte is sent (default: 1s).
-                         0: only full requests, and the rest at the end.
-      --lines            Never cut a line: each request holds whole lines.
+      --capacity SIZE    Maximum bytes per request (default: 256K).
+      --interval TIME    Maximum time that a byte waits to be sent (default: 1s).
+                         0: send only full requests, and the rest at the end.
+      --lines            Never split a line. One that is longer than --capacity
+                         is sent in a request of its own.
       --compress [FORMAT]
                          Compress with gzip (default), deflate or brotli.
-      --timeout TIME     For one attempt, reply included (default: 30s).
-      --retry-for TIME   For all attempts of one request (default: 2m; 0: one).
-      --unsent FILE      Append to FILE what could not be delivered.
+      --timeout TIME     Time limit for one attempt, including the response
+                         (default: 30s).
+      --retry-for TIME   Time limit for all attempts of one request (default: 2m).
+                         0: do not retry.
+      --unsent FILE      On failure, append everything undelivered to FILE.
       --metadata NAME=VALUE
-                         With --tus: what the server is told about the object
-                         (default: filename, where there is one FILE).
-      --offset SIZE      With --resume: where in the object the input begins
+                         With --tus: describe the object to the server
+                         (default: filename, if there is exactly one FILE).
+                         May be repeated.
+      --offset SIZE      With --resume: where the input begins in the object
                          (default: 0).
-  -q, --quiet            No progress line.
-      --help             Show this.
+  -q, --quiet            Report failures only.
+      --help             Show this help.
       --version          Show the version.
 
+A SIZE is in bytes, or has a unit: 64K, 1M, 1G.
 A TIME is in milliseconds, or has a unit: 500ms, 30s, 2m.
 
 Permissions: -N for the URL, -R for each FILE, -R -W for --unsent, and
 --allow-env=NAME for \${NAME}.
 
-Exit codes: 0 all acknowledged, 1 not delivered or interrupted, 2 wrong usage.
+Exit codes: 0 all acknowledged, 1 not delivered or interrupted, 2 invalid usage.
 `;
 
-export const SIZE = /^(\d+)([KMG]?)$/;
-export const TIME = /^(\d+)(ms|s|m|)$/;
-const UNITS: Record<string, number> = {
-  "": 1,
-  ms: 1,
-  s: 1_000,
-  m: 60_000,
-  K: 2 ** 10,
-  M: 2 ** 20,
-  G: 2 ** 30,
+/** How numbers of a kind are written. */
+interface Unit {
+  /** Captures the digits and the name of the unit. */
+  readonly pattern: RegExp;
+  readonly factors: Readonly<Record<string, number>>;
+  readonly description: string;
+}
+
+/** In bytes. */
+export const SIZE: Unit = {
+  pattern: /^(\d+)([KMG]?)$/,
+  factors: { "": 1, K: 2 ** 10, M: 2 ** 20, G: 2 ** 30 },
+  description: "a size like 64K or 1M",
 };
-/** What the input becomes. */
+
+/** In ms. */
+export const TIME: Unit = {
+  pattern: /^(\d+)(ms|s|m|)$/,
+  factors: { "": 1, ms: 1, s: 1_000, m: 60_000 },
+  description: "a time like 500ms, 30s or 2m",
+};
+
+/**
+ * How the input is sent: as many requests, as one object in one request, as one
+ * in a new resumable upload, or as the rest of an upload.
+ */
 export type Mode = "records" | "upload" | "tus" | "resume";
-/** Options that not every mode has. */
-const BELONGS_TO: Record<string, Mode[]> = {
+
+/** The options that only some modes have, and these modes. */
+const MODES_OF_OPTION: Readonly<Record<string, readonly Mode[]>> = {
   method: ["records", "upload"],
   lines: ["records"],
   compress: ["records"],
@@ -71,19 +94,18 @@ const BELONGS_TO: Record<string, Mode[]> = {
   offset: ["resume"],
 };
 
-export function parse(args: string[]) {
-  // The format of --compress may be left out, which parseArgs does not know.
-  const end = args.indexOf("--");
-  const given = args.flatMap((arg, i) => {
-    if (end >= 0 && i > end) return [arg];
-    const format = /^(gzip|deflate|brotli)$/;
-    if (args[i - 1] === "--compress" && format.test(arg)) return [];
-    if (arg !== "--compress") return [arg];
-    return [`--compress=${args[i + 1]?.match(format)?.[0] ?? "gzip"}`];
-  });
+/** The options as they are given, by their long names. */
+export type Values = ReturnType<typeof parseOptions>["values"];
+
+/**
+ * Parses the arguments, without judging any value.
+ *
+ * @throws {UsageError} If an option is unknown, or lacks its value.
+ */
+export function parseOptions(args: readonly string[]) {
   try {
     return parseArgs({
-      args: given,
+      args: withFormat(args),
       allowPositionals: true,
       options: {
         header: { type: "string", short: "H", multiple: true },
@@ -110,66 +132,91 @@ export function parse(args: string[]) {
   }
 }
 
-export type Values = ReturnType<typeof parse>["values"];
+/** Gives `--compress` the value that it may lack, which `parseArgs` rejects. */
+function withFormat(args: readonly string[]): string[] {
+  const format = /^(gzip|deflate|brotli)$/;
+  const end = args.indexOf("--");
+  return args.flatMap((arg, i) => {
+    if (end >= 0 && i > end) return [arg];
+    if (args[i - 1] === "--compress" && format.test(arg)) return [];
+    if (arg !== "--compress") return [arg];
+    return [`--compress=${args[i + 1]?.match(format)?.[0] ?? "gzip"}`];
+  });
+}
 
-/** What the input becomes; the other options must belong to it. */
+/**
+ * The mode that the options choose.
+ *
+ * @throws {UsageError} If they choose two, or an option is not of this mode.
+ */
 export function modeOf(values: Values): Mode {
   const modes = (["upload", "tus", "resume"] as const)
     .filter((mode) => values[mode]);
   if (modes.length > 1) {
-    throw new UsageError(`--${modes[0]} and --${modes[1]} do not go together`);
+    throw new UsageError(
+      `--${modes[0]} and --${modes[1]} cannot be used together`,
+    );
   }
   const [mode = "records"] = modes;
-  for (const [option, owners] of Object.entries(BELONGS_TO)) {
+  for (const [option, owners] of Object.entries(MODES_OF_OPTION)) {
     if (option in values && !owners.includes(mode)) {
       throw new UsageError(
         mode === "records"
-          ? `--${option} belongs to --${owners.join(", --")}`
-          : `--${option} does not go with --${mode}`,
+          ? `--${option} requires --${owners.join(" or --")}`
+          : `--${option} cannot be used with --${mode}`,
       );
     }
   }
   return mode;
 }
 
-export function readMetadata(
-  given: string[],
-  files: string[],
-): Record<string, string> {
-  const metadata: Record<string, string> = {};
-  const [file, another] = files;
-  if (file !== "-" && another === undefined) {
-    metadata.filename = basename(file!);
-  }
-  for (const item of given) {
-    const [, name, value] = item.match(/^([^=]*)=(.*)$/s) ?? [];
-    if (name === undefined || value === undefined) {
-      throw new UsageError(
-        `--metadata must be NAME=VALUE, received ${JSON.stringify(item)}`,
-      );
-    }
-    metadata[name] = value;
-  }
-  return metadata;
-}
-
-/** An option with a unit, under the name that the library has for it. */
+/**
+ * The option's number, in bytes or ms, in an object to be spread into options of
+ * the library, whose defaults then hold: it is empty if the option is not given.
+ *
+ * @param name The name that the library has for it.
+ * @throws {UsageError} If it is not a number with a unit of this kind.
+ */
 export function quantity(
   values: Values,
   option: keyof Values & string,
-  pattern: RegExp,
+  { pattern, factors, description }: Unit,
   name: string = option,
 ): Record<string, number> {
   const value = values[option];
   if (value === undefined) return {};
   const [, digits, unit] = String(value).match(pattern) ?? [];
   if (digits === undefined || unit === undefined) {
-    const kind = pattern === SIZE
-      ? "a size like 64K or 1M"
-      : "a time like 500ms, 30s or 2m";
     throw new UsageError(
-      `--${option} must be ${kind}, received ${JSON.stringify(value)}`,
+      `--${option} must be ${description}, received ${JSON.stringify(value)}`,
     );
   }
-  return { [name]: Number(digits) * UNITS[unit]! };
+  return { [name]: Number(digits) * factors[unit]! };
+}
+
+/**
+ * The metadata of an upload: the name of the only file, and what the options add
+ * or replace.
+ *
+ * @throws {UsageError} If an option is not NAME=VALUE.
+ */
+export function readMetadata(
+  options: readonly string[],
+  files: readonly string[],
+): Record<string, string> {
+  const metadata: Record<string, string> = {};
+  const [file, another] = files;
+  if (file !== undefined && file !== "-" && another === undefined) {
+    metadata.filename = basename(file);
+  }
+  for (const option of options) {
+    const [, name, value] = option.match(/^([^=]*)=(.*)$/s) ?? [];
+    if (name === undefined || value === undefined) {
+      throw new UsageError(
+        `--metadata must be NAME=VALUE, received ${JSON.stringify(option)}`,
+      );
+    }
+    metadata[name] = value;
+  }
+  return metadata;
 }

@@ -11,7 +11,7 @@ import { WELL } from "../testing/command.ts";
 import { FaultyServer, respond } from "../testing/faulty_server.ts";
 import { temporary } from "../testing/temporary.ts";
 
-Deno.test("cli passes its options on", async () => {
+Deno.test("cli passes its options to the sender", async () => {
   await using server = new FaultyServer([respond(503)]);
   await using folder = await temporary();
   const headers = folder.file(
@@ -43,7 +43,7 @@ Deno.test("cli passes its options on", async () => {
 });
 
 for (const format of ["deflate", "brotli"]) {
-  Deno.test(`cli --compress takes ${format}, and leaves a URL alone`, async () => {
+  Deno.test(`cli --compress accepts ${format}, and does not consume the URL`, async () => {
     await using server = new FaultyServer();
     for (const args of [["--compress", format], [`--compress=${format}`]]) {
       const { code } = await run([...args, `${server.url}/gzip`], "x");
@@ -57,7 +57,7 @@ for (const format of ["deflate", "brotli"]) {
   });
 }
 
-Deno.test("cli --compress takes gzip unless told otherwise, wherever it stands", async () => {
+Deno.test("cli --compress defaults to gzip, wherever it appears", async () => {
   await using server = new FaultyServer();
   await using folder = await temporary();
   const input = folder.file("input", "data");
@@ -77,7 +77,7 @@ Deno.test("cli --compress takes gzip unless told otherwise, wherever it stands",
   assertEquals(codings, ["gzip", "gzip", "gzip"]);
 });
 
-Deno.test("cli sends 256 KiB a request unless told otherwise, with --lines as well", async () => {
+Deno.test("cli sends 256 KiB per request by default, also with --lines", async () => {
   await using folder = await temporary();
   const input = folder.file("input", "x\n".repeat(300_000));
   for (const args of [[], ["--lines"]]) {
@@ -89,7 +89,7 @@ Deno.test("cli sends 256 KiB a request unless told otherwise, with --lines as we
   }
 });
 
-Deno.test("cli leaves alone what comes after --", async () => {
+Deno.test("cli parses no options after --", async () => {
   await using server = new FaultyServer();
   for (const args of [[server.url, "--"], ["--", server.url]]) {
     const { code, stderr } = await run([...args, "--compress"]);
@@ -98,7 +98,7 @@ Deno.test("cli leaves alone what comes after --", async () => {
   }
 });
 
-Deno.test("cli --help and --version answer on standard output", async () => {
+Deno.test("cli --help and --version print to standard output", async () => {
   const help = await run(["--help"], "", []);
   assertEquals([help.code, help.stderr], [0, ""]);
   assertMatch(help.stdout, /^Sends standard input.*\n\nUsage: /);
@@ -109,7 +109,7 @@ Deno.test("cli --help and --version answer on standard output", async () => {
 
 for (
   const [args, message] of [
-    [[], "there is no URL"],
+    [[], "missing URL"],
     [["nonsense"], 'url must be an absolute URL, received "nonsense"'],
     [["http://me:hunter2@127.0.0.1/"], "must not carry credentials"],
     [["ftp://127.0.0.1/"], "url must begin with http"],
@@ -134,20 +134,35 @@ for (
     [["URL", "--compress=zip"], 'compression must be "gzip"'],
     [["URL", "-X", "GET"], 'may carry a body, received "GET"'],
     [["URL", "-H", "hunter2"], '--header must be "Name: value"\n'],
-    [["URL", "-H", "a b: hunter2"], 'and that of "a b" is not'],
-    [["URL", "-H", "@/no/such"], "cannot read the headers in /no/such: no"],
+    [["URL", "-H", "a b: hunter2"], 'the name or value of "a b" is invalid'],
+    [["URL", "-H", "@/no/such"], "cannot read headers from /no/such: no"],
     [["URL", "--unsent", "/no/such/file"], "cannot write /no/such/file: no"],
     [["URL", "-H", "A: ${TEST_TOKEN}"], "add --allow-env=TEST_TOKEN"],
-    [["URL", "--upload", "--tus"], "--upload and --tus do not go together"],
-    [["URL", "--resume", "--tus"], "--tus and --resume do not go together"],
-    [["URL", "--upload", "--unsent", "x"], "--unsent does not go with --upl"],
-    [["URL", "--upload", "--retry-for", "1"], "--retry-for does not go with"],
-    [["URL", "--upload", "--lines"], "--lines does not go with --upload"],
-    [["URL", "--tus", "--compress"], "--compress does not go with --tus"],
-    [["URL", "--tus", "-X", "PUT"], "--method does not go with --tus"],
-    [["URL", "--resume", "--metadata", "a=b"], "--metadata does not go with"],
-    [["URL", "--metadata", "a=b"], "--metadata belongs to --tus"],
-    [["URL", "--offset", "1"], "--offset belongs to --resume"],
+    [
+      ["URL", "--upload", "--tus"],
+      "--upload and --tus cannot be used together",
+    ],
+    [
+      ["URL", "--resume", "--tus"],
+      "--tus and --resume cannot be used together",
+    ],
+    [
+      ["URL", "--upload", "--unsent", "x"],
+      "--unsent cannot be used with --upl",
+    ],
+    [
+      ["URL", "--upload", "--retry-for", "1"],
+      "--retry-for cannot be used with",
+    ],
+    [["URL", "--upload", "--lines"], "--lines cannot be used with --upload"],
+    [["URL", "--tus", "--compress"], "--compress cannot be used with --tus"],
+    [["URL", "--tus", "-X", "PUT"], "--method cannot be used with --tus"],
+    [
+      ["URL", "--resume", "--metadata", "a=b"],
+      "--metadata cannot be used with",
+    ],
+    [["URL", "--metadata", "a=b"], "--metadata requires --tus"],
+    [["URL", "--offset", "1"], "--offset requires --resume"],
     [["URL", "--resume", "--offset", "x"], 'like 64K or 1M, received "x"'],
     [["URL", "--tus", "--metadata", "a"], 'must be NAME=VALUE, received "a"'],
     [["URL", "--tus", "--metadata", "a b=c"], "ASCII without spaces and com"],
@@ -156,7 +171,7 @@ for (
     [["nonsense", "--resume"], "url must be an absolute URL"],
   ] as const
 ) {
-  Deno.test(`cli refuses ${args.join(" ") || "no arguments"}`, async () => {
+  Deno.test(`cli rejects ${args.join(" ") || "no arguments"}`, async () => {
     await using server = new FaultyServer();
     const { code, stdout, stderr } = await run(
       args.map((arg) => arg === "URL" ? server.url : arg),

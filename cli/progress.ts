@@ -1,35 +1,49 @@
-/** The progress line. */
-import type { Job } from "./job.ts";
+/**
+ * The progress line on a terminal. It is drawn by hand, because the libraries for
+ * that make Deno ask for access to the environment.
+ */
+import type { StreamBuffer } from "../mod.ts";
+import type { Mode } from "./options.ts";
+
+/** How often the line is drawn, in ms. */
+const INTERVAL = 200;
+/** Returns to the beginning of the line, and erases it. */
+const ERASE = "\r\x1b[K";
 
 /**
- * A line on a terminal's standard error. Drawn by hand, because the libraries
- * for it make Deno ask for access to the environment.
+ * Draws the line on standard error until it is stopped, unless that is no
+ * terminal or the command is quiet.
+ *
+ * @returns Whether it is shown, and how to stop, which erases it.
  */
 export function showProgress(
-  { out, mode, start, size, quiet }: Job,
+  { out, mode, start, size, quiet }: {
+    readonly out: StreamBuffer;
+    readonly mode: Mode;
+    /** How much of the object the server had before, in bytes. */
+    readonly start: number;
+    /** The size of the object in bytes, if it is known. */
+    readonly size: number | undefined;
+    readonly quiet: boolean;
+  },
 ): { shown: boolean; stop: () => void } {
   if (quiet || !Deno.stderr.isTerminal()) {
     return { shown: false, stop: () => {} };
   }
   const begin = Date.now();
-  const verb = mode === "upload" ? "handed over" : "acknowledged";
-  const megabytes = (bytes: number) => (bytes / 1e6).toFixed(1);
-  const draw = (text: string) =>
-    Deno.stderr.writeSync(new TextEncoder().encode(`\r\x1b[K${text}`));
+  const draw = (line: string) =>
+    Deno.stderr.writeSync(new TextEncoder().encode(`${ERASE}${line}`));
   const update = () => {
     const { bytesDelivered } = out.stats;
-    const done = start + bytesDelivered;
-    const rate = 1_000 * bytesDelivered / (Date.now() - begin || 1);
-    const left = size !== undefined && rate > 0
-      ? `, ${duration(Math.max(size - done, 0) / rate)} left`
-      : "";
-    draw(
-      `${megabytes(done)} MB${
-        size ? ` of ${megabytes(size)} MB` : ""
-      } ${verb}, ${megabytes(rate)} MB/s${left}`,
-    );
+    draw(progressLine({
+      done: start + bytesDelivered,
+      size,
+      rate: 1_000 * bytesDelivered / (Date.now() - begin || 1),
+      // An upload in one request is acknowledged as a whole, at its end.
+      verb: mode === "upload" ? "handed over" : "acknowledged",
+    }));
   };
-  const timer = setInterval(update, 200);
+  const timer = setInterval(update, INTERVAL);
   return {
     shown: true,
     stop: () => {
@@ -40,8 +54,30 @@ export function showProgress(
   };
 }
 
-/** So many seconds, as "59s", "59m 59s" or "100h 00m". */
-function duration(seconds: number): string {
+/** "1.0 MB of 2.5 MB acknowledged, 0.5 MB/s, 3s left"; `rate` is in bytes per second. */
+export function progressLine(
+  { done, size, rate, verb }: {
+    readonly done: number;
+    readonly size: number | undefined;
+    readonly rate: number;
+    readonly verb: string;
+  },
+): string {
+  const total = size ? ` of ${megabytes(size)} MB` : "";
+  const left = size !== undefined && rate > 0
+    ? `, ${duration(Math.max(size - done, 0) / rate)} left`
+    : "";
+  return `${megabytes(done)} MB${total} ${verb}, ${
+    megabytes(rate)
+  } MB/s${left}`;
+}
+
+function megabytes(bytes: number): string {
+  return (bytes / 1e6).toFixed(1);
+}
+
+/** Seconds, rounded up, as "59s", "59m 59s" or "100h 00m". */
+export function duration(seconds: number): string {
   const two = (number: number) => `${number}`.padStart(2, "0");
   const whole = Math.ceil(seconds);
   const [hours, minutes] = [Math.floor(whole / 3600), Math.floor(whole / 60)];

@@ -40,7 +40,7 @@ function readAhead(): void {
     try {
       for (const path of data.files) readFile(path);
       report(
-        skip > 0 ? `the upload has ${skip} bytes more than the input` : null,
+        skip > 0 ? `the input is ${skip} bytes shorter than the upload` : null,
       );
     } catch (error) {
       report((error as Error).message);

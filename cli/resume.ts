@@ -1,55 +1,97 @@
-/** How to go on with an upload. */
-import { fileURLToPath } from "node:url";
-import config from "../deno.json" with { type: "json" };
-import { type Job, sizeOf } from "./job.ts";
-import { say } from "./log.ts";
+/**
+ * The command that resumes an upload, to be printed when one was not completed:
+ * the user copies it from the terminal.
+ */
+import { VARIABLE } from "./headers.ts";
 import type { Values } from "./options.ts";
 
-/** Tells the command that goes on with an upload, if there is one. */
-export async function tellHowToGoOn(
-  { mode, out, upload, files, size, start, skip, origin, values }: Job,
-  saved: string | undefined,
-  here: string,
-): Promise<void> {
-  const url = upload?.url;
-  if (mode === "upload" || url === undefined) return;
-  const before = start - skip;
-  const now = await sizeOf(files, before).catch(() => NaN);
-  if (size !== undefined && size !== now) {
-    return say("the input has changed: it is no longer what the upload is of");
+/** An upload that was not completed, and where the rest of it is. */
+export interface UnfinishedUpload {
+  /** What `deno run` is to run: a path, or a specifier. */
+  readonly program: string;
+  /** Where the upload is. */
+  readonly url: string;
+  /**
+   * The origin of the URL that the command was given. Its headers go to no other
+   * one, neither now nor when the upload is resumed.
+   */
+  readonly origin: string;
+  /** The options that the command was given. */
+  readonly values: Values;
+  /** Its files; `-` is standard input. */
+  readonly files: readonly string[];
+  /** Where in the object they begin, in bytes. */
+  readonly offset: number;
+  /** The size of the object when the upload began, if it was known, in bytes. */
+  readonly size: number | undefined;
+  /** The size now, by the same files; `undefined` if they cannot be read. */
+  readonly currentSize: number | undefined;
+  /** All that the object lacks, if it was saved, and where in the object it begins. */
+  readonly saved:
+    | { readonly path: string; readonly offset: number }
+    | undefined;
+}
+
+/** Options that the command repeats as they were given. */
+const REPEATED = ["capacity", "interval", "timeout", "retry-for"] as const;
+/** Headers that hold no secret: in a file, or nothing but a variable. */
+const PUBLIC_HEADER = /^@|^[\w-]+: *((Basic|Bearer|Token) +)?\$\{\w+\}$/i;
+
+/**
+ * Says how an upload can be resumed: what it takes, and on a line of its own the
+ * command. Its values are quoted as POSIX shells and PowerShell read them.
+ *
+ * @returns The text; `undefined` if the input has changed, so that no command can.
+ */
+export function resumeCommand(upload: UnfinishedUpload): string | undefined {
+  const { program, url, values, files, saved } = upload;
+  if (upload.size !== undefined && upload.size !== upload.currentSize) {
+    return undefined;
   }
+  const needed: string[] = [];
+  // Files are there to be read again. What was read of standard input is gone,
+  // unless it was saved.
   const isRead = files.includes("-");
-  const input = isRead && saved !== undefined ? [saved] : files;
-  const offset = input === files ? before : start + out.stats.bytesDelivered;
+  const input = isRead && saved !== undefined
+    ? { files: [saved.path], offset: saved.offset }
+    : { files, offset: upload.offset };
+  if (isRead && saved === undefined) needed.push("the same input");
+
+  const headers = new URL(url).origin === upload.origin
+    ? values.header ?? []
+    : [];
+  const variables = new Set(
+    headers.flatMap((header) =>
+      [...header.matchAll(VARIABLE)].map(([, name]) => name)
+    ),
+  );
+  const shown = headers.map((header) =>
+    PUBLIC_HEADER.test(header) ? header : header.replace(/:.*/s, ": ...")
+  );
+  if (shown.some((header, i) => header !== headers[i])) {
+    needed.push("the header values in place of ...");
+  }
+
   const words = [
     ...["deno", "run", "-N", "-R"],
-    here.startsWith("file:")
-      ? fileURLToPath(here)
-      : `jsr:${config.name}@${config.version}/cli`,
-    "--resume",
+    ...[...variables].map((name) => `--allow-env=${name}`),
+    ...[program, "--resume"],
+    ...REPEATED.flatMap((option) => {
+      const value = values[option];
+      return value === undefined ? [] : [`--${option}`, value];
+    }),
+    ...shown.flatMap((header) => ["-H", header]),
+    ...input.offset > 0 ? ["--offset", `${input.offset}`] : [],
+    // Else the name of such a file would be taken as an option.
+    ...input.files.some((file) => /^-./.test(file)) ? ["--"] : [],
+    ...[url, ...input.files],
   ];
-  for (const option of ["capacity", "interval", "timeout", "retry-for"]) {
-    const value = values[option as keyof Values];
-    if (value !== undefined) words.push(`--${option}`, String(value));
-  }
-  // Another server gets none of them now, and so later.
-  const headers = new URL(url).origin === origin ? values.header ?? [] : [];
-  const needs = new Set<string>();
-  if (isRead && input === files) needs.add("the same input");
-  for (const header of headers) {
-    for (const [, variable] of header.matchAll(/\$\{(\w+)\}/g)) {
-      words.splice(4, 0, `--allow-env=${variable}`);
-    }
-    const isPublic = /^@|^[\w-]+: *((Basic|Bearer|Token) +)?\$\{\w+\}$/i.test(
-      header,
-    );
-    words.push("-H", isPublic ? header : header.replace(/:.*/s, ": ..."));
-    if (!isPublic) needs.add("the headers' values in place of ...");
-  }
-  if (offset > 0) words.push("--offset", `${offset}`);
-  if (input.some((file) => /^-./.test(file))) words.push("--");
-  const quote = (word: string) =>
-    /^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replace(/'/g, "'\\''")}'`;
-  const hint = needs.size > 0 ? `, with ${[...needs].join(" and ")}` : "";
-  say(`to go on${hint}:\n${[...words, url, ...input].map(quote).join(" ")}`);
+  const how = needed.length > 0 ? `, with ${needed.join(" and ")}` : "";
+  return `to resume${how}:\n${words.map(quote).join(" ")}`;
+}
+
+/** Quotes a word for a shell, if it has to be. */
+function quote(word: string): string {
+  if (/^[\w@%+=:,./-]+$/.test(word)) return word;
+  return `'${word.replace(/'/g, "'\\''")}'`;
 }

@@ -25,7 +25,7 @@ import {
 } from "../testing/faulty_server.ts";
 import { temporary } from "../testing/temporary.ts";
 
-Deno.test("cli --tus prints the command that goes on with files", async () => {
+Deno.test("cli --tus prints a command that resumes with the same files", async () => {
   await using tus = await tusServer(3);
   await using folder = await temporary();
   const text = linesOf(50_000);
@@ -44,7 +44,7 @@ Deno.test("cli --tus prints the command that goes on with files", async () => {
   assert(!/hunter2|--unsent/.test(stderr), stderr);
   assertStringIncludes(
     stderr,
-    `\nstream-buffer: to go on, with the headers' values in place of ...:\ndeno run -N -R --allow-env=TEST_TOKEN ${CLI} --resume --capacity 10000 -H 'X-A: \${TEST_TOKEN}' -H 'X-Secret: ...' ${url} '`,
+    `\nstream-buffer: to resume, with the header values in place of ...:\ndeno run -N -R --allow-env=TEST_TOKEN ${CLI} --resume --capacity 10000 -H 'X-A: \${TEST_TOKEN}' -H 'X-Secret: ...' ${url} '`,
   );
   tus.mend();
   assertEquals(await obey(stderr), { code: 0, stderr: "" });
@@ -53,7 +53,7 @@ Deno.test("cli --tus prints the command that goes on with files", async () => {
   assertEquals(await obey(stderr), { code: 0, stderr: "" });
 });
 
-Deno.test("cli --tus goes on from what --unsent saved of standard input, twice", async () => {
+Deno.test("cli --tus resumes from what --unsent saved of standard input, twice", async () => {
   await using tus = await tusServer(3);
   await using folder = await temporary();
   const text = linesOf(200_000);
@@ -63,34 +63,34 @@ Deno.test("cli --tus goes on from what --unsent saved of standard input, twice",
     text,
   );
   assertEquals(first.code, 1);
-  assertStringIncludes(first.stderr, `${text.length - 30_000} bytes saved in`);
+  assertStringIncludes(first.stderr, `${text.length - 30_000} bytes saved to`);
   assert(Deno.readTextFileSync(unsent) === text.slice(30_000));
   const second = await obey(first.stderr);
   assertEquals(second.code, 1);
   const command = first.stderr.trimEnd().split("\n").at(-1)!;
   assertStringIncludes(command, " --offset 30000 ");
-  assert(second.stderr.endsWith(`to go on:\n${command}\n`), second.stderr);
+  assert(second.stderr.endsWith(`to resume:\n${command}\n`), second.stderr);
   tus.mend();
   assertEquals(await obey(second.stderr), { code: 0, stderr: "" });
   const found = uploaded(tus.server, first.stderr);
   assert(found.isComplete && found.text === text);
 });
 
-Deno.test("cli --tus goes on when only the end of standard input was refused", async () => {
+Deno.test("cli --tus resumes when only the end of standard input was refused", async () => {
   await using tus = await tusServer(1);
   await using folder = await temporary();
   const unsent = folder.file("rest");
   const args = ["--tus", "--unsent", unsent, tus.url];
   const { code, stderr } = await run(args, "an object");
   assertEquals(code, 1);
-  assertMatch(stderr, /9 bytes acknowledged.*\n.*\n.* 0 bytes saved in/);
+  assertMatch(stderr, /9 bytes acknowledged.*\n.*\n.* 0 bytes saved to/);
   tus.mend();
   assertEquals(await obey(stderr), { code: 0, stderr: "" });
   const found = uploaded(tus.server, stderr);
   assertEquals([found.text, found.isComplete], ["an object", true]);
 });
 
-Deno.test("cli --tus goes on only from all of the rest of standard input", async () => {
+Deno.test("cli --tus does not resume from an --unsent that lacks a part", async () => {
   await using tus = await tusServer(1);
   await using folder = await temporary();
   const unsent = folder.file("rest");
@@ -98,11 +98,11 @@ Deno.test("cli --tus goes on only from all of the rest of standard input", async
   const { code, stderr } = await run(args, "an object", after(fillTheDisk));
   assertEquals(code, 1);
   assertStringIncludes(stderr, `cannot write ${unsent}: the disk is full`);
-  assertMatch(stderr, /to go on, with the same input:\n.* -\n$/);
+  assertMatch(stderr, /to resume, with the same input:\n.* -\n$/);
   assert(!/--offset/.test(stderr), stderr);
 });
 
-Deno.test("cli --tus goes on only from the whole input after an interrupt", {
+Deno.test("cli --tus resumes only from the whole input after an interrupt", {
   ignore: Deno.build.os === "windows",
 }, async () => {
   await using tus = await tusServer(1);
@@ -115,14 +115,14 @@ Deno.test("cli --tus goes on only from the whole input after an interrupt", {
   await running.write("one,");
   await running.said("the upload is at");
   await running.write("two, and");
-  await running.said("saving what is left");
+  await running.said("saving undelivered bytes");
   running.kill("SIGINT");
   const { code, stderr } = await running.outcome;
   assertEquals([code, Deno.readTextFileSync(unsent)], [1, "two, and"]);
-  assertMatch(stderr, /to go on, with the same input:\n.* -\n$/);
+  assertMatch(stderr, /to resume, with the same input:\n.* -\n$/);
 });
 
-Deno.test("cli --tus goes on with a file whose name begins with a dash", {
+Deno.test("cli --tus resumes with a file whose name begins with a dash", {
   ignore: Deno.build.os === "windows",
 }, async () => {
   await using tus = await tusServer(0);
@@ -166,7 +166,7 @@ Deno.test("cli --tus prints no headers for another server", async () => {
   assertEquals(other.requests[0]!.headers.get("authorization"), null);
 });
 
-Deno.test("cli --tus says that its input has changed, instead of how to go on", async () => {
+Deno.test("cli --tus reports that its input has changed, instead of how to resume", async () => {
   await using folder = await temporary();
   const input = folder.file("input", "an object");
   for (

@@ -66,13 +66,13 @@ for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
       assertEquals(code, 1);
       assertStringIncludes(stderr, "4 bytes acknowledged in 1 requests");
       assertEquals(Deno.readTextFileSync(unsent), "two\nthree");
-      assertStringIncludes(stderr, `saving what is left in ${unsent}\n`);
+      assertStringIncludes(stderr, `saving undelivered bytes to ${unsent}\n`);
     },
   );
 }
 
 Deno.test(
-  "cli, without --lines, sends what it has read on SIGINT, or saves it",
+  "cli without --lines sends what it has read on SIGINT, or saves it",
   {
     ignore: Deno.build.os === "windows",
   },
@@ -165,7 +165,7 @@ for (const signal of ["SIGINT", "SIGTERM"] as const) {
 
 for (const lines of [false, true]) {
   Deno.test(
-    `cli leaves no gap when a second signal comes at once, and data still${
+    `cli leaves no gap when a second signal follows at once, while data arrives${
       lines ? " with --lines" : ""
     }`,
     {
@@ -201,7 +201,7 @@ for (const lines of [false, true]) {
   );
 }
 
-Deno.test("cli gives up by itself after an interrupt, and saves what is left", {
+Deno.test("cli gives up 5 seconds after an interrupt, and saves what is left", {
   ignore: Deno.build.os === "windows",
 }, async () => {
   await using folder = await temporary();
@@ -219,7 +219,7 @@ Deno.test("cli gives up by itself after an interrupt, and saves what is left", {
 
 for (const signal of ["SIGINT", "SIGTERM"] as const) {
   for (const mode of ["--upload", "--tus"]) {
-    Deno.test(`cli ${mode} completes nothing after ${signal}`, {
+    Deno.test(`cli ${mode} does not complete the object after ${signal}`, {
       ignore: Deno.build.os === "windows",
     }, async () => {
       await using faulty = new FaultyServer();
@@ -234,7 +234,7 @@ for (const signal of ["SIGINT", "SIGTERM"] as const) {
       running.kill(signal);
       const { code, stderr } = await running.outcome;
       assertEquals(code, 1);
-      assertStringIncludes(stderr, "\nstream-buffer: the object is not compl");
+      assertStringIncludes(stderr, "\nstream-buffer: the object is incompl");
       if (mode === "--upload") {
         while (faulty.broken.length === 0) await sleep(1);
         assertEquals(faulty.requests.length, 0);

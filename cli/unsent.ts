@@ -1,87 +1,130 @@
-/** What could not be delivered. */
+/** `--unsent`: the file that receives everything that could not be delivered. */
 import { fstatSync } from "node:fs";
-import type { Input } from "./input.ts";
-import { say } from "./log.ts";
+import { log } from "./log.ts";
 import type { Mode } from "./options.ts";
-import { attempt } from "./usage.ts";
+import { tryTo } from "./usage.ts";
 
-/** The file for what could not be delivered. */
-export interface Unsent {
+/** The file, open for the whole run. */
+export class UnsentFile {
   readonly path: string;
-  file: Deno.FsFile;
-  readonly created: boolean;
-}
+  #file: Deno.FsFile;
+  /** There was no such file before. */
+  readonly #isNew: boolean;
 
-/** Opened at the start, so that it cannot fail when it is needed most. */
-export function openUnsent(
-  path: string,
-  files: string[],
-  mode: Mode,
-): Promise<Unsent> {
-  return attempt(`write ${path}`, async () => {
-    let created = true;
-    let file: Deno.FsFile;
-    try {
-      file = await Deno.open(path, { append: true, createNew: true });
-    } catch (error) {
-      if (!(error instanceof Deno.errors.AlreadyExists)) throw error;
-      created = false;
-      file = await Deno.open(path, { append: true });
-    }
-    const { dev, ino, size } = await file.stat();
-    if (mode !== "records" && size > 0) {
-      file.close();
-      throw new Error("it is not empty, and is to hold the rest of one object");
-    }
-    for (const input of files) {
-      const other = input === "-" ? fstatSync(0) : await Deno.stat(input);
-      // What is saved would be read again, and saved again, without end.
-      if (ino !== null && other.ino === ino && other.dev === dev) {
+  private constructor(path: string, file: Deno.FsFile, isNew: boolean) {
+    this.path = path;
+    this.#file = file;
+    this.#isNew = isNew;
+  }
+
+  /**
+   * Opens the file before anything is read, so that it cannot fail when it is
+   * needed most.
+   *
+   * @param inputs The files that are read, none of which it may be.
+   * @throws {UsageError} If it cannot be opened, or must not be written to.
+   */
+  static open(
+    path: string,
+    inputs: readonly string[],
+    mode: Mode,
+  ): Promise<UnsentFile> {
+    return tryTo(`write ${path}`, async () => {
+      const { file, isNew } = await openOrCreate(path);
+      try {
+        await check(file, inputs, mode);
+      } catch (error) {
         file.close();
-        throw new Error(`it is the input ${input}`);
+        throw error;
       }
+      return new UnsentFile(path, file, isNew);
+    });
+  }
+
+  /**
+   * Appends all chunks, and reports how much that was.
+   *
+   * @returns Whether all of them are on disk.
+   */
+  async save(chunks: AsyncIterable<Uint8Array>): Promise<boolean> {
+    await this.#reopen();
+    let saved = 0;
+    let isComplete = true;
+    try {
+      for await (const chunk of chunks) {
+        for (let at = 0; at < chunk.length;) {
+          const size = await this.#file.write(chunk.subarray(at));
+          at += size;
+          saved += size;
+        }
+      }
+      await this.#file.sync();
+    } catch (error) {
+      isComplete = false;
+      log(`cannot write ${this.path}: ${(error as Error).message}`);
     }
-    return { path, file, created };
-  });
+    log(`${saved} bytes saved to ${this.path}`);
+    return isComplete;
+  }
+
+  /**
+   * Closes the file, and removes it if this run created it and did not need it.
+   *
+   * @param keep Whether it is needed even if it is empty.
+   */
+  async close(keep: boolean): Promise<void> {
+    const { size } = await this.#file.stat();
+    this.#file.close();
+    if (this.#isNew && size === 0 && !keep) {
+      await Deno.remove(this.path).catch(() => {}); // another command did
+    }
+  }
+
+  /**
+   * Another command that shared the file and did not need it may have removed it:
+   * what is written to the open one would be lost.
+   */
+  async #reopen(): Promise<void> {
+    try {
+      const file = await Deno.open(this.path, { append: true, create: true });
+      this.#file.close();
+      this.#file = file;
+    } catch {
+      // The one that is open still works in most cases, and nothing else does.
+    }
+  }
 }
 
-/**
- * Nothing of the input is lost, even what has not been read yet.
- *
- * @returns Whether it could be written.
- */
-export async function save(
-  unsent: Unsent,
-  left: Uint8Array[],
-  input: Input,
-): Promise<boolean> {
-  const { path } = unsent;
+async function openOrCreate(
+  path: string,
+): Promise<{ file: Deno.FsFile; isNew: boolean }> {
   try {
-    // It has gone when another command shared it, and did not need it.
-    const file = await Deno.open(path, { append: true, create: true });
-    unsent.file.close();
-    unsent.file = file;
-  } catch {
-    // The one that is open will do.
-  }
-  const { file } = unsent;
-  let saved = 0;
-  let failed = false;
-  const write = async (bytes: Uint8Array) => {
-    for (let at = 0; at < bytes.length;) {
-      const size = await file.write(bytes.subarray(at));
-      at += size;
-      saved += size;
-    }
-  };
-  try {
-    for (const bytes of left) await write(bytes);
-    for await (const bytes of input.remaining()) await write(bytes);
-    await file.sync();
+    const file = await Deno.open(path, { append: true, createNew: true });
+    return { file, isNew: true };
   } catch (error) {
-    failed = true;
-    say(`cannot write ${path}: ${(error as Error).message}`);
+    if (!(error instanceof Deno.errors.AlreadyExists)) throw error;
+    return { file: await Deno.open(path, { append: true }), isNew: false };
   }
-  say(`${saved} bytes saved in ${path}`);
-  return !failed;
+}
+
+async function check(
+  file: Deno.FsFile,
+  inputs: readonly string[],
+  mode: Mode,
+): Promise<void> {
+  const { dev, ino, size } = await file.stat();
+  if (mode !== "records" && size > 0) {
+    throw new Error(
+      `it is not empty; with --${mode} it must hold only the rest of this object`,
+    );
+  }
+  for (const input of inputs) {
+    const other = input === "-" ? fstatSync(0) : await Deno.stat(input);
+    // What is saved would be read again, and saved again, without end.
+    if (ino !== null && other.ino === ino && other.dev === dev) {
+      throw new Error(
+        `it is also ${input === "-" ? "standard input" : `the input ${input}`}`,
+      );
+    }
+  }
 }

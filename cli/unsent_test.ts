@@ -20,7 +20,7 @@ import {
 import { temporary } from "../testing/temporary.ts";
 
 for (const source of ["a file", "standard input"]) {
-  Deno.test(`cli saves what a server that dies half-way has not acknowledged, from ${source}`, async () => {
+  Deno.test(`cli saves what the server had not acknowledged when it died, from ${source}`, async () => {
     await using folder = await temporary();
     const text = linesOf(5_000_000);
     const input = folder.file("input", text);
@@ -43,13 +43,13 @@ for (const source of ["a file", "standard input"]) {
     );
     assertStringIncludes(
       stderr,
-      `left in ${unsent}, to the end of the input\n`,
+      `undelivered bytes to ${unsent}, up to the end of the input\n`,
     );
-    assertStringIncludes(stderr, `${saved.length} bytes saved in ${unsent}`);
+    assertStringIncludes(stderr, `${saved.length} bytes saved to ${unsent}`);
   });
 }
 
-Deno.test("cli saves whole lines, and the beginning of one, in order", async () => {
+Deno.test("cli --lines saves whole lines and a partial one, in order", async () => {
   await using folder = await temporary();
   const unsent = folder.file("unsent", "from before\n");
   const text = linesOf(200_000) + "the last";
@@ -66,16 +66,19 @@ Deno.test("cli saves whole lines, and the beginning of one, in order", async () 
   assert(saved === "from before\n" + text.slice(server.bodies[0]!.length));
 });
 
-Deno.test("cli refuses to save into its own input", async () => {
+Deno.test("cli rejects an --unsent that is one of its inputs", async () => {
   await using folder = await temporary();
   await using server = new FaultyServer();
   const file = folder.file("input", "data");
   const { code, stderr } = await run(["--unsent", file, server.url, file]);
   assertEquals([code, Deno.readTextFileSync(file)], [2, "data"]);
-  assertStringIncludes(stderr, `cannot write ${file}: it is the input ${file}`);
+  assertStringIncludes(
+    stderr,
+    `cannot write ${file}: it is also the input ${file}`,
+  );
 });
 
-Deno.test("cli refuses to save into its standard input", {
+Deno.test("cli rejects an --unsent that is its standard input", {
   ignore: Deno.build.os === "windows",
 }, async () => {
   await using folder = await temporary();
@@ -88,20 +91,26 @@ Deno.test("cli refuses to save into its standard input", {
   );
   const { code, stderr } = await running.outcome;
   assertEquals([code, Deno.readTextFileSync(file)], [2, "data"]);
-  assertStringIncludes(stderr, `cannot write ${file}: it is the input -`);
+  assertStringIncludes(
+    stderr,
+    `cannot write ${file}: it is also standard input`,
+  );
   assertEquals(server.connections, 0);
 });
 
-Deno.test("cli --tus wants an --unsent that is empty", async () => {
+Deno.test("cli --tus rejects an --unsent that is not empty", async () => {
   await using tus = await tusServer();
   await using folder = await temporary();
   const unsent = folder.file("rest", "something else");
   const { code, stderr } = await run(["--tus", "--unsent", unsent, tus.url]);
   assertEquals(code, 2);
-  assertStringIncludes(stderr, "it is not empty, and is to hold the rest");
+  assertStringIncludes(
+    stderr,
+    "it is not empty; with --tus it must hold only the rest",
+  );
 });
 
-Deno.test("cli saves everything on a disk that takes little at a time", async () => {
+Deno.test("cli saves everything when each write to the disk is partial", async () => {
   await using folder = await temporary();
   const unsent = folder.file("unsent");
   await using server = new FaultyServer([], respond(400));
@@ -119,7 +128,7 @@ Deno.test("cli saves everything on a disk that takes little at a time", async ()
   assertStringIncludes(stderr, "15 bytes saved");
 });
 
-Deno.test("cli says what it could not save on a disk that is full", async () => {
+Deno.test("cli reports how much it saved when the disk is full", async () => {
   await using folder = await temporary();
   const unsent = folder.file("unsent");
   await using server = new FaultyServer([], respond(400));
@@ -130,10 +139,10 @@ Deno.test("cli says what it could not save on a disk that is full", async () => 
   );
   assertEquals([code, Deno.readTextFileSync(unsent)], [1, "one, "]);
   assertStringIncludes(stderr, `cannot write ${unsent}: the disk is full`);
-  assertStringIncludes(stderr, `5 bytes saved in ${unsent}`);
+  assertStringIncludes(stderr, `5 bytes saved to ${unsent}`);
 });
 
-Deno.test("cli says that a file is missing from what it saved", async () => {
+Deno.test("cli reports that a file is missing from what it saved", async () => {
   await using folder = await temporary();
   const gone = folder.file("gone", "data");
   const unsent = folder.file("unsent");
@@ -143,16 +152,16 @@ Deno.test("cli says that a file is missing from what it saved", async () => {
     ...[server.url, "-", gone],
   ]);
   await running.write("one");
-  await running.said("saving what is left");
+  await running.said("saving undelivered bytes");
   await Deno.remove(gone);
   await running.end();
   const { code, stderr } = await running.outcome;
   assertEquals([code, Deno.readTextFileSync(unsent)], [1, "one"]);
   assertStringIncludes(stderr, "3 bytes saved");
-  assertStringIncludes(stderr, "cannot read on: ");
+  assertStringIncludes(stderr, "read failed: ");
 });
 
-Deno.test("cli leaves an --unsent from before as it was", async () => {
+Deno.test("cli leaves an existing --unsent unchanged on success", async () => {
   await using folder = await temporary();
   await using server = new FaultyServer();
   for (const content of ["from before", ""]) {
@@ -171,7 +180,7 @@ Deno.test("cli leaves no empty --unsent behind", async () => {
   assertEquals([...Deno.readDirSync(unsent.replace("/unsent", ""))], []);
 });
 
-Deno.test("cli saves into a new file when the --unsent has gone", async () => {
+Deno.test("cli saves to a new file when the --unsent was removed", async () => {
   await using folder = await temporary();
   const unsent = folder.file("unsent");
   const { release, behaviour } = held(respond(400));
@@ -187,7 +196,7 @@ Deno.test("cli saves into a new file when the --unsent has gone", async () => {
   assertEquals(Deno.readTextFileSync(unsent), "data");
 });
 
-Deno.test("cli saves even when it can open nothing any more", async () => {
+Deno.test("cli saves even when it cannot open another file", async () => {
   await using folder = await temporary();
   const unsent = folder.file("unsent");
   await using server = new FaultyServer([], respond(400));
@@ -206,7 +215,7 @@ Deno.test("cli saves even when it can open nothing any more", async () => {
   assertStringIncludes(stderr, "4 bytes saved");
 });
 
-Deno.test("cli does not mind that an --unsent it does not need has gone", async () => {
+Deno.test("cli succeeds when an --unsent that it does not need was removed", async () => {
   await using folder = await temporary();
   const unsent = folder.file("unsent");
   const { release, behaviour } = held();

@@ -1,11 +1,17 @@
-/** Wrong usage, and what is attempted. */
-
-/** Wrong usage: exit code 2. */
+/**
+ * Invalid usage: what the user can correct, found before the first byte is read.
+ * `main` reports it and exits with code 2.
+ */
 export class UsageError extends Error {}
 
-/** Does something; if that fails, says what and why. */
-export async function attempt<T>(
-  what: string,
+/**
+ * Calls `fn`. If it fails, that is invalid usage: "cannot read FILE: no such file
+ * or directory".
+ *
+ * @param action What `fn` does, as an infinitive: "read FILE".
+ */
+export async function tryTo<T>(
+  action: string,
   fn: () => Promise<T>,
 ): Promise<T> {
   try {
@@ -13,7 +19,7 @@ export async function attempt<T>(
   } catch (error) {
     const { name, message } = error as Error;
     throw new UsageError(
-      `cannot ${what}: ${
+      `cannot ${action}: ${
         name === "NotFound" ? "no such file or directory" : message
       }`,
     );

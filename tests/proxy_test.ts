@@ -72,9 +72,9 @@ async function ship(
     for await (
       const text of process.stderr.pipeThrough(new TextDecoderStream())
     ) {
-      const before = stderr.includes("trying again");
+      const before = stderr.includes("retrying");
       stderr += text;
-      if (!before && stderr.includes("trying again")) await heard();
+      if (!before && stderr.includes("retrying")) await heard();
     }
   } catch (error) {
     process.kill("SIGKILL");

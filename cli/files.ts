@@ -1,0 +1,34 @@
+/** The files of the command line: whether they can be read, and their sizes. */
+import { tryTo, UsageError } from "./usage.ts";
+
+/**
+ * The size of the object that the files are part of, from its beginning to the
+ * end of the last file.
+ *
+ * @param files Paths; `-` is standard input.
+ * @param offset Where in the object the first file begins.
+ * @returns The size in bytes; `undefined` if it is not known before they are read.
+ * @throws {UsageError} If one cannot be read.
+ */
+export async function objectSize(
+  files: readonly string[],
+  offset: number,
+): Promise<number | undefined> {
+  let size: number | undefined = offset;
+  for (const file of files) {
+    const stat = file === "-" ? undefined : await statInput(file);
+    // Some systems have files that claim to be empty and are not (/proc).
+    size = size === undefined || !stat?.isFile || stat.size === 0
+      ? undefined
+      : size + stat.size;
+  }
+  return size;
+}
+
+async function statInput(file: string): Promise<Deno.FileInfo> {
+  const stat = await tryTo(`read ${file}`, () => Deno.stat(file));
+  if (stat.isDirectory) {
+    throw new UsageError(`cannot read ${file}: it is a directory`);
+  }
+  return stat;
+}
