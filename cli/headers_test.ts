@@ -1,6 +1,6 @@
 import { assert, assertEquals, assertStringIncludes } from "@std/assert";
-import { PERMISSIONS, runCommand as run } from "../testing/child.ts";
-import { echo } from "../testing/command.ts";
+import { PERMISSIONS } from "../testing/child.ts";
+import { refuseWithEcho, run } from "../testing/command.ts";
 import { close, FaultyServer } from "../testing/faulty_server.ts";
 import { temporary } from "../testing/temporary.ts";
 
@@ -20,9 +20,15 @@ Deno.test("cli names an environment variable that is not set", async () => {
 
 for (
   const [title, exitCode, behaviour, space, message] of [
-    ["the server echoes the request", 1, echo, " ", "answered 400"],
+    ["the server echoes the request", 1, refuseWithEcho, " ", "answered 400"],
     ["the server drops the connection", 1, close, " ", "fetch failed"],
-    ["a header has a line break", 2, echo, "\n", '--header must be "Name'],
+    [
+      "a header has a line break",
+      2,
+      refuseWithEcho,
+      "\n",
+      '--header must be "Name',
+    ],
   ] as const
 ) {
   Deno.test(`cli shows no secret when ${title}`, async () => {

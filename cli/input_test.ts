@@ -1,13 +1,114 @@
-import { assert, assertEquals, assertStringIncludes } from "@std/assert";
-import { concat } from "@std/bytes";
 import {
-  PERMISSIONS,
-  runCommand as run,
-  startCommand as start,
-} from "../testing/child.ts";
-import { linesOf, received, WELL } from "../testing/command.ts";
+  assert,
+  assertEquals,
+  assertRejects,
+  assertStringIncludes,
+  assertThrows,
+} from "@std/assert";
+import { concat } from "@std/bytes";
+import { PERMISSIONS } from "../testing/child.ts";
+import { linesOf, received, run, start, SUCCESS } from "../testing/command.ts";
 import { FaultyServer } from "../testing/faulty_server.ts";
 import { temporary } from "../testing/temporary.ts";
+import { Input } from "./input.ts";
+
+/** Everything that an input gives, as text. */
+async function readAll(input: Input): Promise<string> {
+  const p = new Uint8Array(7);
+  let text = "";
+  for (let size; (size = await input.read(p)) !== null;) {
+    text += new TextDecoder().decode(p.subarray(0, size));
+  }
+  return text;
+}
+
+for (const skip of [0, 1, 10, 11, 20]) {
+  Deno.test(`Input.read() gives files one after another, without the first ${skip} bytes`, async () => {
+    await using folder = await temporary();
+    const files = [
+      folder.file("one", "0123456789"),
+      folder.file("two", "abcdefghij"),
+    ];
+    using input = new Input(files, skip);
+    assertEquals(await readAll(input), "0123456789abcdefghij".slice(skip));
+    assertEquals(input.error, undefined);
+  });
+}
+
+Deno.test("Input.error reports an input that is shorter than what is skipped", async () => {
+  await using folder = await temporary();
+  using input = new Input([folder.file("short", "12345")], 8);
+  assertEquals(await readAll(input), "");
+  assertEquals(
+    input.error?.message,
+    "the input is 3 bytes shorter than the upload",
+  );
+});
+
+Deno.test("Input.error reports a file that cannot be read, after what was read", async () => {
+  await using folder = await temporary();
+  using input = new Input(
+    [
+      folder.file("one", "data"),
+      folder.file("missing"),
+      folder.file("two", "x"),
+    ],
+    0,
+  );
+  assertEquals(await readAll(input), "data");
+  assertStringIncludes(input.error!.message, "missing");
+});
+
+Deno.test("Input.remaining() gives what was not read, even after fail()", async () => {
+  await using folder = await temporary();
+  using input = new Input([folder.file("one", "0123456789")], 0);
+  await input.read(new Uint8Array(4));
+  input.fail(new Error("refused"));
+  await assertRejects(() => input.read(new Uint8Array(4)), Error, "refused");
+  assertThrows(() => input.throwIfFailed(), Error, "refused");
+  let rest = "";
+  for await (const chunk of input.remaining()) {
+    rest += new TextDecoder().decode(chunk);
+  }
+  assertEquals(rest, "456789");
+});
+
+/** A pipe that has bytes when the test writes them, and ends when it is disposed. */
+async function openPipe(folder: { file(name: string): string }) {
+  const path = folder.file("pipe");
+  await new Deno.Command("mkfifo", { args: [path] }).output();
+  // For reading as well, since to open it for writing waits for a reader.
+  const file = await Deno.open(path, { read: true, write: true });
+  const write = (text: string) => file.write(new TextEncoder().encode(text));
+  return { path, write, [Symbol.dispose]: () => file.close() };
+}
+
+const ignore = Deno.build.os === "windows";
+
+Deno.test("Input.fail() rejects a read that waits", { ignore }, async () => {
+  await using folder = await temporary();
+  using pipe = await openPipe(folder);
+  using input = new Input([pipe.path], 0);
+  const reading = input.read(new Uint8Array(4));
+  input.fail(new Error("refused"));
+  await assertRejects(() => reading, Error, "refused");
+});
+
+Deno.test(
+  "Input.stop() ends the input after what has been read",
+  { ignore },
+  async () => {
+    await using folder = await temporary();
+    using pipe = await openPipe(folder);
+    using input = new Input([pipe.path], 0);
+    await pipe.write("one");
+    const p = new Uint8Array(2);
+    assertEquals(await input.read(p), 2);
+    input.stop();
+    await pipe.write("two");
+    assertEquals([await input.read(p), await input.read(p)], [1, null]);
+  },
+);
 
 Deno.test("cli sends several files and standard input, in order", async () => {
   await using server = new FaultyServer();
@@ -15,7 +116,7 @@ Deno.test("cli sends several files and standard input, in order", async () => {
   const one = folder.file("one", "1".repeat(300_000));
   const two = folder.file("two", "2");
   const outcome = await run([server.url, one, "-", two], "stdin");
-  assertEquals(outcome, WELL);
+  assertEquals(outcome, SUCCESS);
   assertEquals(received(server), "1".repeat(300_000) + "stdin2");
   assert(server.requests.length < 4, "it has sent small pieces");
 });
@@ -42,7 +143,7 @@ Deno.test("cli --upload sends a file whose reported size is 0", {
 }, async () => {
   await using server = new FaultyServer();
   const path = "/proc/version";
-  assertEquals(await run(["--upload", server.url, path], "", ["-A"]), WELL);
+  assertEquals(await run(["--upload", server.url, path], "", ["-A"]), SUCCESS);
   assertEquals(server.bodies, [Deno.readTextFileSync(path)]);
 });
 

@@ -1,5 +1,6 @@
 import { assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
-import { PERMISSIONS, runCommand as run } from "../testing/child.ts";
+import { PERMISSIONS } from "../testing/child.ts";
+import { run } from "../testing/command.ts";
 import { FaultyServer } from "../testing/faulty_server.ts";
 import { temporary } from "../testing/temporary.ts";
 
@@ -40,4 +41,17 @@ Deno.test("cli needs no permission except -N for standard input", async () => {
   const host = `127.0.0.1:${server.port}`;
   const { code } = await run([server.url], "data", [`--allow-net=${host}`]);
   assertEquals([code, server.bodies], [0, ["data"]]);
+});
+
+Deno.test("cli --resume reports an invalid option before it asks for a permission", async () => {
+  const args = ["--resume", "--capacity", "0", "http://127.0.0.1/"];
+  const { code, stderr } = await run(args, "", []);
+  assertEquals(code, 2);
+  assertStringIncludes(stderr, "capacity must be an integer from 1");
+});
+
+Deno.test("cli --resume names the permission that it lacks", async () => {
+  const { code, stderr } = await run(["--resume", "http://127.0.0.1/"], "", []);
+  assertEquals(code, 2);
+  assertStringIncludes(stderr, "add --allow-net=127.0.0.1:80\n");
 });

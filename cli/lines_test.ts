@@ -6,8 +6,7 @@ import {
 } from "@std/assert";
 import { Buffer } from "node:buffer";
 import { type Reader, StreamBuffer } from "../mod.ts";
-import { runCommand as run, startCommand as start } from "../testing/child.ts";
-import { linesOf, received } from "../testing/command.ts";
+import { linesOf, received, run, start } from "../testing/command.ts";
 import { FaultyServer, respond } from "../testing/faulty_server.ts";
 import { LineWriter, sizeOfLines } from "./lines.ts";
 

@@ -7,15 +7,17 @@ import {
 } from "@std/assert";
 import { StreamBuffer } from "../buffer.ts";
 import { TusSender } from "../senders/tus.ts";
-import { runCommand as run, startCommand as start } from "../testing/child.ts";
 import {
   after,
+  LIMIT,
   linesOf,
+  logTimers,
   received,
-  tellTimers,
-  tusServer,
+  run,
+  start,
+  startRefusingTusServer,
+  SUCCESS,
   uploaded,
-  WELL,
 } from "../testing/command.ts";
 import { FaultyServer, respond } from "../testing/faulty_server.ts";
 import { temporary } from "../testing/temporary.ts";
@@ -25,14 +27,14 @@ import { main } from "./main.ts";
 Deno.test("cli sends standard input and prints nothing on success", async () => {
   await using server = new FaultyServer();
   const outcome = await run([server.url], "a\nb\nc");
-  assertEquals(outcome, WELL);
+  assertEquals(outcome, SUCCESS);
   assertEquals(server.bodies, ["a\nb\nc"]);
 });
 
 Deno.test("cli with nothing to send makes no request", async () => {
   await using server = new FaultyServer();
   const outcome = await run([server.url], "");
-  assertEquals(outcome, WELL);
+  assertEquals(outcome, SUCCESS);
   assertEquals(server.connections, 0);
 });
 
@@ -44,17 +46,15 @@ Deno.test("main() leaves nothing that keeps the process alive", async () => {
     `import { main } from ${JSON.stringify(import.meta.resolve("./main.ts"))};
     if (await main(Deno.args) !== 0) throw new Error("It failed");`,
   );
-  const process = new Deno.Command(Deno.execPath(), {
+  const { code } = await new Deno.Command(Deno.execPath(), {
     args: [
       ...["run", "-A", "--no-check", script],
       ...[server.url, folder.file("input", "data")],
     ],
     stdin: "null",
-  }).spawn();
-  const guard = setTimeout(() => process.kill(), 30_000);
-  const { success } = await process.status;
-  clearTimeout(guard);
-  assert(success, "It did not end by itself");
+    signal: AbortSignal.timeout(LIMIT),
+  }).output();
+  assertEquals(code, 0, "It failed, or did not end on its own");
   assertEquals(server.bodies, ["data"]);
 });
 
@@ -130,7 +130,7 @@ Deno.test("cli waits for the server as long as --timeout allows, not only as lon
   const { code, stdout } = await run(
     ["--timeout", "20s", server.url],
     "data",
-    after(tellTimers),
+    after(logTimers),
   );
   assertEquals(code, 0);
   const [, end] = stdout.split("cleared 20000\n");
@@ -144,8 +144,11 @@ Deno.test("cli --upload sends one request, with the size of its files", async ()
   await using folder = await temporary();
   const text = linesOf(3_000_000);
   const files = [folder.file("one", text), folder.file("two", "2")];
-  assertEquals(await run(["--upload", server.url, ...files]), WELL);
-  assertEquals(await run(["--upload", "-X", "POST", server.url], text), WELL);
+  assertEquals(await run(["--upload", server.url, ...files]), SUCCESS);
+  assertEquals(
+    await run(["--upload", "-X", "POST", server.url], text),
+    SUCCESS,
+  );
   const [put, post] = server.requests;
   assertEquals([put!.method, post!.method], ["PUT", "POST"]);
   assertEquals(put!.headers.get("content-length"), `${text.length + 1}`);
@@ -156,9 +159,9 @@ Deno.test("cli --upload sends one request, with the size of its files", async ()
 Deno.test("cli --upload creates an empty object from empty input", async () => {
   await using server = new FaultyServer();
   await using folder = await temporary();
-  assertEquals(await run(["--upload", server.url], ""), WELL);
+  assertEquals(await run(["--upload", server.url], ""), SUCCESS);
   const empty = folder.file("empty", "");
-  assertEquals(await run(["--upload", server.url, empty]), WELL);
+  assertEquals(await run(["--upload", server.url, empty]), SUCCESS);
   assertEquals(server.bodies, ["", ""]);
 });
 
@@ -199,7 +202,7 @@ for (const mode of ["--upload", "--tus"]) {
       begin();
       await respond(200)(exchange);
     }]);
-    await using tus = await tusServer();
+    await using tus = await startRefusingTusServer();
     await using folder = await temporary();
     const gone = folder.file("gone", "the rest");
     const url = mode === "--upload" ? faulty.url : tus.url;
@@ -221,7 +224,7 @@ for (const mode of ["--upload", "--tus"]) {
 }
 
 Deno.test("cli --tus uploads files and standard input, and prints the URL of the upload", async () => {
-  await using tus = await tusServer();
+  await using tus = await startRefusingTusServer();
   await using folder = await temporary();
   const text = linesOf(3_000_000);
   const input = folder.file("in put.txt", text);
@@ -246,7 +249,7 @@ Deno.test("cli --tus uploads files and standard input, and prints the URL of the
     );
   }
   const quiet = await run(["--tus", "-q", tus.url, input]);
-  assertEquals(quiet, WELL);
+  assertEquals(quiet, SUCCESS);
 });
 
 Deno.test("cli --tus reports the response of a server that does not support tus", async () => {
@@ -288,7 +291,7 @@ Deno.test("cli --resume skips the bytes that the server has, in files and standa
     const one = folder.file("one", text.slice(0, 10_000));
     const two = folder.file("two", text.slice(30_000));
     const args = ["--resume", url, one, "-", two];
-    assertEquals(await run(args, text.slice(10_000, 30_000)), WELL);
+    assertEquals(await run(args, text.slice(10_000, 30_000)), SUCCESS);
     assert(new TextDecoder().decode(server.read(url)) === text, `${skip}`);
     assert(server.isComplete(url));
   }

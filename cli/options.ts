@@ -7,7 +7,7 @@ import { parseArgs } from "node:util";
 import { UsageError } from "./usage.ts";
 
 export const HELP =
-  `Sends standard input or files to a URL, in few requests, without losing a byte.
+  `Sends standard input or files to a URL: few requests, and no byte is lost.
 
 Usage: deno run -N -R cli/main.ts [options] URL [FILE...]
 
@@ -25,16 +25,17 @@ Options:
                          variable NAME. May be repeated.
   -X, --method METHOD    Request method (default: POST, with --upload PUT).
       --capacity SIZE    Maximum bytes per request (default: 256K).
-      --interval TIME    Maximum time that a byte waits to be sent (default: 1s).
-                         0: send only full requests, and the rest at the end.
+      --interval TIME    Maximum time that a byte waits before it is sent
+                         (default: 1s). 0: send only full requests, and the rest
+                         at the end.
       --lines            Never split a line. One that is longer than --capacity
                          is sent in a request of its own.
       --compress [FORMAT]
                          Compress with gzip (default), deflate or brotli.
       --timeout TIME     Time limit for one attempt, including the response
                          (default: 30s).
-      --retry-for TIME   Time limit for all attempts of one request (default: 2m).
-                         0: do not retry.
+      --retry-for TIME   Time limit for all attempts of one request
+                         (default: 2m). 0: do not retry.
       --unsent FILE      On failure, append everything undelivered to FILE.
       --metadata NAME=VALUE
                          With --tus: describe the object to the server
@@ -52,7 +53,8 @@ A TIME is in milliseconds, or has a unit: 500ms, 30s, 2m.
 Permissions: -N for the URL, -R for each FILE, -R -W for --unsent, and
 --allow-env=NAME for \${NAME}.
 
-Exit codes: 0 all acknowledged, 1 not delivered or interrupted, 2 invalid usage.
+Exit codes: 0 everything acknowledged, 1 not everything, or interrupted,
+2 invalid usage.
 `;
 
 /** How numbers of a kind are written. */

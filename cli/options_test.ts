@@ -3,13 +3,100 @@ import {
   assertEquals,
   assertMatch,
   assertStringIncludes,
+  assertThrows,
 } from "@std/assert";
 import { toText } from "@std/streams";
 import config from "../deno.json" with { type: "json" };
-import { PERMISSIONS, runCommand as run } from "../testing/child.ts";
-import { WELL } from "../testing/command.ts";
+import { PERMISSIONS } from "../testing/child.ts";
+import { run, SUCCESS } from "../testing/command.ts";
 import { FaultyServer, respond } from "../testing/faulty_server.ts";
 import { temporary } from "../testing/temporary.ts";
+import {
+  modeOf,
+  quantity,
+  readMetadata,
+  SIZE,
+  TIME,
+  type Values,
+} from "./options.ts";
+import { UsageError } from "./usage.ts";
+
+for (
+  const [value, kind, expected] of [
+    ["0", SIZE, 0],
+    ["7", SIZE, 7],
+    ["64K", SIZE, 65_536],
+    ["1M", SIZE, 1_048_576],
+    ["2G", SIZE, 2_147_483_648],
+    ["7", TIME, 7],
+    ["500ms", TIME, 500],
+    ["30s", TIME, 30_000],
+    ["2m", TIME, 120_000],
+  ] as const
+) {
+  const unit = kind === SIZE ? "bytes" : "ms";
+  Deno.test(`quantity() reads ${value} as ${expected} ${unit}`, () => {
+    const values: Values = { capacity: value };
+    assertEquals(quantity(values, "capacity", kind), { capacity: expected });
+  });
+}
+
+for (
+  const [value, kind] of [
+    ...["", "K", "64k", "1.5M", "1 M", "-1", "1s", "1KB"]
+      .map((value) => [value, SIZE] as const),
+    ...["", "s", "1.5s", "1 s", "-1", "1h", "1K", "1M"]
+      .map((value) => [value, TIME] as const),
+  ]
+) {
+  const what = kind === SIZE ? "a size" : "a time";
+  Deno.test(`quantity() rejects ${JSON.stringify(value)} as ${what}`, () => {
+    assertThrows(
+      () => quantity({ timeout: value }, "timeout", kind),
+      UsageError,
+      `--timeout must be ${kind.description}, received ${
+        JSON.stringify(value)
+      }`,
+    );
+  });
+}
+
+Deno.test("quantity() is empty without the option, and may have another name", () => {
+  assertEquals(quantity({}, "interval", TIME), {});
+  assertEquals(
+    quantity({ interval: "1s" }, "interval", TIME, "flushInterval"),
+    {
+      flushInterval: 1_000,
+    },
+  );
+});
+
+for (
+  const [values, mode] of [
+    [{}, "records"],
+    [{ upload: true }, "upload"],
+    [{ tus: true }, "tus"],
+    [{ resume: true }, "resume"],
+  ] as const
+) {
+  Deno.test(`modeOf() is ${mode} for ${JSON.stringify(values)}`, () => {
+    assertEquals(modeOf(values), mode);
+  });
+}
+
+for (
+  const [options, files, expected] of [
+    [[], ["dir/a.tar"], { filename: "a.tar" }],
+    [[], ["-"], {}],
+    [[], ["a", "b"], {}],
+    [["filename=b", "x="], ["a"], { filename: "b", x: "" }],
+    [["a=b=c\nd"], ["-"], { a: "b=c\nd" }],
+  ] as const
+) {
+  Deno.test(`readMetadata() is ${JSON.stringify(expected)} for ${JSON.stringify(files)} and ${JSON.stringify(options)}`, () => {
+    assertEquals(readMetadata(options, files), expected);
+  });
+}
 
 Deno.test("cli passes its options to the sender", async () => {
   await using server = new FaultyServer([respond(503)]);
@@ -104,7 +191,7 @@ Deno.test("cli --help and --version print to standard output", async () => {
   assertMatch(help.stdout, /^Sends standard input.*\n\nUsage: /);
   assertMatch(help.stdout, /-R for each FILE, -R -W for --unsent.*\n.*-env=/);
   const version = await run(["--version"], "", []);
-  assertEquals(version, { ...WELL, stdout: `${config.version}\n` });
+  assertEquals(version, { ...SUCCESS, stdout: `${config.version}\n` });
 });
 
 for (
@@ -169,6 +256,8 @@ for (
     [["URL", "--upload", "-X", "GET"], 'may carry a body, received "GET"'],
     [["nonsense", "--tus"], 'url must be an absolute URL, received "nonsense"'],
     [["nonsense", "--resume"], "url must be an absolute URL"],
+    [["URL", "--resume", "--timeout", "0"], "timeout must be an integer from"],
+    [["URL", "--resume", "--capacity", "0"], "capacity must be an integer fr"],
   ] as const
 ) {
   Deno.test(`cli rejects ${args.join(" ") || "no arguments"}`, async () => {

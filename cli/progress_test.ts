@@ -5,14 +5,65 @@ import {
   assertStringIncludes,
 } from "@std/assert";
 import { CLI } from "../testing/child.ts";
-import { linesOf } from "../testing/command.ts";
+import { LIMIT, linesOf } from "../testing/command.ts";
 import { FaultyServer } from "../testing/faulty_server.ts";
 import { temporary } from "../testing/temporary.ts";
+import { duration, progressLine } from "./progress.ts";
 
+for (
+  const [seconds, text] of [
+    [0, "0s"],
+    [0.1, "1s"],
+    [59, "59s"],
+    [59.1, "1m 00s"],
+    [61, "1m 01s"],
+    [3_599, "59m 59s"],
+    [3_599.5, "1h 00m"],
+    [3_660, "1h 01m"],
+    [360_000, "100h 00m"],
+  ] as const
+) {
+  Deno.test(`duration() is ${text} for ${seconds} seconds`, () => {
+    assertEquals(duration(seconds), text);
+  });
+}
+
+for (
+  const [title, size, done, rate, line] of [
+    [
+      "the time left of a known size",
+      ...[5e6, 1e6, 2e6],
+      "1.0 MB of 5.0 MB acknowledged, 2.0 MB/s, 2s left",
+    ],
+    [
+      "no time left before anything was sent",
+      ...[5e6, 0, 0],
+      "0.0 MB of 5.0 MB acknowledged, 0.0 MB/s",
+    ],
+    [
+      "no negative time for a file that has grown",
+      ...[1e6, 2e6, 1e6],
+      "2.0 MB of 1.0 MB acknowledged, 1.0 MB/s, 0s left",
+    ],
+    [
+      "no time left of an unknown size",
+      ...[undefined, 1e6, 2e6],
+      "1.0 MB acknowledged, 2.0 MB/s",
+    ],
+  ] as [string, number | undefined, number, number, string][]
+) {
+  Deno.test(`progressLine() shows ${title}`, () => {
+    const verb = "acknowledged";
+    assertEquals(progressLine({ size, done, rate, verb }), line);
+  });
+}
+
+/** What the command prints on a terminal. */
 async function onTerminal(command: string[]): Promise<string> {
   const { stdout } = await new Deno.Command("script", {
     args: ["-qec", command.join(" "), "/dev/null"],
     stdin: "null",
+    signal: AbortSignal.timeout(LIMIT),
   }).output();
   return new TextDecoder().decode(stdout);
 }

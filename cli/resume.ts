@@ -39,7 +39,8 @@ const PUBLIC_HEADER = /^@|^[\w-]+: *((Basic|Bearer|Token) +)?\$\{\w+\}$/i;
 
 /**
  * Says how an upload can be resumed: what it takes, and on a line of its own the
- * command. Its values are quoted as POSIX shells and PowerShell read them.
+ * command. Its words are quoted for POSIX shells; PowerShell reads them alike
+ * unless one holds a single quote.
  *
  * @returns The text; `undefined` if the input has changed, so that no command can.
  */

@@ -4,18 +4,15 @@ import {
   assertMatch,
   assertStringIncludes,
 } from "@std/assert";
-import {
-  CLI,
-  PERMISSIONS,
-  runCommand as run,
-  startCommand as start,
-} from "../testing/child.ts";
+import { CLI, PERMISSIONS } from "../testing/child.ts";
 import {
   after,
   fillTheDisk,
   linesOf,
-  obey,
-  tusServer,
+  run,
+  runLastLine,
+  start,
+  startRefusingTusServer,
   uploaded,
 } from "../testing/command.ts";
 import {
@@ -24,9 +21,164 @@ import {
   respond,
 } from "../testing/faulty_server.ts";
 import { temporary } from "../testing/temporary.ts";
+import { resumeCommand, type UnfinishedUpload } from "./resume.ts";
+
+/** An upload of one file, nothing of which is saved. */
+const UPLOAD: UnfinishedUpload = {
+  program: "cli/main.ts",
+  url: "https://example.com/files/1",
+  origin: "https://example.com",
+  values: {},
+  files: ["backup.tar"],
+  offset: 0,
+  size: 10,
+  currentSize: 10,
+  saved: undefined,
+};
+const RESUME = "deno run -N -R cli/main.ts --resume";
+const STDIN = { files: ["-"], size: undefined, currentSize: undefined };
+
+for (
+  const [title, upload, expected] of [
+    [
+      "the same files",
+      { files: ["a.tar", "b/c.tar"] },
+      `to resume:\n${RESUME} https://example.com/files/1 a.tar b/c.tar`,
+    ],
+    [
+      "the program that runs",
+      { program: "jsr:@scope/name@1.2.3/cli" },
+      "to resume:\ndeno run -N -R jsr:@scope/name@1.2.3/cli --resume https://example.com/files/1 backup.tar",
+    ],
+    [
+      "a program whose path has to be quoted",
+      { program: "C:\\my files\\main.ts" },
+      "to resume:\ndeno run -N -R 'C:\\my files\\main.ts' --resume https://example.com/files/1 backup.tar",
+    ],
+    [
+      "options, as they were given",
+      {
+        values: {
+          ...{ "retry-for": "1m", timeout: "5s", interval: "0" },
+          ...{ capacity: "1M", unsent: "rest", quiet: true, tus: true },
+          metadata: ["a=b"],
+        },
+      },
+      `to resume:\n${RESUME} --capacity 1M --interval 0 --timeout 5s --retry-for 1m https://example.com/files/1 backup.tar`,
+    ],
+    [
+      "words that a shell would read otherwise in quotes",
+      {
+        url: "https://example.com/files/1?a=b&c=d",
+        files: ["it's one", "$HOME", "two;", "*", "", "ä"],
+      },
+      `to resume:\n${RESUME} 'https://example.com/files/1?a=b&c=d' 'it'\\''s one' '$HOME' 'two;' '*' '' 'ä'`,
+    ],
+    [
+      "-- before files that begin with a dash",
+      { files: ["a", "-b"] },
+      `to resume:\n${RESUME} -- https://example.com/files/1 a -b`,
+    ],
+    [
+      "--allow-env for variables in headers, each once",
+      {
+        values: {
+          header: [
+            "Authorization: Bearer ${TOKEN}",
+            "X-A: ${A}",
+            "x-b:${TOKEN}",
+          ],
+        },
+      },
+      "to resume:\ndeno run -N -R --allow-env=TOKEN --allow-env=A cli/main.ts --resume -H 'Authorization: Bearer ${TOKEN}' -H 'X-A: ${A}' -H 'x-b:${TOKEN}' https://example.com/files/1 backup.tar",
+    ],
+    [
+      "a file of headers",
+      { values: { header: ["@my headers"] } },
+      `to resume:\n${RESUME} -H '@my headers' https://example.com/files/1 backup.tar`,
+    ],
+    [
+      "no value of a header that may be secret",
+      {
+        values: {
+          header: [
+            "X-A: hunter2",
+            "X-B: ${B} hunter2",
+            "X-C: hunter2\n hunter2",
+            "X-D: Digest ${B}",
+          ],
+        },
+      },
+      "to resume, with the header values in place of ...:\ndeno run -N -R --allow-env=B cli/main.ts --resume -H 'X-A: ...' -H 'X-B: ...' -H 'X-C: ...' -H 'X-D: ...' https://example.com/files/1 backup.tar",
+    ],
+    [
+      "no headers to another origin",
+      {
+        url: "https://other.example.com/files/1",
+        values: { header: ["X-A: hunter2", "X-B: ${B}", "@headers"] },
+      },
+      `to resume:\n${RESUME} https://other.example.com/files/1 backup.tar`,
+    ],
+    [
+      "no headers to another port",
+      {
+        url: "https://example.com:8443/files/1",
+        values: { header: ["@headers"] },
+      },
+      `to resume:\n${RESUME} https://example.com:8443/files/1 backup.tar`,
+    ],
+    [
+      "where in the object the files begin",
+      { offset: 30_000 },
+      `to resume:\n${RESUME} --offset 30000 https://example.com/files/1 backup.tar`,
+    ],
+    [
+      "the files, even if the rest of them was saved",
+      { saved: { path: "rest", offset: 5 } },
+      `to resume:\n${RESUME} https://example.com/files/1 backup.tar`,
+    ],
+    [
+      "what was saved in place of standard input",
+      { ...STDIN, saved: { path: "rest", offset: 5 } },
+      `to resume:\n${RESUME} --offset 5 https://example.com/files/1 rest`,
+    ],
+    [
+      "what was saved from the beginning",
+      { ...STDIN, saved: { path: "-rest", offset: 0 } },
+      `to resume:\n${RESUME} -- https://example.com/files/1 -rest`,
+    ],
+    [
+      "what was saved in place of files and standard input",
+      { ...STDIN, files: ["a", "-"], saved: { path: "rest", offset: 5 } },
+      `to resume:\n${RESUME} --offset 5 https://example.com/files/1 rest`,
+    ],
+    [
+      "standard input again, if nothing was saved",
+      STDIN,
+      `to resume, with the same input:\n${RESUME} https://example.com/files/1 -`,
+    ],
+    [
+      "standard input again, and header values",
+      { ...STDIN, offset: 7, values: { header: ["X-A: hunter2"] } },
+      `to resume, with the same input and the header values in place of ...:\n${RESUME} -H 'X-A: ...' --offset 7 https://example.com/files/1 -`,
+    ],
+    ["nothing if the input has grown", { currentSize: 11 }, undefined],
+    ["nothing if the input has shrunk", { currentSize: 9 }, undefined],
+    ["nothing if the input is lost", { currentSize: undefined }, undefined],
+    [
+      "the command if the size of the input was never known",
+      { size: undefined, currentSize: 11 },
+      `to resume:\n${RESUME} https://example.com/files/1 backup.tar`,
+    ],
+  ] as [string, Partial<UnfinishedUpload>, string | undefined][]
+) {
+  Deno.test(`resumeCommand() gives ${title}`, () => {
+    assertEquals(resumeCommand({ ...UPLOAD, ...upload }), expected);
+  });
+}
 
 Deno.test("cli --tus prints a command that resumes with the same files", async () => {
-  await using tus = await tusServer(3);
+  await using tus = await startRefusingTusServer(3);
   await using folder = await temporary();
   const text = linesOf(50_000);
   const files = [folder.file("it's one", text), folder.file("two", text)];
@@ -46,15 +198,15 @@ Deno.test("cli --tus prints a command that resumes with the same files", async (
     stderr,
     `\nstream-buffer: to resume, with the header values in place of ...:\ndeno run -N -R --allow-env=TEST_TOKEN ${CLI} --resume --capacity 10000 -H 'X-A: \${TEST_TOKEN}' -H 'X-Secret: ...' ${url} '`,
   );
-  tus.mend();
-  assertEquals(await obey(stderr), { code: 0, stderr: "" });
+  tus.recover();
+  assertEquals(await runLastLine(stderr), { code: 0, stderr: "" });
   const found = uploaded(tus.server, stderr);
   assert(found.isComplete && found.text === text + text);
-  assertEquals(await obey(stderr), { code: 0, stderr: "" });
+  assertEquals(await runLastLine(stderr), { code: 0, stderr: "" });
 });
 
 Deno.test("cli --tus resumes from what --unsent saved of standard input, twice", async () => {
-  await using tus = await tusServer(3);
+  await using tus = await startRefusingTusServer(3);
   await using folder = await temporary();
   const text = linesOf(200_000);
   const unsent = folder.file("rest");
@@ -65,33 +217,33 @@ Deno.test("cli --tus resumes from what --unsent saved of standard input, twice",
   assertEquals(first.code, 1);
   assertStringIncludes(first.stderr, `${text.length - 30_000} bytes saved to`);
   assert(Deno.readTextFileSync(unsent) === text.slice(30_000));
-  const second = await obey(first.stderr);
+  const second = await runLastLine(first.stderr);
   assertEquals(second.code, 1);
   const command = first.stderr.trimEnd().split("\n").at(-1)!;
   assertStringIncludes(command, " --offset 30000 ");
   assert(second.stderr.endsWith(`to resume:\n${command}\n`), second.stderr);
-  tus.mend();
-  assertEquals(await obey(second.stderr), { code: 0, stderr: "" });
+  tus.recover();
+  assertEquals(await runLastLine(second.stderr), { code: 0, stderr: "" });
   const found = uploaded(tus.server, first.stderr);
   assert(found.isComplete && found.text === text);
 });
 
 Deno.test("cli --tus resumes when only the end of standard input was refused", async () => {
-  await using tus = await tusServer(1);
+  await using tus = await startRefusingTusServer(1);
   await using folder = await temporary();
   const unsent = folder.file("rest");
   const args = ["--tus", "--unsent", unsent, tus.url];
   const { code, stderr } = await run(args, "an object");
   assertEquals(code, 1);
   assertMatch(stderr, /9 bytes acknowledged.*\n.*\n.* 0 bytes saved to/);
-  tus.mend();
-  assertEquals(await obey(stderr), { code: 0, stderr: "" });
+  tus.recover();
+  assertEquals(await runLastLine(stderr), { code: 0, stderr: "" });
   const found = uploaded(tus.server, stderr);
   assertEquals([found.text, found.isComplete], ["an object", true]);
 });
 
 Deno.test("cli --tus does not resume from an --unsent that lacks a part", async () => {
-  await using tus = await tusServer(1);
+  await using tus = await startRefusingTusServer(1);
   await using folder = await temporary();
   const unsent = folder.file("rest");
   const args = ["--tus", "--capacity", "3", "--unsent", unsent, tus.url];
@@ -105,7 +257,7 @@ Deno.test("cli --tus does not resume from an --unsent that lacks a part", async 
 Deno.test("cli --tus resumes only from the whole input after an interrupt", {
   ignore: Deno.build.os === "windows",
 }, async () => {
-  await using tus = await tusServer(1);
+  await using tus = await startRefusingTusServer(1);
   await using folder = await temporary();
   const unsent = folder.file("rest");
   await using running = start([
@@ -125,7 +277,7 @@ Deno.test("cli --tus resumes only from the whole input after an interrupt", {
 Deno.test("cli --tus resumes with a file whose name begins with a dash", {
   ignore: Deno.build.os === "windows",
 }, async () => {
-  await using tus = await tusServer(0);
+  await using tus = await startRefusingTusServer(0);
   await using folder = await temporary();
   folder.file("-x", "an object");
   const shell = `cd ${folder.file("")}`;
@@ -136,9 +288,9 @@ Deno.test("cli --tus resumes with a file whose name begins with a dash", {
   const { url } = uploaded(tus.server, stderr);
   const command = stderr.trimEnd().split("\n").at(-1)!;
   assert(command.endsWith(` -- ${url} -x`), command);
-  tus.mend();
+  tus.recover();
   assertEquals(
-    await obey(`${shell}; ${command}`),
+    await runLastLine(`${shell}; ${command}`),
     { code: 0, stderr: "" },
   );
   assert(uploaded(tus.server, stderr).isComplete);

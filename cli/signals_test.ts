@@ -1,14 +1,13 @@
 import { assert, assertEquals, assertStringIncludes } from "@std/assert";
-import { setTimeout as sleep } from "node:timers/promises";
-import { startCommand as start } from "../testing/child.ts";
 import {
   after,
+  dropTimers,
   linesOf,
-  obey,
+  logTimers,
   received,
-  stopTheClock,
-  tellTimers,
-  tusServer,
+  runLastLine,
+  start,
+  startRefusingTusServer,
   uploaded,
   writeEach,
 } from "../testing/command.ts";
@@ -19,7 +18,85 @@ import {
   never,
   respond,
 } from "../testing/faulty_server.ts";
+import { fakeTime } from "../testing/fake_time.ts";
 import { temporary } from "../testing/temporary.ts";
+import { Interrupts, READ_GRACE, SEND_GRACE } from "./signals.ts";
+
+/**
+ * Catches the listeners for signals, and calls all that there are: a signal to the
+ * process of the tests would end it.
+ */
+function catchListeners(): Disposable & {
+  readonly listeners: Set<() => void>;
+  interrupt(): void;
+} {
+  const { addSignalListener, removeSignalListener } = Deno;
+  const { error } = console;
+  const listeners = new Set<() => void>();
+  Deno.addSignalListener = (_, listener) => void listeners.add(listener);
+  Deno.removeSignalListener = (_, listener) => void listeners.delete(listener);
+  console.error = () => {};
+  return {
+    listeners,
+    interrupt: () => listeners.forEach((listener) => listener()),
+    [Symbol.dispose]() {
+      Object.assign(Deno, { addSignalListener, removeSignalListener });
+      console.error = error;
+    },
+  };
+}
+
+/** Logs what the signals make of a run. */
+function logInterrupts(): { log: string[]; interrupts: Interrupts } {
+  const log: string[] = [];
+  const interrupts = new Interrupts({
+    stopReading: () => log.push("stop reading"),
+    giveUp: () => log.push("give up"),
+  });
+  return { log, interrupts };
+}
+
+Deno.test("Interrupts stops reading after 100 ms and gives up after 5 s", () => {
+  using time = fakeTime();
+  using caught = catchListeners();
+  const { log, interrupts } = logInterrupts();
+  using _ = interrupts;
+  time.tick(10_000);
+  assertEquals([log, interrupts.received], [[], false]);
+  caught.interrupt();
+  assertEquals(interrupts.received, true);
+  time.tick(99);
+  assertEquals(log, []);
+  time.tick(1);
+  assertEquals(log, ["stop reading"]);
+  time.tick(4_899);
+  assertEquals(log, ["stop reading"]);
+  time.tick(1);
+  assertEquals(log, ["stop reading", "give up"]);
+});
+
+Deno.test("Interrupts gives up at once when interrupted again", () => {
+  using time = fakeTime();
+  using caught = catchListeners();
+  const { log, interrupts } = logInterrupts();
+  using _ = interrupts;
+  caught.interrupt();
+  time.tick(50);
+  caught.interrupt();
+  assertEquals(log, ["give up"]);
+});
+
+Deno.test("Interrupts leaves no timer and no listener when disposed", () => {
+  using time = fakeTime();
+  using caught = catchListeners();
+  const { log, interrupts } = logInterrupts();
+  caught.interrupt();
+  assertEquals([caught.listeners.size, time.countTimers()], [1, 2]);
+  interrupts[Symbol.dispose]();
+  assertEquals([caught.listeners.size, time.countTimers()], [0, 0]);
+  time.tick(10_000);
+  assertEquals(log, []);
+});
 
 for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
   const ignore = Deno.build.os === "windows";
@@ -29,7 +106,7 @@ for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
     await using server = new FaultyServer();
     await using running = start(
       [server.url, "--lines", "--interval", "10ms"],
-      after(tellTimers),
+      after(logTimers),
     );
     await running.write("one\ntwo");
     await running.until(server.received(1));
@@ -37,12 +114,10 @@ for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
     const { code, stdout, stderr } = await running.outcome;
     assertEquals(code, 1);
     assertEquals(received(server), "one\ntwo");
-    // What it was granted: for all, and for a read that was under way.
-    assertStringIncludes(stdout, "set 5000\nset 100\n");
-    // The sender has one of 5 seconds, too.
-    const [set, cleared] = [/set 5000/g, /cleared 5000/g]
-      .map((pattern) => stdout.match(pattern)?.length);
-    assertEquals(cleared, set);
+    assertStringIncludes(stdout, `set ${SEND_GRACE}\nset ${READ_GRACE}\n`);
+    // The sender has a timer of that length, too: all of them are cleared.
+    const count = (line: string) => stdout.split(`${line}\n`).length - 1;
+    assertEquals(count(`cleared ${SEND_GRACE}`), count(`set ${SEND_GRACE}`));
     assertStringIncludes(stderr, "interrupted: sending what was read");
     assertStringIncludes(stderr, "7 bytes acknowledged in 2 requests");
   });
@@ -57,7 +132,7 @@ for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
       await using running = start([
         ...["--lines", "--interval", "10ms", "--unsent", unsent],
         server.url,
-      ], after(stopTheClock));
+      ], after(dropTimers, SEND_GRACE));
       await writeEach(running, server, "one\n", "two\nthree");
       running.kill(signal);
       await running.said("interrupted");
@@ -222,31 +297,41 @@ for (const signal of ["SIGINT", "SIGTERM"] as const) {
     Deno.test(`cli ${mode} does not complete the object after ${signal}`, {
       ignore: Deno.build.os === "windows",
     }, async () => {
-      await using faulty = new FaultyServer();
-      await using tus = await tusServer();
-      const url = mode === "--upload" ? faulty.url : tus.url;
+      const text = "half an object";
+      const arrived = Promise.withResolvers<void>();
+      const ended = Promise.withResolvers<void>();
+      await using faulty = new FaultyServer([async (exchange) => {
+        await exchange.read(text.length);
+        arrived.resolve();
+        try {
+          await exchange.receive();
+        } finally {
+          ended.resolve();
+        }
+      }]);
+      await using tus = await startRefusingTusServer();
+      const [url, event] = mode === "--upload"
+        ? [faulty.url, arrived.promise]
+        : [tus.url, tus.appended];
       await using running = start([mode, "--interval", "1ms", url]);
-      await running.write("half an object");
-      if (mode === "--upload") {
-        while (faulty.connections === 0) await sleep(5);
-      } else await running.said("the upload is at");
-      await sleep(50);
+      await running.write(text);
+      await running.until(event);
       running.kill(signal);
       const { code, stderr } = await running.outcome;
       assertEquals(code, 1);
       assertStringIncludes(stderr, "\nstream-buffer: the object is incompl");
       if (mode === "--upload") {
-        while (faulty.broken.length === 0) await sleep(1);
+        await ended.promise;
         assertEquals(faulty.requests.length, 0);
         return;
       }
-      const { text, isComplete } = uploaded(tus.server, stderr);
-      assertEquals([text, isComplete], ["half an object", false]);
-      const again = await obey(stderr, "half an object, and the rest");
+      const half = uploaded(tus.server, stderr);
+      assertEquals([half.text, half.isComplete], [text, false]);
+      const again = await runLastLine(stderr, `${text}, and the rest`);
       assertEquals(again, { code: 0, stderr: "" });
       assertEquals(
         uploaded(tus.server, stderr).text,
-        "half an object, and the rest",
+        `${text}, and the rest`,
       );
     });
   }

@@ -1,15 +1,13 @@
 import { assert, assertEquals, assertStringIncludes } from "@std/assert";
-import {
-  PERMISSIONS,
-  runCommand as run,
-  startCommand as start,
-} from "../testing/child.ts";
+import { PERMISSIONS } from "../testing/child.ts";
 import {
   after,
   fillTheDisk,
   linesOf,
-  tusServer,
-  WELL,
+  run,
+  start,
+  startRefusingTusServer,
+  SUCCESS,
 } from "../testing/command.ts";
 import {
   close,
@@ -99,7 +97,7 @@ Deno.test("cli rejects an --unsent that is its standard input", {
 });
 
 Deno.test("cli --tus rejects an --unsent that is not empty", async () => {
-  await using tus = await tusServer();
+  await using tus = await startRefusingTusServer();
   await using folder = await temporary();
   const unsent = folder.file("rest", "something else");
   const { code, stderr } = await run(["--tus", "--unsent", unsent, tus.url]);
@@ -226,5 +224,5 @@ Deno.test("cli succeeds when an --unsent that it does not need was removed", asy
   await running.until(server.received(1));
   await Deno.remove(unsent);
   release();
-  assertEquals(await running.outcome, WELL);
+  assertEquals(await running.outcome, SUCCESS);
 });

@@ -1,25 +1,75 @@
-/** What the tests of the command share. */
+/** What the tests of the command share: it runs as a process, within a limit. */
 import { dirname } from "node:path";
-import { type Child, PERMISSIONS, preload } from "./child.ts";
+import {
+  type Child,
+  type Outcome,
+  PERMISSIONS,
+  startCommand,
+} from "./child.ts";
 import { type Behaviour, type FaultyServer, respond } from "./faulty_server.ts";
 import { startTusServer, type TusServer } from "./tus_server.ts";
 
-/** How it ends when all is well: it says nothing. */
-export const WELL = { code: 0, signal: null, stdout: "", stderr: "" };
+/**
+ * How long a process may run, in ms, so that one that hangs fails its test. The
+ * longest needs 6 s, when nothing else runs.
+ */
+export const LIMIT = 60_000;
 
-/** Refuses, and repeats what should be secret. */
-export const echo: Behaviour = async (exchange) => {
+/** The outcome of a command that succeeds: it prints nothing. */
+export const SUCCESS = { code: 0, signal: null, stdout: "", stderr: "" };
+
+/** Starts the command. It is killed when the limit has passed. */
+export function start(
+  args: string[],
+  permissions?: string[],
+  shell?: string,
+): Child {
+  const child = startCommand(args, permissions, shell);
+  const timer = setTimeout(() => child.kill("SIGKILL"), LIMIT);
+  void child.outcome.finally(() => clearTimeout(timer));
+  return child;
+}
+
+/** Runs the command to its end, with `input`. */
+export async function run(
+  args: string[],
+  input: string | Uint8Array = "",
+  permissions?: string[],
+): Promise<Outcome> {
+  await using child = start(args, permissions);
+  // It may end without reading all of it.
+  await child.write(input).then(() => child.end()).catch(() => {});
+  return await child.outcome;
+}
+
+/** Responds with 400, and with what should stay secret. */
+export const refuseWithEcho: Behaviour = async (exchange) => {
   const { headers, path } = exchange.request;
   await respond(400, {}, `${path} ${headers.get("authorization")}`)(exchange);
 };
 
-/** The permissions of a command in which `script` runs first. */
-export function after(script: () => void): string[] {
-  return [...PERMISSIONS, preload(script)];
+/**
+ * The permissions of a command before which `script` runs, with `args`. It is sent
+ * there as text, and so uses nothing else.
+ */
+export function after<Args extends unknown[]>(
+  script: (...args: Args) => void,
+  ...args: Args
+): string[] {
+  const code = encodeURIComponent(`(${script})(...${JSON.stringify(args)})`);
+  return [...PERMISSIONS, `--preload=data:text/javascript,${code}`];
 }
 
-/** Says on standard output which timers are set and cleared. */
-export function tellTimers(): void {
+/** Lets no timer of `delay` ms fire. */
+export function dropTimers(delay: number): void {
+  const { setTimeout } = globalThis;
+  globalThis.setTimeout =
+    ((fn: () => void, ms?: number) =>
+      ms === delay ? 0 : setTimeout(fn, ms)) as typeof setTimeout;
+}
+
+/** Prints to standard output which timers are set and cleared. */
+export function logTimers(): void {
   const { setTimeout, clearTimeout } = globalThis;
   const delays = new Map<unknown, number | undefined>();
   globalThis.setTimeout = ((fn: () => void, ms?: number) => {
@@ -34,15 +84,7 @@ export function tellTimers(): void {
   };
 }
 
-/** Lets 5 seconds never pass. */
-export function stopTheClock(): void {
-  const { setTimeout } = globalThis;
-  globalThis.setTimeout =
-    ((fn: () => void, ms?: number) =>
-      ms === 5_000 ? 0 : setTimeout(fn, ms)) as typeof setTimeout;
-}
-
-/** Leaves room for 5 bytes. */
+/** Leaves room for 5 bytes on the disk. */
 export function fillTheDisk(): void {
   const { write } = Deno.FsFile.prototype;
   let room = 5;
@@ -61,11 +103,12 @@ export function linesOf(size: number): string {
   return text;
 }
 
+/** The bodies of all requests, in order. */
 export function received(server: FaultyServer): string {
   return server.bodies.join("");
 }
 
-/** Writes each text when the server has had a request with the one before. */
+/** Writes each text, after the server has received the one before in a request. */
 export async function writeEach(
   running: Child,
   server: FaultyServer,
@@ -77,34 +120,43 @@ export async function writeEach(
   }
 }
 
-/** A tus server whose requests go wrong after so many that send bytes. */
-export async function tusServer(good = Infinity) {
+/**
+ * A tus server behind a front that refuses requests.
+ *
+ * @param good How many requests that send bytes are let through before that.
+ */
+export async function startRefusingTusServer(good = Infinity) {
   const server = await startTusServer({ relativeLocation: true });
+  const { promise: appended, resolve: append } = Promise.withResolvers<void>();
   let count = 0;
-  const refuse = { now: false };
+  let refuses = false;
   const front = Deno.serve({
     hostname: "127.0.0.1",
     port: 0,
     onListen() {},
   }, async (request) => {
     const sends = request.method === "PATCH" && request.body !== null;
-    if (sends && (refuse.now ||= ++count > good)) {
+    if (sends && (refuses ||= ++count > good)) {
       await request.body?.cancel();
       return new Response("no more", { status: 400 });
     }
     const { pathname } = new URL(request.url);
-    return await fetch(`http://127.0.0.1:${server.port}${pathname}`, {
+    const response = await fetch(`http://127.0.0.1:${server.port}${pathname}`, {
       method: request.method,
       headers: request.headers,
       body: request.body && await request.bytes(),
     });
+    if (sends && response.ok) append();
+    return response;
   });
   return {
     url: `http://127.0.0.1:${front.addr.port}/files`,
     server,
-    /** From now on all is well. */
-    mend() {
-      refuse.now = false;
+    /** Resolves when the first bytes have been stored. */
+    appended,
+    /** Refuses nothing from now on. */
+    recover() {
+      refuses = false;
       good = Infinity;
     },
     async [Symbol.asyncDispose]() {
@@ -114,15 +166,15 @@ export async function tusServer(good = Infinity) {
   };
 }
 
-/** What has become of the only upload that a message names. */
+/** The state of the only upload whose URL was printed. */
 export function uploaded(server: TusServer, stderr: string) {
   const [url] = stderr.match(/http:\S+\/files\/\w+/)!;
   const text = new TextDecoder().decode(server.read(url));
   return { url, text, isComplete: server.isComplete(url) };
 }
 
-/** Runs the command that a message ends with. */
-export async function obey(stderr: string, input = "") {
+/** Runs the command line that was printed last, as a user copies it. */
+export async function runLastLine(stderr: string, input = "") {
   const [line] = stderr.trimEnd().split("\n").slice(-1);
   const shell = new Deno.Command("sh", {
     args: ["-c", line!],
@@ -133,6 +185,7 @@ export async function obey(stderr: string, input = "") {
       PATH: `${dirname(Deno.execPath())}:${Deno.env.get("PATH")}`,
       TEST_TOKEN: "hunter2",
     },
+    signal: AbortSignal.timeout(LIMIT),
   }).spawn();
   await ReadableStream.from([new TextEncoder().encode(input)])
     .pipeTo(shell.stdin).catch(() => {});
