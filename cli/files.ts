@@ -2,13 +2,12 @@
 import { tryTo, UsageError } from "./usage.ts";
 
 /**
- * The size of the object that the files are part of, from its beginning to the
- * end of the last file.
+ * The size of the object whose end the files are: `offset` and their sizes.
  *
  * @param files Paths; `-` is standard input.
  * @param offset Where in the object the first file begins.
- * @returns The size in bytes; `undefined` if it is not known before they are read.
- * @throws {UsageError} If one cannot be read.
+ * @returns The size in bytes; `undefined` if it cannot be known before reading.
+ * @throws {UsageError} If a file cannot be read.
  */
 export async function objectSize(
   files: readonly string[],

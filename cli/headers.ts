@@ -1,7 +1,7 @@
 /**
- * Reads the headers of `-H`: "Name: value", or a file of them, with environment
- * variables in place of `${NAME}`. No message repeats a value, which may be a
- * secret.
+ * Reads the headers of `-H`: "Name: value", or a file of them, in which `${NAME}`
+ * is replaced by an environment variable. No message shows a value, since it may be
+ * a secret.
  */
 import { tryTo, UsageError } from "./usage.ts";
 
@@ -51,7 +51,7 @@ function addHeader(headers: Headers, text: string): void {
   try {
     headers.append(name, value);
   } catch {
-    // Neither the text nor the platform's error, as both may hold a secret.
+    // Neither the text nor the platform's error is shown: both may hold a secret.
     throw new UsageError(
       `--header must be "Name: value"${
         name && `; the name or value of ${JSON.stringify(name)} is invalid`

@@ -2,10 +2,11 @@
  * The input, as the buffer reads it: files and standard input one after another,
  * up to their end, a failure, or an interrupt.
  *
- * A thread of its own reads ahead into a ring, for two reasons. A pipe gives at
- * most 64 KiB at a time, and to wake the main thread for each of them costs more
- * than to send them. And a read that waits for a pipe cannot be cancelled: the
- * main thread waits for the ring instead, and can stop without losing a byte.
+ * A separate thread reads ahead into a ring (ring.ts), for two reasons. A pipe
+ * gives at most 64 KiB at a time, and waking the main thread for each of these
+ * costs more than sending them. And a read that waits for a pipe cannot be
+ * cancelled: the main thread waits for the ring instead, and can stop at any time
+ * without losing a byte.
  */
 import type { Reader } from "../mod.ts";
 import {
@@ -15,26 +16,29 @@ import {
 } from "./read_ahead.ts";
 import { Ring } from "./ring.ts";
 
-/** How much of what remains is taken at a time, in bytes. */
+/** The size of the chunks of `remaining`, in bytes. */
 const CHUNK_SIZE = 256 * 1024;
 
-/** Where the bytes come from. Disposing ends the thread, whatever it is doing. */
+/**
+ * Reads the input. At an interrupt, the bytes in the ring count as read and those
+ * that are still in a pipe do not.
+ */
 export class Input implements Reader, Disposable {
   readonly #ring = new Ring();
   readonly #worker = new Worker(READ_AHEAD_URL, { type: "module" });
-  /** Everything is in the ring, or reading has failed. */
+  /** The thread has ended: it puts nothing more into the ring. */
   #ended = false;
-  /** The position in the ring at which it was stopped. */
+  /** Where the input ends since `stop`, as a position in the ring. */
   #stoppedAt: number | undefined;
   #failure: unknown;
-  /** Why reading ended, if it failed. What was read before is still given. */
+  /** Why reading failed. The bytes before the failure are read as usual. */
   error: Error | undefined;
 
   /**
-   * Begins to read.
+   * Starts reading ahead.
    *
    * @param files Paths; `-` is standard input.
-   * @param skip How many bytes at the beginning are not wanted.
+   * @param skip The number of bytes at the beginning to leave out.
    */
   constructor(files: readonly string[], skip: number) {
     this.#worker.onmessage = ({ data }: MessageEvent<ReadResult>) => {
@@ -46,24 +50,24 @@ export class Input implements Reader, Disposable {
     this.#worker.postMessage(task);
   }
 
-  /** Ends the input after the bytes that are in the ring by now. */
+  /** Ends the input after the bytes that are in the ring now. */
   stop(): void {
     this.#stoppedAt = this.#ring.written;
     this.#ring.notify();
   }
 
-  /** Makes `read` reject with `reason`, even one that is waiting for input. */
+  /** Makes `read` reject with `reason`, even while it waits for input. */
   fail(reason: unknown): void {
     this.#failure = reason;
     this.#ring.notify();
   }
 
-  /** Throws the reason of `fail`, which may have come after the last read. */
+  /** Throws the reason of `fail`, which may be called after the last read. */
   throwIfFailed(): void {
     if (this.#failure !== undefined) throw this.#failure;
   }
 
-  /** The next bytes; `null` at the end. */
+  /** Reads the next bytes into `p`; resolves to `null` at the end. */
   async read(p: Uint8Array): Promise<number | null> {
     for (;;) {
       this.throwIfFailed();
@@ -73,8 +77,8 @@ export class Input implements Reader, Disposable {
   }
 
   /**
-   * What `read` has not given yet, to the end of the input, even after `fail`.
-   * Each chunk is valid until the next one.
+   * The bytes that `read` has left, up to the end of the input, even after
+   * `fail`. Each chunk is valid until the next one.
    */
   async *remaining(): AsyncGenerator<Uint8Array> {
     const chunk = new Uint8Array(CHUNK_SIZE);
@@ -83,16 +87,17 @@ export class Input implements Reader, Disposable {
     }
   }
 
+  /** Ends the thread, even while it is reading. */
   [Symbol.dispose](): void {
     this.#worker.terminate();
   }
 
   /**
-   * Takes bytes from the ring; `null` at the end. If there are none it waits for
-   * an event and returns 0: the caller looks what it was.
+   * Takes bytes from the ring, `null` at the end. If there are none yet, it waits
+   * for an event and returns 0, so that the caller can see what has happened.
    */
   async #take(p: Uint8Array): Promise<number | null> {
-    // Counted first: what the thread does from here on ends the wait below.
+    // Read first, so that anything that happens from here on ends the wait below.
     const seen = this.#ring.events;
     const size = this.#ring.take(p, this.#stoppedAt);
     if (size > 0) return size;

@@ -12,7 +12,7 @@ import { FaultyServer } from "../testing/faulty_server.ts";
 import { temporary } from "../testing/temporary.ts";
 import { Input } from "./input.ts";
 
-/** Everything that an input gives, as text. */
+/** Reads to the end, as text. */
 async function readAll(input: Input): Promise<string> {
   const p = new Uint8Array(7);
   let text = "";
@@ -73,11 +73,11 @@ Deno.test("Input.remaining() gives what was not read, even after fail()", async 
   assertEquals(rest, "456789");
 });
 
-/** A pipe that has bytes when the test writes them, and ends when it is disposed. */
+/** A pipe that a test writes to, and that ends when it is disposed. */
 async function openPipe(folder: { file(name: string): string }) {
   const path = folder.file("pipe");
   await new Deno.Command("mkfifo", { args: [path] }).output();
-  // For reading as well, since to open it for writing waits for a reader.
+  // For reading, too: opening it only for writing would wait for a reader.
   const file = await Deno.open(path, { read: true, write: true });
   const write = (text: string) => file.write(new TextEncoder().encode(text));
   return { path, write, [Symbol.dispose]: () => file.close() };
@@ -205,7 +205,7 @@ Deno.test("cli counts bytes that it has read ahead as not acknowledged", async (
   const { stderr } = await running.outcome;
   await server.shutdown();
   const [, count] = stderr.match(/(\d+) bytes were read but not/)!;
-  // What is in the pipe still was not read: 64 KiB at most.
+  // What is still in the pipe was not read: at most 64 KiB.
   assert(Number(count) >= size - 65_536 && Number(count) <= size, count);
 });
 

@@ -1,6 +1,6 @@
 /**
- * What the command line asks for, as a {@linkcode Job} that is ready to run. All
- * of it is checked here, before the first byte is read.
+ * Turns the command line into a {@linkcode Job} that is ready to run. Everything
+ * that can be checked is checked here, before the first byte is read.
  */
 import {
   FetchSender,
@@ -28,7 +28,7 @@ import { tryTo, UsageError } from "./usage.ts";
 
 const DEFAULT_CAPACITY = 256 * 1024;
 
-/** What is to be sent, where from, and by what. */
+/** What to send, and what sends it. */
 export interface Job {
   readonly mode: Mode;
   readonly out: StreamBuffer;
@@ -39,8 +39,8 @@ export interface Job {
   /** Where in the object the files begin, in bytes. */
   readonly offset: number;
   /**
-   * Where in the object `out` begins, in bytes: what the server has of an upload
-   * that is resumed, else 0. At least `offset`.
+   * Where in the object `out` begins, in bytes: after what the server has of a
+   * resumed upload, else at 0. Never less than `offset`.
    */
   readonly start: number;
   /** The size of the object in bytes, if it is known. */
@@ -51,23 +51,22 @@ export interface Job {
   readonly unsent: UnsentFile | undefined;
   /** The origin of the URL of the command line. */
   readonly origin: string;
-  /** The options, for the command that resumes. */
+  /** The options as they were given. */
   readonly values: Values;
-  /** Resolves with a failure that no call on `out` has reported. */
+  /** Resolves with the first failure that rejected no pending call on `out`. */
   readonly backgroundFailure: Promise<Error>;
 }
 
-/** Options that all senders take; `length` means nothing to a `FetchSender`. */
+/** Options for any of the senders; `FetchSender` ignores `length`. */
 type RequestOptions = FetchSenderOptions & { length?: number };
 
-/** What sends the input. */
 type Connection = Pick<Job, "out" | "upload">;
 
 /**
- * Makes a job of the options and the URL and files that follow them.
+ * Creates a job from the options, and from the positionals: the URL and the files.
  *
  * @throws {UsageError} If one of them is invalid, or a permission is missing.
- * @throws {SendError} If the server does not tell how to resume.
+ * @throws {SendError} If the server cannot be asked where to resume.
  */
 export async function createJob(
   values: Values,
@@ -96,7 +95,7 @@ export async function createJob(
     onRetry: reportOnce(quiet),
     ...values.method !== undefined && { method: values.method },
     ...values.compress !== undefined && {
-      // One that is none of them is the sender's to reject.
+      // The sender rejects other formats.
       compression: values.compress as NonNullable<
         FetchSenderOptions["compression"]
       >,
@@ -121,7 +120,7 @@ export async function createJob(
   };
 }
 
-/** Reports the first retry: once is enough to know why it takes so long. */
+/** Reports the first retry only: that is enough to explain the delay. */
 function reportOnce(quiet: boolean): (error: SendError) => void {
   let isReported = quiet;
   return ({ message }) => {
@@ -131,8 +130,8 @@ function reportOnce(quiet: boolean): (error: SendError) => void {
 }
 
 /**
- * Makes the buffer and its sender. All options are checked before the permission
- * is asked for, and both before the first request.
+ * Creates the buffer and its sender. All options are checked before the
+ * permission is requested, and both happen before the first HTTP request.
  */
 async function connect(
   mode: Mode,
@@ -149,7 +148,7 @@ async function connect(
   } catch (error) {
     if (error instanceof SendError) throw error;
     throw new UsageError(
-      // The classes mean nothing to the user of the command.
+      // Class names mean nothing to users of the command.
       (error as Error).message.replace(/^Cannot create \w+: /, ""),
     );
   }
@@ -169,7 +168,7 @@ function build(
     }
     case "upload": {
       const sender = new UploadSender(url, request);
-      // It may fail while there is nothing to write that could report that.
+      // The upload may fail while no write is pending that could reject.
       sender.closed.catch((error) => buffer.onError?.(error));
       return { out: new StreamBuffer(sender, buffer), upload: undefined };
     }
@@ -192,9 +191,9 @@ async function resume(
 }
 
 /**
- * Throws what is wrong with the options of an upload that is resumed. They cannot
- * be left to `TusSender.resume`, which makes a request as soon as it is called;
- * constructors make none.
+ * Throws if an option of a resumed upload is invalid. `TusSender.resume` would find
+ * that too late: it makes a request as soon as it is called. Constructors make
+ * none, and what they create here owns nothing that has to be closed.
  */
 function checkOptions(
   url: string,
@@ -204,7 +203,7 @@ function checkOptions(
   new StreamBuffer(new TusSender(url, request), buffer);
 }
 
-/** Asks for the permission to connect, if it is not granted yet. */
+/** Requests the permission to connect, unless it has been granted. */
 async function requestNet(url: URL): Promise<void> {
   const port = url.port || (url.protocol === "https:" ? "443" : "80");
   const host = `${url.hostname}:${port}`;

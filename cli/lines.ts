@@ -5,27 +5,27 @@
 import { Buffer } from "node:buffer";
 import type { Reader, StreamBuffer } from "../mod.ts";
 
-/** How much is read at a time, in bytes: as much as a request holds by default. */
+/** The size of a read in bytes: what a request holds by default. */
 const READ_SIZE = 256 * 1024;
 const NEWLINE = 10;
 
-/** Writes whole lines, each write as many as fit into one request. */
+/** Writes whole lines; each write has as many of them as fit into one request. */
 export class LineWriter {
   readonly #out: StreamBuffer;
   readonly #capacity: number;
   /**
-   * What was read and has not been accepted, in order. While all is well that is
-   * less than a line; after a failure it is to be saved.
+   * The bytes that were read and that `out` has not accepted, in order. Normally
+   * they are the beginning of a line; after a failure they have to be saved.
    */
   unaccepted: Uint8Array[] = [];
 
-  /** @param capacity That of `out`, which must take a longer write whole. */
+  /** @param capacity That of `out`, which must send a longer write whole. */
   constructor(out: StreamBuffer, capacity: number) {
     this.#out = out;
     this.#capacity = capacity;
   }
 
-  /** Writes everything that `reader` gives; a last line may lack its end. */
+  /** Writes everything from `reader`. The last line need not end in a newline. */
   async readFrom(reader: Reader): Promise<void> {
     for (;;) {
       const chunk = new Uint8Array(READ_SIZE);
@@ -33,13 +33,14 @@ export class LineWriter {
       if (size === null) break;
       const read = chunk.subarray(0, size);
       this.unaccepted.push(read);
-      // A line that goes on is not joined to itself again with each read.
+      // Until its line ends, a read is only kept: joining the pieces each time
+      // would copy a long line again and again.
       if (read.includes(NEWLINE)) await this.#write(false);
     }
     await this.#write(true);
   }
 
-  /** Writes the lines there are, at the end of the input also half a line. */
+  /** Writes the whole lines, and at the end of the input also a partial one. */
   async #write(isEnd: boolean): Promise<void> {
     let bytes = this.unaccepted.length === 1
       ? this.unaccepted[0]!
@@ -51,7 +52,7 @@ export class LineWriter {
       try {
         await this.#out.write(bytes.subarray(0, size));
       } finally {
-        // A write that fails may have been accepted in part.
+        // A write that rejects may have been accepted in part.
         const accepted = this.#out.stats.bytesAccepted - before;
         bytes = bytes.subarray(accepted);
         this.unaccepted = [bytes];
@@ -61,10 +62,10 @@ export class LineWriter {
 }
 
 /**
- * The size of the next write: the whole lines that fit into `capacity`, or the
- * first line if that alone does not; 0 if there is no whole line.
+ * The size of the next write: that of the whole lines that fit into `capacity`,
+ * or of the first line if it is longer; 0 if there is no whole line.
  *
- * @param isEnd Whether these are the last bytes, which end a line, too.
+ * @param isEnd Whether the input ends here, so that a partial line is written, too.
  */
 export function sizeOfLines(
   bytes: Uint8Array,

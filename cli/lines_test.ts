@@ -75,7 +75,7 @@ for (
   });
 }
 
-/** Gives one text with each read. */
+/** Gives one text per read. */
 function readerOf(...texts: string[]): Reader {
   return {
     read(p) {

@@ -28,9 +28,8 @@ import { Interrupts } from "./signals.ts";
 import { UsageError } from "./usage.ts";
 
 /**
- * What `deno run` is given to run this command again. Only from a clone, where
- * the module is a file, is that a path; it is absolute, and so holds in whatever
- * directory the user is.
+ * What to pass to `deno run` to run this command again: in a clone the absolute
+ * path of this file, which works from every directory, else the specifier.
  */
 const PROGRAM = import.meta.filename ??
   `jsr:${config.name}@${config.version}/cli`;
@@ -85,8 +84,9 @@ async function run(job: Job): Promise<number> {
     await sendAll(job, input, lines, interrupts);
   } catch (error) {
     failure = error;
-    // First the input: a read that the buffer still waits for would take bytes
-    // when takeUnsent() has been called, and these would be lost.
+    // The order matters. The buffer may still be waiting for a read. Unless that
+    // ends first, it takes bytes after takeUnsent() has been called, and they are
+    // lost.
     input.fail(error);
     await out.abort(error);
   }
@@ -103,11 +103,11 @@ async function run(job: Job): Promise<number> {
         : `${bytesDelivered} bytes acknowledged in ${sends} requests`,
     );
   }
-  // Of an upload in one request nobody knows which bytes are lost.
+  // How much the server has of an upload in one request is unknown.
   const isSaved = failure !== undefined && mode !== "upload" &&
     await saveUndelivered(job, input, lines, interrupts);
   if (input.error !== undefined) log(`read failed: ${input.error.message}`);
-  // It has all that the object lacks only if the input was read to its end.
+  // The rest of the object is complete only if the input was read to its end.
   const isRest = isSaved && job.upload !== undefined && !interrupts.received &&
     input.error === undefined;
   await job.unsent?.close(isRest);
@@ -115,7 +115,7 @@ async function run(job: Job): Promise<number> {
   return isUnfinished ? 1 : 0;
 }
 
-/** Sends the whole input, or rejects with why that cannot be done. */
+/** Sends the whole input and closes the buffer; rejects if that fails. */
 async function sendAll(
   { mode, out, upload, quiet }: Job,
   input: Input,
@@ -124,28 +124,28 @@ async function sendAll(
 ): Promise<void> {
   if (mode === "tus") {
     const url = await upload!.create();
-    // Before the first byte: it must be known even if the process is killed.
+    // Now, so that the URL is known even if the process is killed later.
     if (!quiet) log(`the upload is at ${url}`);
   }
   await (lines ?? out).readFrom(input);
   input.throwIfFailed();
-  // Not left to close(), which waits for the server 30 s at most.
+  // Not left to close(), whose limit of 30 s is shorter than --retry-for.
   await out.flush();
-  // To close the buffer completes the object, and this is only half of it.
+  // Closing the buffer completes the object, and this one lacks its end.
   if (mode !== "records" && (interrupts.received || input.error)) {
     throw new Error("the object is incomplete");
   }
   await out.close();
 }
 
-/** The library names an option of its own; the command takes sizes from files. */
+/** Replaces advice to use an option that only the library has. */
 function inTermsOfTheCommand({ message }: Error): string {
   return message.replace("so give `length`", "so send a file");
 }
 
 /**
- * Saves what was not acknowledged to the `--unsent` file, to the end of the
- * input; without one, reports how much that is.
+ * Saves everything that was not acknowledged, up to the end of the input, to the
+ * `--unsent` file; without one, reports how many bytes are lost.
  *
  * @returns Whether all of it was saved.
  */
@@ -165,10 +165,10 @@ async function saveUndelivered(
     log(`saving undelivered bytes to ${unsent.path}${end}`);
     return await unsent.save(undelivered());
   }
-  input.stop(); // what was not read is not lost
+  input.stop(); // bytes that were never read are not lost
   let lost = 0;
   for await (const { length } of undelivered()) lost += length;
-  // The rest of an object is still where it was, if that is a file.
+  // The rest of an object can be read again if it is in a file.
   if (mode === "records" || (lost > 0 && files.includes("-"))) {
     log(
       `${lost} bytes were read but not acknowledged (--unsent FILE saves them)`,
@@ -178,9 +178,9 @@ async function saveUndelivered(
 }
 
 /**
- * Prints the command that resumes the job's upload, if it has been created.
+ * Prints the command that resumes the job's upload, if it was created.
  *
- * @param isSaved Whether all that the object lacks is in the `--unsent` file.
+ * @param isSaved Whether the `--unsent` file has the whole rest of the object.
  */
 async function printResumeCommand(
   { out, upload, unsent, start, ...job }: Job,

@@ -97,7 +97,7 @@ Deno.test("cli stops when a send fails while it waits for input", async () => {
   assertStringIncludes(stderr, 'the server answered 400: "no"');
   assertStringIncludes(stderr, "4 bytes were read but not acknowledged");
 
-  // Even if the server would take what comes next: nobody may miss the gap.
+  // Even if the server would accept later bytes: there would be a gap.
   await using recovered = new FaultyServer([respond(400)]);
   await using stopped = start([recovered.url, "--interval", "10ms"]);
   await stopped.write("data");
@@ -105,7 +105,7 @@ Deno.test("cli stops when a send fails while it waits for input", async () => {
   assertEquals(outcome.code, 1);
   assertStringIncludes(outcome.stderr, "4 bytes were read but not");
 
-  // What comes later is saved all the same, until the input ends.
+  // Later bytes are still saved, until the input ends.
   await using saving = start([
     ...["--interval", "10ms", "--unsent", unsent],
     server.url,
@@ -135,7 +135,7 @@ Deno.test("cli waits for the server as long as --timeout allows, not only as lon
   assertEquals(code, 0);
   const [, end] = stdout.split("cleared 20000\n");
   assert(end !== undefined, stdout);
-  // The limit of close() begins when all is delivered.
+  // The limit of close() starts when everything has been delivered.
   assertEquals(stdout.includes("set 30000"), end.includes("set 30000"));
 });
 

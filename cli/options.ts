@@ -1,6 +1,6 @@
 /**
- * The options of the command: the help text, how they are parsed, their units,
- * and which of them go together. Headers are in headers.ts.
+ * The options of the command: help text, parsing, units, metadata, and which
+ * options can be combined. Headers are read in headers.ts.
  */
 import { basename } from "node:path";
 import { parseArgs } from "node:util";
@@ -57,9 +57,9 @@ Exit codes: 0 everything acknowledged, 1 not everything, or interrupted,
 2 invalid usage.
 `;
 
-/** How numbers of a kind are written. */
+/** How a number with a unit is written. */
 interface Unit {
-  /** Captures the digits and the name of the unit. */
+  /** Captures the digits and the unit. */
   readonly pattern: RegExp;
   readonly factors: Readonly<Record<string, number>>;
   readonly description: string;
@@ -96,13 +96,13 @@ const MODES_OF_OPTION: Readonly<Record<string, readonly Mode[]>> = {
   offset: ["resume"],
 };
 
-/** The options as they are given, by their long names. */
+/** The options as they were given, by their long names. */
 export type Values = ReturnType<typeof parseOptions>["values"];
 
 /**
- * Parses the arguments, without judging any value.
+ * Parses the arguments. Values are not checked yet.
  *
- * @throws {UsageError} If an option is unknown, or lacks its value.
+ * @throws {UsageError} If an option is unknown or its value is missing.
  */
 export function parseOptions(args: readonly string[]) {
   try {
@@ -134,7 +134,7 @@ export function parseOptions(args: readonly string[]) {
   }
 }
 
-/** Gives `--compress` the value that it may lack, which `parseArgs` rejects. */
+/** Adds the default value of `--compress`, since `parseArgs` has no optional ones. */
 function withFormat(args: readonly string[]): string[] {
   const format = /^(gzip|deflate|brotli)$/;
   const end = args.indexOf("--");
@@ -147,9 +147,9 @@ function withFormat(args: readonly string[]): string[] {
 }
 
 /**
- * The mode that the options choose.
+ * The mode that the options select.
  *
- * @throws {UsageError} If they choose two, or an option is not of this mode.
+ * @throws {UsageError} If they select two, or include an option of another mode.
  */
 export function modeOf(values: Values): Mode {
   const modes = (["upload", "tus", "resume"] as const)
@@ -173,11 +173,11 @@ export function modeOf(values: Values): Mode {
 }
 
 /**
- * The option's number, in bytes or ms, in an object to be spread into options of
- * the library, whose defaults then hold: it is empty if the option is not given.
+ * The value of an option, in bytes or ms, as an object to spread into options of
+ * the library. Without the option it is empty, so that the default applies.
  *
- * @param name The name that the library has for it.
- * @throws {UsageError} If it is not a number with a unit of this kind.
+ * @param name The library's name of the option.
+ * @throws {UsageError} If the value is not a number with a unit of this kind.
  */
 export function quantity(
   values: Values,
@@ -197,10 +197,10 @@ export function quantity(
 }
 
 /**
- * The metadata of an upload: the name of the only file, and what the options add
- * or replace.
+ * The metadata of an upload: `filename` if there is one file, and the values of
+ * `--metadata`, which override it.
  *
- * @throws {UsageError} If an option is not NAME=VALUE.
+ * @throws {UsageError} If a value is not NAME=VALUE.
  */
 export function readMetadata(
   options: readonly string[],

@@ -1,6 +1,6 @@
 /**
- * The progress line on a terminal. It is drawn by hand, because the libraries for
- * that make Deno ask for access to the environment.
+ * The progress line on a terminal. It is drawn by hand, because libraries for that
+ * read environment variables, for which Deno would require a permission.
  */
 import type { StreamBuffer } from "../mod.ts";
 import type { Mode } from "./options.ts";
@@ -11,16 +11,16 @@ const INTERVAL = 200;
 const ERASE = "\r\x1b[K";
 
 /**
- * Draws the line on standard error until it is stopped, unless that is no
- * terminal or the command is quiet.
+ * Draws the line on standard error, if that is a terminal and the command is not
+ * quiet.
  *
- * @returns Whether it is shown, and how to stop, which erases it.
+ * @returns Whether the line is shown, and a function that erases it.
  */
 export function showProgress(
   { out, mode, start, size, quiet }: {
     readonly out: StreamBuffer;
     readonly mode: Mode;
-    /** How much of the object the server had before, in bytes. */
+    /** Where in the object `out` begins, in bytes. */
     readonly start: number;
     /** The size of the object in bytes, if it is known. */
     readonly size: number | undefined;
@@ -39,7 +39,7 @@ export function showProgress(
       done: start + bytesDelivered,
       size,
       rate: 1_000 * bytesDelivered / (Date.now() - begin || 1),
-      // An upload in one request is acknowledged as a whole, at its end.
+      // An upload in one request is acknowledged only as a whole.
       verb: mode === "upload" ? "handed over" : "acknowledged",
     }));
   };

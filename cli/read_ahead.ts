@@ -2,11 +2,11 @@
  * The thread that reads ahead: it puts the input into the ring that input.ts
  * empties.
  *
- * The thread is started with the text of {@linkcode readAhead} in a `data:` URL.
- * From a file, or from a registry, a worker's module would need a permission of
- * its own, and the command is to need none but the network. So `readAhead` must
- * not use anything of this module: no import, no constant, no other function.
- * Only types are safe, as none are left when it runs.
+ * The thread runs the text of {@linkcode readAhead}, sent in a `data:` URL. A
+ * worker whose module is a file or comes from a registry needs a permission for
+ * that, and the command must run with no permission but the network's. So
+ * `readAhead` must not use anything of this module: no import, no constant, no
+ * other function. Types are safe, because they are erased.
  */
 import type { SharedRing } from "./ring.ts";
 
@@ -14,14 +14,14 @@ import type { SharedRing } from "./ring.ts";
 export interface ReadTask {
   /** Paths, to be read in this order; `-` is standard input. */
   readonly files: readonly string[];
-  /** How many bytes at the beginning are not wanted. */
+  /** The number of bytes at the beginning to leave out. */
   readonly skip: number;
   readonly ring: SharedRing;
 }
 
 /**
- * What the thread sends when it ends: `null` if everything is in the ring, else
- * why not.
+ * What the thread sends when it ends: `null` if the whole input is in the ring,
+ * else why it is not.
  */
 export type ReadResult = string | null;
 
@@ -49,7 +49,7 @@ function readAhead(): void {
     function readFile(path: string): void {
       using opened = path === "-" ? null : Deno.openSync(path);
       const file = opened ?? Deno.stdin;
-      // What a file need not give is not even read.
+      // Of a file the bytes to leave out need not be read, of a pipe they do.
       if (opened?.statSync().isFile) {
         const size = Math.min(skip, opened.statSync().size);
         opened.seekSync(size, Deno.SeekMode.Start);
@@ -60,18 +60,18 @@ function readAhead(): void {
         const end = Atomics.load(taken, 0);
         const room = bytes.length - ((start - end) | 0);
         if (room === 0) {
-          // Returns at once if `taken` is not `end` any more.
+          // Full. This returns at once if `taken` has changed since it was read.
           Atomics.wait(taken, 0, end);
           continue;
         }
         const at = start & (bytes.length - 1);
-        // All the room, or what there is of it before the end of the array.
+        // All the room, or the part of it before the end of the array.
         const size = file.readSync(bytes.subarray(at, at + room));
         if (size === null) return;
         const skipped = Math.min(skip, size);
         skip -= skipped;
         if (skipped > 0) bytes.copyWithin(at, at + skipped, at + size);
-        // Only now, as the other thread may take them from here on.
+        // Only now: from here on the other thread may take them.
         Atomics.store(written, 0, start + size - skipped);
         Atomics.add(events, 0, 1);
         Atomics.notify(events, 0);

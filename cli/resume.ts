@@ -1,48 +1,49 @@
 /**
- * The command that resumes an upload, to be printed when one was not completed:
- * the user copies it from the terminal.
+ * The command that resumes an upload. It is printed when one was not completed,
+ * for the user to copy.
  */
 import { VARIABLE } from "./headers.ts";
 import type { Values } from "./options.ts";
 
 /** An upload that was not completed, and where the rest of it is. */
 export interface UnfinishedUpload {
-  /** What `deno run` is to run: a path, or a specifier. */
+  /** What to pass to `deno run`: a path, or a specifier. */
   readonly program: string;
   /** Where the upload is. */
   readonly url: string;
   /**
-   * The origin of the URL that the command was given. Its headers go to no other
-   * one, neither now nor when the upload is resumed.
+   * The origin of the URL on the command line. The headers are sent to this origin
+   * only, now and when the upload is resumed.
    */
   readonly origin: string;
-  /** The options that the command was given. */
+  /** The options as they were given. */
   readonly values: Values;
-  /** Its files; `-` is standard input. */
+  /** The files of the input; `-` is standard input. */
   readonly files: readonly string[];
-  /** Where in the object they begin, in bytes. */
+  /** Where in the object the files begin, in bytes. */
   readonly offset: number;
-  /** The size of the object when the upload began, if it was known, in bytes. */
+  /** The size of the object when the upload began, in bytes, if it was known. */
   readonly size: number | undefined;
-  /** The size now, by the same files; `undefined` if they cannot be read. */
+  /** Its size now; `undefined` if the files can no longer be read. */
   readonly currentSize: number | undefined;
-  /** All that the object lacks, if it was saved, and where in the object it begins. */
+  /** The file with the whole rest of the object, and where in the object it begins. */
   readonly saved:
     | { readonly path: string; readonly offset: number }
     | undefined;
 }
 
-/** Options that the command repeats as they were given. */
+/** Options that are repeated as they were given. */
 const REPEATED = ["capacity", "interval", "timeout", "retry-for"] as const;
-/** Headers that hold no secret: in a file, or nothing but a variable. */
+/** Headers without a secret of their own: a file, or a variable as the only value. */
 const PUBLIC_HEADER = /^@|^[\w-]+: *((Basic|Bearer|Token) +)?\$\{\w+\}$/i;
 
 /**
- * Says how an upload can be resumed: what it takes, and on a line of its own the
- * command. Its words are quoted for POSIX shells; PowerShell reads them alike
+ * Makes the text that says how to resume an upload: what is needed for that, then
+ * the command, on a line of its own. Its words are quoted for POSIX shells; PowerShell reads them alike
  * unless one holds a single quote.
  *
- * @returns The text; `undefined` if the input has changed, so that no command can.
+ * @returns The text; `undefined` if the input has changed, so that no command can
+ *   resume the upload.
  */
 export function resumeCommand(upload: UnfinishedUpload): string | undefined {
   const { program, url, values, files, saved } = upload;
@@ -50,8 +51,7 @@ export function resumeCommand(upload: UnfinishedUpload): string | undefined {
     return undefined;
   }
   const needed: string[] = [];
-  // Files are there to be read again. What was read of standard input is gone,
-  // unless it was saved.
+  // Files can be read again, standard input only if it was saved.
   const isRead = files.includes("-");
   const input = isRead && saved !== undefined
     ? { files: [saved.path], offset: saved.offset }
@@ -83,7 +83,7 @@ export function resumeCommand(upload: UnfinishedUpload): string | undefined {
     }),
     ...shown.flatMap((header) => ["-H", header]),
     ...input.offset > 0 ? ["--offset", `${input.offset}`] : [],
-    // Else the name of such a file would be taken as an option.
+    // Otherwise the file would be mistaken for an option.
     ...input.files.some((file) => /^-./.test(file)) ? ["--"] : [],
     ...[url, ...input.files],
   ];
@@ -91,7 +91,7 @@ export function resumeCommand(upload: UnfinishedUpload): string | undefined {
   return `to resume${how}:\n${words.map(quote).join(" ")}`;
 }
 
-/** Quotes a word for a shell, if it has to be. */
+/** Quotes a word for a shell, where necessary. */
 function quote(word: string): string {
   if (/^[\w@%+=:,./-]+$/.test(word)) return word;
   return `'${word.replace(/'/g, "'\\''")}'`;

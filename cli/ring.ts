@@ -3,21 +3,22 @@
  * main thread (input.ts). One thread puts bytes in, the other takes them out.
  *
  * ```text
- *                taken             written
- *                  |                  |
- *   free, or -> ---+==================+--- -> free, until
- *   not yet used   |    to be taken   |       taken + RING_SIZE
+ *                   taken             written        taken + RING_SIZE
+ *                     |                  |                   |
+ *   positions  -------+==================+- - - - - - - - - -+------->
+ *              taken  |  ready to take   |  free: room for   |
+ *              out    |                  |  the next read    |
  * ```
  *
- * Both are positions in the input: they only grow, and the byte at position `n`
- * is `bytes[n % RING_SIZE]`. They are kept modulo 2^32, as atomics are integers
- * of 32 bits, so an input may be of any size. What counts is their difference,
- * which `| 0` makes right even when one of them has wrapped around: it is never
- * more than RING_SIZE.
+ * Positions count the bytes of the input: they only grow, and the byte at
+ * position `n` is `bytes[n % RING_SIZE]`. They are kept modulo 2^32, because
+ * atomics are 32-bit integers and the input may be of any size. Only their
+ * difference matters: it is never more than RING_SIZE, so that `| 0` gives it
+ * correctly even when one of them has wrapped around.
  *
- * Each position is changed by one thread only, after the bytes it is about have
- * been copied. So neither thread ever sees bytes that are half written, and
- * neither needs a lock.
+ * Each position is advanced by one thread only, and only after the bytes before
+ * it have been copied. So neither thread ever sees half-written bytes, and no
+ * lock is needed.
  */
 
 /**
@@ -26,7 +27,7 @@
  * the index of position `n`.
  */
 export const RING_SIZE = 2 * 1024 * 1024;
-/** The first position: 1 MiB before it becomes negative, so that tests see that. */
+/** The first position: 1 MiB before the integers overflow, so that tests see it. */
 const START = 2 ** 31 - 2 ** 20;
 
 /** The memory that both threads share. */
@@ -37,13 +38,13 @@ export interface SharedRing {
   readonly written: Int32Array;
   /** Where the next byte is taken out. Only the main thread changes it. */
   readonly taken: Int32Array;
-  /** Grows with everything that the main thread may wait for. */
+  /** Counts everything that the main thread may wait for, modulo 2^32. */
   readonly events: Int32Array;
 }
 
-/** The main thread's side: it takes out, and must never block. */
+/** The main thread's side: it takes bytes out, and must never block. */
 export class Ring {
-  /** For the other side. */
+  /** What the other side is sent. */
   readonly shared: SharedRing = {
     bytes: new Uint8Array(new SharedArrayBuffer(RING_SIZE)),
     written: new Int32Array(new SharedArrayBuffer(4)).fill(START),
@@ -60,8 +61,8 @@ export class Ring {
    * Takes bytes out into `p`, from its beginning, and makes room for others.
    *
    * @param end The position to stop at.
-   * @returns The number of bytes: at most `p.length`, and no more than are in one
-   *   piece, so that there may be others; 0 if there are none.
+   * @returns The number of bytes, 0 if there are none. Fewer than `p.length` does
+   *   not mean that these were all: a call stops at the end of the array.
    */
   take(p: Uint8Array, end: number = this.written): number {
     const { bytes, taken } = this.shared;
@@ -69,27 +70,27 @@ export class Ring {
     const size = Math.min((end - start) | 0, p.length);
     if (size <= 0) return 0;
     const at = start & (RING_SIZE - 1);
-    const part = bytes.subarray(at, at + size); // or up to the end of the array
+    const part = bytes.subarray(at, at + size); // or to the end of the array
     p.set(part);
     Atomics.store(taken, 0, start + part.length);
     Atomics.notify(taken, 0); // the other side may be waiting for room
     return part.length;
   }
 
-  /** The number of events so far, to be read before looking for what they are. */
+  /** The number of events so far. Read it before looking for what has happened. */
   get events(): number {
     return Atomics.load(this.shared.events, 0);
   }
 
   /**
-   * Waits for an event after the first `seen`. One that has happened since they
-   * were counted ends the wait at once, so that none is missed.
+   * Waits for the next event after the first `seen`. If it has happened already,
+   * the wait ends at once, so that no event is missed.
    */
   async nextEvent(seen: number): Promise<void> {
     await Atomics.waitAsync(this.shared.events, 0, seen).value;
   }
 
-  /** Reports an event of the main thread itself to whoever waits there. */
+  /** Counts an event of the main thread itself, and ends its wait. */
   notify(): void {
     Atomics.add(this.shared.events, 0, 1);
     Atomics.notify(this.shared.events, 0);

@@ -1,7 +1,7 @@
 import { assertEquals } from "@std/assert";
 import { Ring, RING_SIZE, type SharedRing } from "./ring.ts";
 
-/** Puts bytes in as the reading thread does: in pieces, and as far as they fit. */
+/** Puts bytes in as the reading thread does, as far as they fit. */
 function put({ bytes, written, taken, events }: SharedRing, data: Uint8Array) {
   for (const byte of data) {
     const start = Atomics.load(written, 0);

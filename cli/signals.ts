@@ -1,21 +1,21 @@
 /**
- * What happens on SIGINT, SIGTERM and SIGHUP (on Windows SIGINT and SIGBREAK).
+ * What happens on SIGINT, SIGTERM and SIGHUP (on Windows: SIGINT and SIGBREAK).
  *
- * The first one ends the input: what was read is still sent, for a while. The
- * second one, or the end of that while, gives up: what was read and not
- * acknowledged is saved, if there is an `--unsent`.
+ * The first signal ends the input: what has been read is still sent, for up to
+ * {@linkcode SEND_GRACE}. A second signal, or the end of that time, gives up: the
+ * run fails, and main.ts saves what was not acknowledged.
  */
 import { log } from "./log.ts";
 
 /**
- * How long after a first interrupt what was read may take to be sent, in ms. Half
- * of what orchestrators usually allow between SIGTERM and SIGKILL, so that there
- * is time to save the rest.
+ * How long sending may continue after a first interrupt, in ms. Orchestrators
+ * usually allow 10 s between SIGTERM and SIGKILL; the rest is for saving.
  */
 export const SEND_GRACE = 5_000;
 /**
- * How long after an interrupt bytes still count as read, in ms. They may be in a
- * pipe by then, written by a program that got the same SIGINT from the terminal.
+ * How long reading may continue after a first interrupt, in ms. Bytes may be on
+ * their way from the kernel, such as the last ones of a program that writes into
+ * the same pipeline and received the same SIGINT from the terminal.
  */
 export const READ_GRACE = 100;
 
@@ -23,11 +23,11 @@ const SIGNALS: readonly Deno.Signal[] = Deno.build.os === "windows"
   ? ["SIGINT", "SIGBREAK"]
   : ["SIGINT", "SIGTERM", "SIGHUP"];
 
-/** What an interrupt makes of a run. */
+/** What an interrupt does to a run. */
 export interface InterruptHandlers {
-  /** The input is to end here. Called once. */
+  /** Ends the input. Called once. */
   stopReading(): void;
-  /** The run is to end now. May be called more than once. */
+  /** Ends the run at once. May be called more than once. */
   giveUp(): void;
 }
 
@@ -44,7 +44,7 @@ export class Interrupts implements Disposable {
     }
   }
 
-  /** Whether there has been one. */
+  /** Whether there has been a signal. */
   get received(): boolean {
     return this.#received;
   }

@@ -23,10 +23,10 @@ import { temporary } from "../testing/temporary.ts";
 import { Interrupts, READ_GRACE, SEND_GRACE } from "./signals.ts";
 
 /**
- * Catches the listeners for signals, and calls all that there are: a signal to the
- * process of the tests would end it.
+ * Replaces the signals of Deno: a real one would also reach `deno test` itself. Each
+ * of them counts once, as the same listener listens to all.
  */
-function catchListeners(): Disposable & {
+function replaceSignals(): Disposable & {
   readonly listeners: Set<() => void>;
   interrupt(): void;
 } {
@@ -46,7 +46,7 @@ function catchListeners(): Disposable & {
   };
 }
 
-/** Logs what the signals make of a run. */
+/** Logs what interrupts do to a run. */
 function logInterrupts(): { log: string[]; interrupts: Interrupts } {
   const log: string[] = [];
   const interrupts = new Interrupts({
@@ -58,7 +58,7 @@ function logInterrupts(): { log: string[]; interrupts: Interrupts } {
 
 Deno.test("Interrupts stops reading after 100 ms and gives up after 5 s", () => {
   using time = fakeTime();
-  using caught = catchListeners();
+  using caught = replaceSignals();
   const { log, interrupts } = logInterrupts();
   using _ = interrupts;
   time.tick(10_000);
@@ -77,7 +77,7 @@ Deno.test("Interrupts stops reading after 100 ms and gives up after 5 s", () => 
 
 Deno.test("Interrupts gives up at once when interrupted again", () => {
   using time = fakeTime();
-  using caught = catchListeners();
+  using caught = replaceSignals();
   const { log, interrupts } = logInterrupts();
   using _ = interrupts;
   caught.interrupt();
@@ -88,7 +88,7 @@ Deno.test("Interrupts gives up at once when interrupted again", () => {
 
 Deno.test("Interrupts leaves no timer and no listener when disposed", () => {
   using time = fakeTime();
-  using caught = catchListeners();
+  using caught = replaceSignals();
   const { log, interrupts } = logInterrupts();
   caught.interrupt();
   assertEquals([caught.listeners.size, time.countTimers()], [1, 2]);
@@ -210,7 +210,7 @@ for (const signal of ["SIGINT", "SIGTERM"] as const) {
                 source === "a file" ? folder.file("input", text) : "-",
               ],
             ]);
-            // More than it reads ahead: it ends in the midst of it.
+            // More than it reads ahead, so that it is interrupted while it reads.
             const writing = source === "a file"
               ? Promise.resolve()
               : running.write(text).catch(() => {});
@@ -218,7 +218,7 @@ for (const signal of ["SIGINT", "SIGTERM"] as const) {
             running.kill(signal);
             await running.said("interrupted");
             release();
-            // Another one: two of a kind may arrive as one.
+            // Another signal, as two of a kind may be merged into one.
             if (state !== "works") running.kill("SIGHUP");
             const { code, stderr } = await running.outcome;
             await writing;
@@ -227,7 +227,7 @@ for (const signal of ["SIGINT", "SIGTERM"] as const) {
             const saved = await Deno.readTextFile(unsent).catch(() => "");
             const acknowledged = received(server).slice(0, Number(count));
             assertEquals(saved === "", state === "works", stderr);
-            // No gap, and nothing twice; and two requests at least.
+            // No gap and no repetition, and at least two requests.
             const whole = acknowledged + saved;
             assert(text.startsWith(whole), "bytes are missing");
             assert(whole.length > 200_000, `only ${whole.length} bytes`);

@@ -4,7 +4,7 @@ import { log } from "./log.ts";
 import type { Mode } from "./options.ts";
 import { tryTo } from "./usage.ts";
 
-/** The file, open for the whole run. */
+/** The file. It stays open during the whole run. */
 export class UnsentFile {
   readonly path: string;
   #file: Deno.FsFile;
@@ -18,10 +18,10 @@ export class UnsentFile {
   }
 
   /**
-   * Opens the file before anything is read, so that it cannot fail when it is
-   * needed most.
+   * Opens the file. That happens before anything is read, so that it cannot fail
+   * when the file is needed.
    *
-   * @param inputs The files that are read, none of which it may be.
+   * @param inputs The files of the input; it must not be one of them.
    * @throws {UsageError} If it cannot be opened, or must not be written to.
    */
   static open(
@@ -42,7 +42,7 @@ export class UnsentFile {
   }
 
   /**
-   * Appends all chunks, and reports how much that was.
+   * Appends all chunks, and reports the number of bytes saved.
    *
    * @returns Whether all of them are on disk.
    */
@@ -68,21 +68,21 @@ export class UnsentFile {
   }
 
   /**
-   * Closes the file, and removes it if this run created it and did not need it.
+   * Closes the file. If it is empty and this run created it, it is also removed.
    *
-   * @param keep Whether it is needed even if it is empty.
+   * @param keep Whether to keep it even then.
    */
   async close(keep: boolean): Promise<void> {
     const { size } = await this.#file.stat();
     this.#file.close();
     if (this.#isNew && size === 0 && !keep) {
-      await Deno.remove(this.path).catch(() => {}); // another command did
+      await Deno.remove(this.path).catch(() => {}); // it no longer exists
     }
   }
 
   /**
-   * Another command that shared the file and did not need it may have removed it:
-   * what is written to the open one would be lost.
+   * Opens the file again. Another command that uses the same file may have removed
+   * it when it was not needed: bytes written to the open file would be lost.
    */
   async #reopen(): Promise<void> {
     try {
@@ -90,7 +90,7 @@ export class UnsentFile {
       this.#file.close();
       this.#file = file;
     } catch {
-      // The one that is open still works in most cases, and nothing else does.
+      // The open file is the only one there is, and usually still the right one.
     }
   }
 }

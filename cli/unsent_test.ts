@@ -187,7 +187,7 @@ Deno.test("cli saves to a new file when the --unsent was removed", async () => {
   await running.write("data");
   await running.end();
   await running.until(server.received(1));
-  // As another command does that shares it, and has nothing to save.
+  // As another command does that uses the same file and has nothing to save.
   await Deno.remove(unsent);
   release();
   assertEquals((await running.outcome).code, 1);

@@ -1,14 +1,14 @@
 /**
- * Invalid usage: what the user can correct, found before the first byte is read.
- * `main` reports it and exits with code 2.
+ * Invalid usage: a mistake that the user can correct, found before the first byte is
+ * read. `main` reports it and returns exit code 2.
  */
 export class UsageError extends Error {}
 
 /**
- * Calls `fn`. If it fails, that is invalid usage: "cannot read FILE: no such file
- * or directory".
+ * Calls `fn`, and reports its failure as invalid usage: "cannot read FILE: no such
+ * file or directory".
  *
- * @param action What `fn` does, as an infinitive: "read FILE".
+ * @param action What `fn` does: "read FILE".
  */
 export async function tryTo<T>(
   action: string,

@@ -1,4 +1,4 @@
-/** What the tests of the command share: it runs as a process, within a limit. */
+/** What the tests of the command share. */
 import { dirname } from "node:path";
 import {
   type Child,
@@ -10,15 +10,15 @@ import { type Behaviour, type FaultyServer, respond } from "./faulty_server.ts";
 import { startTusServer, type TusServer } from "./tus_server.ts";
 
 /**
- * How long a process may run, in ms, so that one that hangs fails its test. The
- * longest needs 6 s, when nothing else runs.
+ * How long a process may run, in ms, so that a test fails instead of hanging. The
+ * slowest takes about 6 s on an idle machine.
  */
 export const LIMIT = 60_000;
 
 /** The outcome of a command that succeeds: it prints nothing. */
 export const SUCCESS = { code: 0, signal: null, stdout: "", stderr: "" };
 
-/** Starts the command. It is killed when the limit has passed. */
+/** Starts the command; it is killed at the limit. */
 export function start(
   args: string[],
   permissions?: string[],
@@ -121,9 +121,9 @@ export async function writeEach(
 }
 
 /**
- * A tus server behind a front that refuses requests.
+ * Starts a tus server behind a proxy that refuses requests.
  *
- * @param good How many requests that send bytes are let through before that.
+ * @param good The number of requests with bytes that it forwards before that.
  */
 export async function startRefusingTusServer(good = Infinity) {
   const server = await startTusServer({ relativeLocation: true });
@@ -173,7 +173,7 @@ export function uploaded(server: TusServer, stderr: string) {
   return { url, text, isComplete: server.isComplete(url) };
 }
 
-/** Runs the command line that was printed last, as a user copies it. */
+/** Runs the last line that was printed, as a user would copy it. */
 export async function runLastLine(stderr: string, input = "") {
   const [line] = stderr.trimEnd().split("\n").slice(-1);
   const shell = new Deno.Command("sh", {
