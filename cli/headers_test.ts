@@ -20,7 +20,13 @@ Deno.test("cli names an environment variable that is not set", async () => {
 
 for (
   const [title, exitCode, behaviour, space, message] of [
-    ["the server echoes the request", 1, refuseWithEcho, " ", "answered 400"],
+    [
+      "the server echoes the request",
+      1,
+      refuseWithEcho,
+      " ",
+      "responded with 400",
+    ],
     ["the server drops the connection", 1, close, " ", "fetch failed"],
     [
       "a header has a line break",

@@ -94,7 +94,7 @@ Deno.test("cli stops when a send fails while it waits for input", async () => {
   await running.write("data");
   const { code, stderr } = await running.outcome;
   assertEquals(code, 1);
-  assertStringIncludes(stderr, 'the server answered 400: "no"');
+  assertStringIncludes(stderr, 'the server responded with 400: "no"');
   assertStringIncludes(stderr, "4 bytes were read but not acknowledged");
 
   // Even if the server would accept later bytes: there would be a gap.
@@ -122,7 +122,7 @@ Deno.test("cli reports only the first retry", async () => {
   await using server = new FaultyServer([respond(503), respond(503)]);
   const { code, stderr } = await run([server.url], "data");
   assertEquals(code, 0);
-  assertMatch(stderr, /^stream-buffer: .* answered 503; retrying\n$/);
+  assertMatch(stderr, /^stream-buffer: .* responded with 503; retrying\n$/);
 });
 
 Deno.test("cli waits for the server as long as --timeout allows, not only as long as close()", async () => {
@@ -256,7 +256,10 @@ Deno.test("cli --tus reports the response of a server that does not support tus"
   await using server = new FaultyServer([respond(404), respond(404)]);
   const { code, stderr } = await run(["--tus", server.url], "an object");
   assertEquals(code, 1);
-  assertStringIncludes(stderr, "answered 404; it does not seem to speak tus");
+  assertStringIncludes(
+    stderr,
+    "responded with 404; it does not seem to speak tus",
+  );
   assert(!stderr.includes("to resume"));
 });
 

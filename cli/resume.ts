@@ -39,8 +39,8 @@ const PUBLIC_HEADER = /^@|^[\w-]+: *((Basic|Bearer|Token) +)?\$\{\w+\}$/i;
 
 /**
  * Makes the text that says how to resume an upload: what is needed for that, then
- * the command, on a line of its own. Its words are quoted for POSIX shells; PowerShell reads them alike
- * unless one holds a single quote.
+ * the command, on a line of its own. Its words are quoted for POSIX shells;
+ * PowerShell reads them in the same way, unless one holds a single quote.
  *
  * @returns The text; `undefined` if the input has changed, so that no command can
  *   resume the upload.
