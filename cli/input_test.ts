@@ -218,7 +218,7 @@ Deno.test("cli sends what it has read when a file no longer exists", async () =>
     ...[server.url, "-", gone],
   ]);
   await running.write("one");
-  await running.until(server.received(1));
+  await running.waitFor(server.received(1));
   await Deno.remove(gone);
   await running.end();
   const { code, stderr } = await running.outcome;

@@ -32,7 +32,7 @@ Deno.test("cli --lines never splits a line that spans reads", async () => {
   await using server = new FaultyServer();
   await using running = start([server.url, "--lines", "--interval", "20ms"]);
   await running.write("one\ntw");
-  await running.until(server.received(1));
+  await running.waitFor(server.received(1));
   await running.write("o and");
   await running.write(" a half\nthree");
   await running.end();

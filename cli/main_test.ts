@@ -111,7 +111,7 @@ Deno.test("cli stops when a send fails while it waits for input", async () => {
     server.url,
   ]);
   await saving.write("data");
-  await saving.said("0 bytes acknowledged");
+  await saving.waitForOutput("0 bytes acknowledged");
   await saving.write(" and more");
   await saving.end();
   assertEquals((await saving.outcome).code, 1);
@@ -209,8 +209,8 @@ for (const mode of ["--upload", "--tus"]) {
     await using running = start([mode, "--interval", "1ms", url, "-", gone]);
     await running.write("half an object");
     await (mode === "--upload"
-      ? running.until(begun)
-      : running.said("the upload is at"));
+      ? running.waitFor(begun)
+      : running.waitForOutput("the upload is at"));
     await Deno.remove(gone);
     await running.end();
     const { code, stderr } = await running.outcome;

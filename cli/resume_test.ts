@@ -265,9 +265,9 @@ Deno.test("cli --tus resumes only from the whole input after an interrupt", {
     tus.url,
   ]);
   await running.write("one,");
-  await running.said("the upload is at");
+  await running.waitForOutput("the upload is at");
   await running.write("two, and");
-  await running.said("saving undelivered bytes");
+  await running.waitForOutput("saving undelivered bytes");
   running.kill("SIGINT");
   const { code, stderr } = await running.outcome;
   assertEquals([code, Deno.readTextFileSync(unsent)], [1, "two, and"]);

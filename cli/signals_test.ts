@@ -109,7 +109,7 @@ for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
       after(logTimers),
     );
     await running.write("one\ntwo");
-    await running.until(server.received(1));
+    await running.waitFor(server.received(1));
     running.kill(signal);
     const { code, stdout, stderr } = await running.outcome;
     assertEquals(code, 1);
@@ -135,7 +135,7 @@ for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
       ], after(dropTimers, SEND_GRACE));
       await writeEach(running, server, "one\n", "two\nthree");
       running.kill(signal);
-      await running.said("interrupted");
+      await running.waitForOutput("interrupted");
       running.kill(signal);
       const { code, stderr } = await running.outcome;
       assertEquals(code, 1);
@@ -162,7 +162,7 @@ Deno.test(
       ]);
       await writeEach(running, server, "one", "two");
       running.kill("SIGINT");
-      await running.said("interrupted");
+      await running.waitForOutput("interrupted");
       if (last === never) running.kill("SIGINT");
       const { code, stderr } = await running.outcome;
       assertEquals([code, received(server)], [1, "onetwo"]);
@@ -214,9 +214,9 @@ for (const signal of ["SIGINT", "SIGTERM"] as const) {
             const writing = source === "a file"
               ? Promise.resolve()
               : running.write(text).catch(() => {});
-            await running.until(server.received(2));
+            await running.waitFor(server.received(2));
             running.kill(signal);
-            await running.said("interrupted");
+            await running.waitForOutput("interrupted");
             release();
             // Another signal, as two of a kind may be merged into one.
             if (state !== "works") running.kill("SIGHUP");
@@ -262,7 +262,7 @@ for (const lines of [false, true]) {
           await running.write(piece);
         }
       })().catch(() => {});
-      await running.until(server.received(2));
+      await running.waitFor(server.received(2));
       running.kill("SIGINT");
       running.kill("SIGTERM");
       const { code, stderr } = await running.outcome;
@@ -315,7 +315,7 @@ for (const signal of ["SIGINT", "SIGTERM"] as const) {
         : [tus.url, tus.appended];
       await using running = start([mode, "--interval", "1ms", url]);
       await running.write(text);
-      await running.until(event);
+      await running.waitFor(event);
       running.kill(signal);
       const { code, stderr } = await running.outcome;
       assertEquals(code, 1);

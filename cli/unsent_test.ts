@@ -150,7 +150,7 @@ Deno.test("cli reports that a file is missing from what it saved", async () => {
     ...[server.url, "-", gone],
   ]);
   await running.write("one");
-  await running.said("saving undelivered bytes");
+  await running.waitForOutput("saving undelivered bytes");
   await Deno.remove(gone);
   await running.end();
   const { code, stderr } = await running.outcome;
@@ -186,7 +186,7 @@ Deno.test("cli saves to a new file when the --unsent was removed", async () => {
   await using running = start(["--unsent", unsent, server.url]);
   await running.write("data");
   await running.end();
-  await running.until(server.received(1));
+  await running.waitFor(server.received(1));
   // As another command does that uses the same file and has nothing to save.
   await Deno.remove(unsent);
   release();
@@ -221,7 +221,7 @@ Deno.test("cli succeeds when an --unsent that it does not need was removed", asy
   await using running = start(["--unsent", unsent, server.url]);
   await running.write("data");
   await running.end();
-  await running.until(server.received(1));
+  await running.waitFor(server.received(1));
   await Deno.remove(unsent);
   release();
   assertEquals(await running.outcome, SUCCESS);

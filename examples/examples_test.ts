@@ -155,15 +155,15 @@ Deno.test("receiver.ts appends what it receives to a file, on this machine only"
       console.log(`on port ${(server.addr as Deno.NetAddr).port}.`);
     }) as typeof serve;
   });
-  await child.said(".\n");
-  const [, port] = child.heard.stdout.match(/on port (\d+)/)!;
+  await child.waitForOutput(".\n");
+  const [, port] = child.output.stdout.match(/on port (\d+)/)!;
   const url = `http://127.0.0.1:${port}/`;
   {
     await using out = streamTo(url, { capacity: 4 });
     for (const text of ["one ", "two ", "six "]) await out.write(text);
   }
   assertEquals(Deno.readTextFileSync(path), "before one two six ");
-  await child.said(`4 bytes appended to ${path}`);
+  await child.waitForOutput(`4 bytes appended to ${path}`);
 });
 
 Deno.test("demo.ts delivers every byte in every way", async () => {
@@ -220,8 +220,8 @@ Deno.test(
       Deno.writeTextFile(path, text, { append: true });
     const bodies = ["one\n", "two\nthree\n", "new\n", "another one\n", "end"];
     await using child = start("./ship_log.ts", [server.url, path], tellGone);
-    const received = (count: number) => child.until(server.received(count));
-    await child.said(`Shipping what is appended to ${path}`);
+    const received = (count: number) => child.waitFor(server.received(count));
+    await child.waitForOutput(`Shipping what is appended to ${path}`);
     await append("one\ntw");
     await received(1);
     await append("o\nthree\n");
@@ -230,7 +230,7 @@ Deno.test(
     await received(3);
     // Renamed, and after a while a longer one in its place.
     await Deno.rename(path, `${path}.1`);
-    await child.said("it is gone");
+    await child.waitForOutput("it is gone");
     await Deno.writeTextFile(path, "another one\nend");
     await received(4);
     child.kill("SIGINT");
@@ -251,16 +251,16 @@ Deno.test("ship_log.ts goes on trying, and ships everything once", async () => {
   const append = (text: string) =>
     Deno.writeTextFile(path, text, { append: true });
   await using child = start("./ship_log.ts", [server.url, path]);
-  await child.said("Shipping");
+  await child.waitForOutput("Shipping");
   await append("one\n");
-  await child.said('the server responded with 400: "no"; trying again');
-  await child.until(server.received(2));
+  await child.waitForOutput('the server answered 400: "no"; trying again');
+  await child.waitFor(server.received(2));
   // More than two buffers, so that writes are refused while it fails.
   const numbers = Array.from({ length: 120_000 }, (_, i) => `${i}\n`).join("");
   const text = `${numbers}the end\n`;
   await append(text);
   for (let i = 5; !server.bodies.at(-1)!.endsWith("the end\n"); i++) {
-    await child.until(server.received(i));
+    await child.waitFor(server.received(i));
   }
   child.kill("SIGTERM");
   assertEquals((await child.outcome).code, 0);
@@ -274,11 +274,11 @@ Deno.test("ship_log.ts ships a line that is larger than the buffer once", async 
   const path = folder.file("app.log", "");
   const line = "x".repeat(300_000) + "\n";
   await using child = start("./ship_log.ts", [server.url, path]);
-  await child.said("Shipping");
+  await child.waitForOutput("Shipping");
   await Deno.writeTextFile(path, line, { append: true });
-  await child.until(server.received(2));
+  await child.waitFor(server.received(2));
   await Deno.writeTextFile(path, "end\n", { append: true });
-  await child.until(server.received(3));
+  await child.waitFor(server.received(3));
   assert(server.bodies.join("") === `${line}${line}end\n`);
 });
 
@@ -312,7 +312,7 @@ Deno.test("resumable.ts finishes 100 MB on its second run when it was killed hal
 
   await using first = start("./resumable.ts", args);
   while (server.received < size / 2) {
-    await first.until(new Promise((resolve) => setTimeout(resolve, 1)));
+    await first.waitFor(new Promise((resolve) => setTimeout(resolve, 1)));
   }
   first.kill("SIGKILL");
   assertEquals((await first.outcome).signal, "SIGKILL");
@@ -346,7 +346,7 @@ Deno.test("resumable.ts begins anew when the upload is gone", async () => {
 // -- whatever_happens.ts --
 
 /** Writes, and comes to its end as `args` say. */
-async function comeToAnEnd({ streamTo, url, args, told }: Scope) {
+async function comeToAnEnd({ streamTo, url, args, readByte }: Scope) {
   const [example, unsent, how] = args as [string, string, string];
   const { closeWhateverHappens } = await import(example);
   const out = streamTo(url, {
@@ -359,7 +359,7 @@ async function comeToAnEnd({ streamTo, url, args, told }: Scope) {
   await out.flush();
   for (const text of ["six.", "end"]) await out.write(text);
   console.log("ready");
-  await told();
+  await readByte();
   const mistake = new Error("a mistake");
   if (how === "an exception") throw mistake;
   if (how === "an exception in a block") {
@@ -370,14 +370,14 @@ async function comeToAnEnd({ streamTo, url, args, told }: Scope) {
     setTimeout(() => {
       throw mistake;
     });
-    await told();
+    await readByte();
   }
   if (how === "a rejection") {
     void Promise.reject(mistake);
-    await told();
+    await readByte();
   }
   if (how === "Deno.exit()") Deno.exit(4);
-  if (how.startsWith("SIG")) await told();
+  if (how.startsWith("SIG")) await readByte();
   Deno.exitCode = 3;
 }
 
@@ -416,8 +416,8 @@ for (const [how, expected] of Object.entries(ENDS)) {
         await using child = startScript(server.url, comeToAnEnd, {
           args: [example, unsent, how],
         });
-        await child.said("ready");
-        await child.until(server.received(3));
+        await child.waitForOutput("ready");
+        await child.waitFor(server.received(3));
         if (how.startsWith("SIG")) child.kill(how as Deno.Signal);
         else await child.write("x");
         // Another one: two of a kind may arrive as one.

@@ -90,8 +90,8 @@ function begins() {
 
 /** Waits until a request has broken off, the only one. */
 async function broken(server: FaultyServer): Promise<void> {
-  while (server.broken.length === 0) await sleep(1);
-  assertEquals([server.broken.length, server.requests.length], [1, 0]);
+  while (server.incomplete.length === 0) await sleep(1);
+  assertEquals([server.incomplete.length, server.requests.length], [1, 0]);
 }
 
 // -- Options --

@@ -1,9 +1,11 @@
 /** Processes that a test starts, watches, and always ends. */
+import { fileURLToPath } from "node:url";
 import type { StreamBuffer, streamTo } from "../mod.ts";
 import type { TusSender } from "../senders/tus.ts";
 import type { UploadSender } from "../senders/upload.ts";
+import { Condition } from "./condition.ts";
 
-/** How a process ended, and what it said before. */
+/** How a process ended, and all of its output. */
 export interface Outcome {
   readonly code: number;
   readonly signal: Deno.Signal | null;
@@ -14,25 +16,33 @@ export interface Outcome {
 /** A running process. */
 export interface Child extends AsyncDisposable {
   readonly pid: number;
+  /** Resolves when it has exited and closed its output. */
   readonly outcome: Promise<Outcome>;
-  /** What it has said so far. */
-  readonly heard: Readonly<Record<"stdout" | "stderr", string>>;
+  /** Its output so far. */
+  readonly output: Readonly<Record<"stdout" | "stderr", string>>;
   kill(signal: Deno.Signal): void;
   /** Writes to its standard input. */
   write(data: string | Uint8Array): Promise<void>;
-  /** Ends its standard input. */
+  /** Closes its standard input. */
   end(): Promise<void>;
-  /** Waits until it has said something on standard output or error. */
-  said(text: string): Promise<void>;
-  /** Waits for what only the process brings about, as long as it runs. */
-  until(event: Promise<void>): Promise<void>;
+  /**
+   * Waits until its standard output or its standard error contains a text.
+   * Rejects when it has exited without that.
+   */
+  waitForOutput(text: string): Promise<void>;
+  /**
+   * Waits for an event that only this process can cause. Rejects when it exits
+   * before.
+   */
+  waitFor(event: Promise<void>): Promise<void>;
 }
 
 /**
- * Starts `deno run`. It may not ask for permissions, and has a secret in its
+ * Starts `deno run`, without permission prompts and with a secret in the
  * environment.
  *
- * @param shell Commands for a shell that then becomes the process.
+ * @param shell Commands for a POSIX shell, which runs them and then becomes the
+ *   process (`exec`).
  */
 export function run(args: string[], shell?: string): Child {
   const command = [Deno.execPath(), "run", "-q", "--no-prompt", ...args];
@@ -45,51 +55,45 @@ export function run(args: string[], shell?: string): Child {
     env: { NO_COLOR: "1", TEST_TOKEN: "hunter2" },
   }).spawn();
   const stdin = process.stdin.getWriter();
-  const heard = { stdout: "", stderr: "" };
-  const ears: (() => void)[] = [];
-  const hear = async (name: keyof typeof heard) => {
+  const output = { stdout: "", stderr: "" };
+  const changes = new Condition();
+  const read = async (name: keyof typeof output) => {
     const texts = process[name].pipeThrough(new TextDecoderStream());
     for await (const text of texts) {
-      heard[name] += text;
-      for (const ear of ears) ear();
+      output[name] += text;
+      changes.notify();
     }
   };
-  const outcome = Promise.all([process.status, hear("stdout"), hear("stderr")])
-    .then(([{ code, signal }]) => ({ code, signal, ...heard }));
-  const until = (event: Promise<void>) => {
-    const ended = outcome.then(({ code, stderr }) => {
-      throw new Error(`It ended too early, with ${code}: ${stderr}`);
+  const outcome = Promise.all([process.status, read("stdout"), read("stderr")])
+    .then(([{ code, signal }]) => {
+      const { stdout, stderr } = output;
+      changes.close(
+        `the process exited with ${signal ?? code}: ${stdout}${stderr}`,
+      );
+      return { code, signal, stdout, stderr };
     });
-    return Promise.race([event, ended]);
-  };
   return {
     pid: process.pid,
     outcome,
-    heard,
+    output,
     kill: (signal) => process.kill(signal),
     write: (data) =>
       stdin.write(
         typeof data === "string" ? new TextEncoder().encode(data) : data,
       ),
     end: () => stdin.close(),
-    said: (text) =>
-      until(
-        new Promise((resolve) => {
-          const ear = () => {
-            if (heard.stdout.includes(text) || heard.stderr.includes(text)) {
-              resolve();
-            }
-          };
-          ears.push(ear);
-          ear();
-        }),
+    waitForOutput: (text) =>
+      changes.wait(
+        `the output ${JSON.stringify(text)}`,
+        () => output.stdout.includes(text) || output.stderr.includes(text),
       ),
-    until,
+    waitFor: (event) =>
+      Promise.race([event, changes.wait("an event", () => false)]),
     async [Symbol.asyncDispose]() {
       try {
         process.kill("SIGKILL");
       } catch {
-        // It has ended by itself.
+        // It has exited already.
       }
       await stdin.close().catch(() => {});
       await outcome;
@@ -98,15 +102,15 @@ export function run(args: string[], shell?: string): Child {
 }
 
 /**
- * A flag with which `script` runs before the program, so that time, disks and
- * ports do as a test says. It is sent there as text.
+ * Returns a flag that runs `script` before the program, to replace a clock, a
+ * disk or a port. The function is passed on as text.
  */
 export function preload(script: () => void): string {
   const code = encodeURIComponent(`(${script})()`);
   return `--preload=data:text/javascript,${code}`;
 }
 
-/** What a script in a child process is given. */
+/** What a script in a child process is called with. */
 export interface Scope {
   readonly StreamBuffer: typeof StreamBuffer;
   readonly streamTo: typeof streamTo;
@@ -114,13 +118,13 @@ export interface Scope {
   readonly UploadSender: typeof UploadSender;
   readonly url: string;
   readonly args: string[];
-  /** Fulfils at each byte of standard input. */
-  readonly told: () => Promise<unknown>;
+  /** Waits for a byte of standard input, which the test writes. */
+  readonly readByte: () => Promise<unknown>;
 }
 
 /**
- * Runs `script` as the body of a module. It is sent there as text, and so uses
- * nothing but what it is given and the globals.
+ * Runs `script` in a process of its own. The function is passed on as text, and
+ * so can use its scope and the globals, but no variables around it.
  *
  * @param options Flags for `deno run`, and further arguments for the script.
  */
@@ -138,18 +142,20 @@ export function start(
     import { StreamBuffer, streamTo } from ${module("mod")};
     import { TusSender } from ${module("senders/tus")};
     import { UploadSender } from ${module("senders/upload")};
-    const told = () => Deno.stdin.read(new Uint8Array(1));
+    const readByte = () => Deno.stdin.read(new Uint8Array(1));
     const [url, ...args] = Deno.args;
-    const senders = { TusSender, UploadSender };
-    await (${script})({ StreamBuffer, streamTo, ...senders, url, args, told });`;
+    const modules = { StreamBuffer, streamTo, TusSender, UploadSender };
+    await (${script})({ ...modules, url, args, readByte });`;
   const data = `data:text/javascript,${encodeURIComponent(code)}`;
   return run([...permissions, data, url, ...args]);
 }
 
 // -- The command --
 
-/** The command, and what it is usually allowed. */
-export const CLI = new URL("../cli/main.ts", import.meta.url).pathname;
+/** The path of the command, and the permissions that it usually has. */
+export const CLI: string = fileURLToPath(
+  import.meta.resolve("../cli/main.ts"),
+);
 export const PERMISSIONS = ["-N=127.0.0.1", "-R", "-W"];
 
 /** Starts the command. */
@@ -161,14 +167,14 @@ export function startCommand(
   return run([...permissions, CLI, ...args], shell);
 }
 
-/** Runs the command to its end, with `input`. */
+/** Runs the command with `input`, and waits for its end. */
 export async function runCommand(
   args: string[],
   input: string | Uint8Array = "",
   permissions?: string[],
 ): Promise<Outcome> {
   await using command = startCommand(args, permissions);
-  // It may end without reading all of it.
+  // It may exit without reading all of its input.
   await command.write(input).then(() => command.end()).catch(() => {});
   return await command.outcome;
 }

@@ -116,7 +116,7 @@ export async function writeEach(
 ): Promise<void> {
   for (const [i, text] of texts.entries()) {
     await running.write(text);
-    await running.until(server.received(i + 1));
+    await running.waitFor(server.received(i + 1));
   }
 }
 

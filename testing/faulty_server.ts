@@ -1,6 +1,6 @@
 /**
- * An HTTP/1.1 server on a raw TCP socket, which does to each request what its
- * script tells it to, and remembers every byte that it read. Run it with
+ * An HTTP/1.1 server on a raw TCP socket. It handles each request as its script
+ * prescribes, correctly or not, and records every byte that it reads.
  *
  *     deno run -N testing/faulty_server.ts --help
  */
@@ -8,11 +8,13 @@ import { Buffer } from "node:buffer";
 import { createHash } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
 import { parseArgs } from "node:util";
+import { Condition } from "./condition.ts";
+import { turns } from "./event_loop.ts";
 import { listen } from "./free_port.ts";
 
 const CRLF = "\r\n";
 
-/** What is known of a request before its body has been read. */
+/** A request whose body has not been read yet. */
 export interface RequestHead {
   /** 0 for the first connection, and so on. */
   readonly connection: number;
@@ -21,25 +23,25 @@ export interface RequestHead {
   readonly headers: Headers;
 }
 
-/** A request as it was read off the wire. */
+/** A request, with as much of its body as was read. */
 export interface RawRequest extends RequestHead {
   readonly body: Uint8Array<ArrayBuffer>;
 }
 
-/** What a behaviour may do once it has seen the head of a request. */
+/** What a behaviour can do once the head of a request has been read. */
 export interface Exchange {
   readonly request: RequestHead;
-  /** Reads so many bytes of the body, or what is left of it. */
+  /** Reads this many bytes of the body, or what is left of it. */
   read(size: number): Promise<void>;
   /** Reads the request to its end. */
   receive(): Promise<RawRequest>;
-  /** Stores the request, as a server does that answers with a 2xx. */
-  keep(): Promise<void>;
-  /** Sends bytes or text as they are. */
+  /** Reads the request and stores it, as a server does before a 2xx. */
+  store(): Promise<void>;
+  /** Sends bytes or text unchanged. */
   write(data: string | Uint8Array): Promise<void>;
   /**
-   * Closes the connection. That resets it if there are bytes which were not
-   * read, and what was written may then never be seen.
+   * Closes the connection. If there are unread bytes, that resets it, and the
+   * client may never see what was written.
    */
   close(): void;
   /** Waits until the client closes the connection, or this server is stopped. */
@@ -48,27 +50,29 @@ export interface Exchange {
   hang(): Promise<void>;
   /** Waits for the beginning of the next request on this connection. */
   next(): Promise<void>;
-  /** Breaks all connections off and takes no more, for so many milliseconds. */
+  /** Waits this many milliseconds, or until this server is stopped. */
+  sleep(ms: number): Promise<void>;
+  /** Drops all connections, and accepts none for this many milliseconds. */
   refuse(ms: number): void;
 }
 
-/** What becomes of one request. */
+/** Handles one request. */
 export type Behaviour = (exchange: Exchange) => Promise<void> | void;
 
-/** Reads the request, and answers as a server should; keeps it if with a 2xx. */
+/** Reads the request, and stores it if the status is a 2xx; then responds. */
 export function respond(
   status: number,
   headers: Record<string, string> = {},
   body = "",
 ): Behaviour {
-  return async ({ receive, keep, write }) => {
+  return async ({ receive, store, write }) => {
     await receive();
-    if (status < 300) await keep();
-    await write(reply(status, headers, body));
+    if (status < 300) await store();
+    await write(response(status, headers, body));
   };
 }
 
-function reply(
+function response(
   status: number,
   headers: Record<string, string> = {},
   body = "",
@@ -77,25 +81,25 @@ function reply(
     body;
 }
 
-/** A status line and headers, whatever they may be. */
+/** A status line and these headers, without any check. */
 export function head(status: number, headers: Record<string, string>): string {
   const lines = Object.entries(headers).map(([k, v]) => `${k}: ${v}${CRLF}`);
   return `HTTP/1.1 ${status} Status${CRLF}${lines.join("")}${CRLF}`;
 }
 
-/** Reads the request, and closes the connection without an answer. */
+/** Reads the request, and closes the connection without a response. */
 export const close: Behaviour = async (exchange) => {
   await exchange.receive();
   exchange.close();
 };
 
-/** Reads the request, and never answers. */
+/** Reads the request, and never responds. */
 export const never: Behaviour = async ({ receive, closed }) => {
   await receive();
   await closed();
 };
 
-/** Reads the request, and goes on when it is released. */
+/** Reads the request, and continues with `rest` after `release()`. */
 export function held(
   rest: Behaviour = respond(200),
 ): { release: () => void; behaviour: Behaviour } {
@@ -108,7 +112,7 @@ export function held(
   return { release, behaviour };
 }
 
-/** Answers, and closes the connection that it said it would keep. */
+/** Responds, and closes the connection although the client may reuse it. */
 export function respondAndClose(status: number): Behaviour {
   return async (exchange) => {
     await respond(status)(exchange);
@@ -116,10 +120,10 @@ export function respondAndClose(status: number): Behaviour {
   };
 }
 
-/** Stores the request, and answers it with whatever this is. */
-function keepAnd(data: string, then: "close" | "closed"): Behaviour {
-  return async ({ keep, write, ...exchange }) => {
-    await keep();
+/** Stores the request, writes `data`, and closes or waits for the client to. */
+function storeAnd(data: string, then: "close" | "closed"): Behaviour {
+  return async ({ store, write, ...exchange }) => {
+    await store();
     await write(data);
     await exchange[then]();
   };
@@ -136,8 +140,8 @@ const RETRY_AFTER: Record<string, string> = {
   "garbage": "soon",
 };
 
-/** Those that a retry helps against, if it takes one. */
-const PASSING: Record<string, Behaviour> = {
+/** Faults that pass: a retry succeeds, if one is needed at all. */
+const RETRYABLE: Record<string, Behaviour> = {
   "200": respond(200),
   "201 with a body": respond(201, {}, "stored\n"),
   "204": respond(204),
@@ -145,15 +149,15 @@ const PASSING: Record<string, Behaviour> = {
   "read slowly": async (exchange) => {
     for (let i = 0; i < 20; i++) {
       await exchange.read(50);
-      await sleep(1);
+      await exchange.sleep(1);
     }
     await respond(200)(exchange);
   },
-  "200 before the body is read": async ({ write, keep }) => {
-    await Promise.all([keep(), write(reply(200))]);
+  "200 before the body is read": async ({ write, store }) => {
+    await Promise.all([store(), write(response(200))]);
   },
   "503 before the body is read": async ({ write, receive }) => {
-    await write(reply(503));
+    await write(response(503));
     await receive();
   },
   "100 first": async (exchange) => {
@@ -164,37 +168,37 @@ const PASSING: Record<string, Behaviour> = {
     await exchange.write(head(103, { link: "</a>" }).repeat(2));
     await respond(200)(exchange);
   },
-  "103 without end": async ({ receive, write }) => {
+  "endless 103": async ({ receive, write }) => {
     await receive();
     for (;;) await write(head(103, { link: "</a>" }));
   },
-  "a head without end": async ({ receive, write }) => {
+  "endless head": async ({ receive, write }) => {
     await receive();
     await write("HTTP/1.1 200 OK\r\n");
     for (;;) await write(`x-long: ${"x".repeat(1000)}${CRLF}`);
   },
-  "answer late": async (exchange) => {
-    await exchange.keep();
-    await sleep(20);
+  "respond late": async (exchange) => {
+    await exchange.store();
+    await exchange.sleep(20);
     await respond(200)(exchange);
   },
-  "never answer": never,
-  "keep and never answer": keepAnd("", "closed"),
+  "never respond": never,
+  "store and never respond": storeAnd("", "closed"),
   "garbage": async ({ receive, write, close }) => {
     await receive();
     await write(`\0\xff not HTTP${CRLF}${CRLF}`);
     close();
   },
-  "half a head": keepAnd("HTTP/1.1 200 OK\r\ncontent-le", "close"),
+  "half a head": storeAnd("HTTP/1.1 200 OK\r\ncontent-le", "close"),
   "close": close,
   "close before the body is read": (exchange) => exchange.close(),
   "close within the body": async ({ read, close }) => {
     await read(1);
     close();
   },
-  "keep and close": keepAnd("", "close"),
+  "store and close": storeAnd("", "close"),
   "200 and close": respondAndClose(200),
-  "200 and close, as it says": async (exchange) => {
+  "200 and close, announced": async (exchange) => {
     await respond(200, { connection: "close" })(exchange);
     exchange.close();
   },
@@ -203,9 +207,9 @@ const PASSING: Record<string, Behaviour> = {
     await exchange.next();
     exchange.close();
   },
-  "refuse for a while": ({ refuse }) => refuse(20),
-  "keep and refuse for a while": async ({ keep, refuse }) => {
-    await keep();
+  "refuse connections for 20 ms": ({ refuse }) => refuse(20),
+  "store and refuse connections for 20 ms": async ({ store, refuse }) => {
+    await store();
     refuse(20);
   },
   "408 and close": respondAndClose(408),
@@ -219,33 +223,35 @@ const PASSING: Record<string, Behaviour> = {
       ])
     ),
   ),
-  "a reply that stalls": keepAnd(
+  "a response that stalls": storeAnd(
     head(200, { "content-length": "10" }) + "12345",
     "closed",
   ),
-  "a reply that never ends": async ({ keep, write }) => {
-    await keep();
+  "an endless response": async ({ store, write }) => {
+    await store();
     await write(head(200, { "transfer-encoding": "chunked" }));
     for (;;) await write(`400${CRLF}${"x".repeat(1024)}${CRLF}`);
   },
-  "a reply that is shorter than it says": keepAnd(
+  "a response shorter than its Content-Length": storeAnd(
     head(200, { "content-length": "10" }) + "12345",
     "close",
   ),
-  "a reply that is longer than it says": keepAnd(
+  "a response longer than its Content-Length": storeAnd(
     head(200, { "content-length": "5" }) + "1234567890",
     "close",
   ),
-  "a reply of 1 MB": respond(200, {}, "x".repeat(1_000_000)),
-  "a reply with 100 kB of headers": respond(200, { "x-long": "x".repeat(1e5) }),
-  "a reply with 1000 headers": respond(
+  "a response of 1 MB": respond(200, {}, "x".repeat(1_000_000)),
+  "a response with 100 kB of headers": respond(200, {
+    "x-long": "x".repeat(1e5),
+  }),
+  "a response with 1000 headers": respond(
     200,
     Object.fromEntries(Array.from({ length: 1000 }, (_, i) => [`x-${i}`, "x"])),
   ),
 };
 
-/** Those that it does not help against, unless they change their minds. */
-const FINAL: Record<string, Behaviour> = {
+/** Faults that last: the same request would fail again. */
+const PERMANENT: Record<string, Behaviour> = {
   ...Object.fromEntries([301, 302, 303, 307, 308].map((status) => [
     `${status}`,
     (exchange: Exchange) => {
@@ -257,43 +263,49 @@ const FINAL: Record<string, Behaviour> = {
   "400": respond(400, {}, "no\n"),
   "401": respond(401),
   "413 and close before the body is read": async ({ write, close }) => {
-    await write(reply(413, { connection: "close" }));
+    await write(response(413, { connection: "close" }));
     close();
   },
   "503, Retry-After a year": respond(503, { "retry-after": "31536000" }),
 };
 
-/** Behaviours by name, for schedules. */
-export const BEHAVIOURS: Record<string, Behaviour> = { ...PASSING, ...FINAL };
+/** All behaviours that have a name. */
+export const BEHAVIOURS: Record<string, Behaviour> = {
+  ...RETRYABLE,
+  ...PERMANENT,
+};
 
 function behaviour(name: string): Behaviour {
   const found = BEHAVIOURS[name];
   if (found !== undefined) return found;
-  throw new TypeError(`There is no behaviour "${name}"`);
+  throw new TypeError(`There is no behaviour "${name}"; see --help`);
 }
 
-/** The behaviours of these names. */
+/** The behaviours with these names. */
 export function script(names: readonly string[]): Behaviour[] {
   return names.map(behaviour);
 }
 
 /**
- * A schedule that the seed decides: every other request meets a good server,
- * each of the rest any behaviour that a retry helps against.
+ * Handles half of the requests correctly, and each of the others with a random
+ * retryable fault. The same seed gives the same schedule.
  *
- * @param by Gives the behaviour of a name.
+ * @param find Returns the behaviour with a given name.
  */
-export function anyBehaviour(seed: number, by = behaviour): Behaviour {
-  const names = Object.keys(PASSING);
+export function anyBehaviour(seed: number, find = behaviour): Behaviour {
+  const names = Object.keys(RETRYABLE);
   const random = randomFrom(seed);
   return (exchange) => {
     const good = random() < 0.5;
     const name = good ? "200" : names[Math.floor(random() * names.length)]!;
-    return by(name)(exchange);
+    return find(name)(exchange);
   };
 }
 
-/** Numbers from 0 to 1 that the seed decides (Tommy Ettinger's mulberry32). */
+/**
+ * Returns a generator of numbers from 0 to 1, the same for the same seed (Tommy
+ * Ettinger's mulberry32).
+ */
 export function randomFrom(seed: number): () => number {
   return () => {
     seed = (seed + 0x6d2b79f5) | 0;
@@ -303,31 +315,33 @@ export function randomFrom(seed: number): () => number {
   };
 }
 
-/** The client went away, or this server was stopped. */
-class Gone extends Error {}
+/** The client closed the connection, or this server was stopped. */
+class Disconnected extends Error {}
 
-/** Takes one behaviour of its script a request, and then `otherwise`. */
+/** Handles each request with the next behaviour of its script, then `otherwise`. */
 export class FaultyServer implements AsyncDisposable {
   readonly #script: Behaviour[];
   readonly #otherwise: Behaviour;
   readonly #connections = new Set<Deno.Conn>();
-  /** Those whose request it may have acknowledged without having read it. */
-  readonly #keeping = new Set<Deno.Conn>();
+  /** Connections whose request may be acknowledged before it has been read. */
+  readonly #storing = new Set<Deno.Conn>();
   readonly #handlers = new Set<Promise<void>>();
-  readonly #arrived = new EventTarget();
+  readonly #changes = new Condition();
+  readonly #stop = new AbortController();
   readonly #stopped = Promise.withResolvers<void>();
   #listener: Deno.TcpListener;
   #serving: Promise<void>;
-  #running = true;
   readonly port: number;
-  /** Every request that was read to its end, in order. */
+  /** All requests that were read to their end, in order. */
   readonly requests: RawRequest[] = [];
-  /** Those that broke off, with as much of their bodies as was read. */
-  readonly broken: RawRequest[] = [];
-  /** Those that were stored, in order. */
-  readonly kept: RawRequest[] = [];
+  /** Requests whose connection was closed before their end. */
+  readonly incomplete: RawRequest[] = [];
+  /** Requests that were stored, in order. */
+  readonly stored: RawRequest[] = [];
   /** How many connections were accepted. */
   connections = 0;
+  /** How many bytes of bodies were read, of incomplete requests as well. */
+  bodyBytes = 0;
 
   constructor(
     script: Behaviour[] = [],
@@ -357,18 +371,41 @@ export class FaultyServer implements AsyncDisposable {
     return this.requests.map(keyOf);
   }
 
-  /** Adds to its script. */
+  /** Adds behaviours to the script. */
   next(...behaviours: Behaviour[]): void {
     this.#script.push(...behaviours);
   }
 
-  /** Resolves when so many requests have been read. */
-  async received(count: number): Promise<void> {
-    while (this.requests.length < count) {
-      await new Promise((resolve) => {
-        this.#arrived.addEventListener("request", resolve, { once: true });
-      });
-    }
+  /** Waits until this many requests have been read to their end. */
+  received(count: number): Promise<void> {
+    return this.waitFor(
+      `${count} requests`,
+      () => this.requests.length >= count,
+    );
+  }
+
+  /** Waits until this many requests were closed before their end. */
+  aborted(count: number): Promise<void> {
+    return this.waitFor(
+      `${count} incomplete requests`,
+      () => this.incomplete.length >= count,
+    );
+  }
+
+  /** Waits until this many bytes of bodies have been read. */
+  receivedBytes(count: number): Promise<void> {
+    return this.waitFor(
+      `${count} bytes of bodies`,
+      () => this.bodyBytes >= count,
+    );
+  }
+
+  /**
+   * Waits until a condition on the requests is met. Rejects when this server is
+   * stopped before.
+   */
+  waitFor(what: string, isMet: () => boolean): Promise<void> {
+    return this.#changes.wait(what, isMet);
   }
 
   async #serve(): Promise<void> {
@@ -376,10 +413,10 @@ export class FaultyServer implements AsyncDisposable {
       this.#connections.add(connection);
       const handler = this.#handle(connection, this.connections++)
         .catch((error) => {
-          if (!(error instanceof Gone)) throw error;
+          if (!(error instanceof Disconnected)) throw error;
         }).finally(() => {
           this.#connections.delete(connection);
-          this.#keeping.delete(connection);
+          this.#storing.delete(connection);
           this.#handlers.delete(handler);
           tryClose(connection);
         });
@@ -403,14 +440,17 @@ export class FaultyServer implements AsyncDisposable {
         path: path!,
         headers,
       };
-      const body = new Body(wire, headers);
+      const body = new Body(wire, headers, (size) => {
+        this.bodyBytes += size;
+        this.#changes.notify();
+      });
       let received: RawRequest | undefined;
       const receive = async () => {
         await body.read(Infinity);
         if (received === undefined) {
           received = { ...request, body: body.bytes };
           this.requests.push(received);
-          this.#arrived.dispatchEvent(new Event("request"));
+          this.#changes.notify();
         }
         return received;
       };
@@ -419,38 +459,48 @@ export class FaultyServer implements AsyncDisposable {
           request,
           read: (size) => body.read(size),
           receive,
-          keep: async () => {
-            this.#keeping.add(connection);
+          store: async () => {
+            this.#storing.add(connection);
             const request = await receive();
-            this.#keeping.delete(connection);
-            if (!this.kept.includes(request)) this.kept.push(request);
+            this.#storing.delete(connection);
+            if (this.stored.includes(request)) return;
+            this.stored.push(request);
+            this.#changes.notify();
           },
           write: (data) => wire.write(data),
           close: () => wire.close(),
           closed: () => wire.end(),
           hang: () => this.#stopped.promise,
           next: () => wire.more(),
+          sleep: (ms) => this.#sleep(ms),
           refuse: (ms) => this.refuse(ms),
         });
         await receive();
       } finally {
         if (received === undefined) {
-          this.broken.push({ ...request, body: body.bytes });
+          this.incomplete.push({ ...request, body: body.bytes });
+          this.#changes.notify();
         }
       }
     }
   }
 
-  /** Breaks all connections off and takes no more, for so many milliseconds. */
+  /** A delay is a fault here, not a guess; no event could stand in for it. */
+  async #sleep(ms: number): Promise<void> {
+    const { signal } = this.#stop;
+    await sleep(ms, undefined, { signal }).catch(() => {});
+  }
+
+  /** Drops all connections, and accepts none for this many milliseconds. */
   refuse(ms: number): void {
     tryClose(this.#listener);
-    // Nothing that was acknowledged is lost.
-    for (const connection of this.#connections.difference(this.#keeping)) {
+    // A request that may be acknowledged must not be lost.
+    for (const connection of this.#connections.difference(this.#storing)) {
       tryClose(connection);
     }
     this.#serving = this.#serving.then(async () => {
-      await sleep(ms);
-      while (this.#running) {
+      await this.#sleep(ms);
+      while (!this.#stop.signal.aborted) {
         try {
           this.#listener = Deno.listen({
             hostname: "127.0.0.1",
@@ -458,21 +508,27 @@ export class FaultyServer implements AsyncDisposable {
           });
           return await this.#serve();
         } catch (error) {
-          // Someone else has the port for a moment.
+          // Another process is using the port for a moment.
           if (!(error instanceof Deno.errors.AddrInUse)) throw error;
-          await sleep(ms);
+          await this.#sleep(ms);
         }
       }
     });
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    this.#running = false;
-    tryClose(this.#listener);
+    this.#stop.abort();
     this.#stopped.resolve();
+    tryClose(this.#listener);
     for (const connection of this.#connections) tryClose(connection);
+    const { requests: { length }, connections } = this;
+    this.#changes.close(
+      `the server was stopped after ${length} requests on ${connections} connections`,
+    );
     await this.#serving;
-    await Promise.all(this.#handlers);
+    // A behaviour ends with its connection, unless it waits for a promise that
+    // the test resolves. A test that failed before that must still end.
+    await Promise.race([Promise.all(this.#handlers), turns()]);
   }
 }
 
@@ -481,14 +537,15 @@ export function keyOf({ headers }: RequestHead): string | null {
   return headers.get("idempotency-key");
 }
 
-/** Which flush of its stream it is, as its `Idempotency-Key` says. */
+/** The sequence number in the request's `Idempotency-Key`. */
 export function sequenceOf(request: RequestHead): number {
   return Number(keyOf(request)?.match(/-(\d+)"$/)?.[1]);
 }
 
 /**
- * The bodies without those that repeat a key, by their place in the stream.
- * Throws if one differs from what it repeats, or there is a gap.
+ * Returns one body per key, in the order of the stream.
+ *
+ * @throws {Error} If two bodies with the same key differ, or one is missing.
  */
 export function deduplicate(
   requests: readonly RawRequest[],
@@ -498,11 +555,11 @@ export function deduplicate(
     const { body } = request;
     const before = bodies[sequenceOf(request)] ??= body;
     if (Buffer.compare(before, body) !== 0) {
-      throw new Error(`${keyOf(request)} came again with other bytes`);
+      throw new Error(`Key ${keyOf(request)} was repeated with other bytes`);
     }
   }
   for (let i = 0; i < bodies.length; i++) {
-    if (bodies[i] === undefined) throw new Error(`Request ${i} never came`);
+    if (bodies[i] === undefined) throw new Error(`Request ${i} is missing`);
   }
   return bodies;
 }
@@ -515,18 +572,20 @@ function tryClose(resource: { close(): void }): void {
   }
 }
 
-/** The body of a request, as far as it was read: of a known size, or in chunks. */
+/** The part of a request's body that was read; by length or in chunks. */
 class Body {
   readonly #wire: Wire;
   readonly #isChunked: boolean;
-  /** How much is left of it, or of the chunk that it is in. */
+  readonly #onRead: (size: number) => void;
+  /** How many bytes are left of the body, or of its current chunk. */
   #left: number;
   #ended = false;
   #buffer: Uint8Array<ArrayBuffer>;
   #size = 0;
 
-  constructor(wire: Wire, headers: Headers) {
+  constructor(wire: Wire, headers: Headers, onRead: (size: number) => void) {
     this.#wire = wire;
+    this.#onRead = onRead;
     this.#isChunked = headers.get("transfer-encoding") === "chunked";
     this.#left = Number(headers.get("content-length") ?? 0);
     this.#buffer = new Uint8Array(this.#left);
@@ -536,7 +595,7 @@ class Body {
     return this.#buffer.subarray(0, this.#size);
   }
 
-  /** Reads so many bytes of it, or what is left. */
+  /** Reads this many bytes, or what is left. */
   async read(size: number): Promise<void> {
     while (size > 0) {
       if (this.#left === 0) await this.#nextChunk();
@@ -552,6 +611,7 @@ class Body {
       this.#size += read;
       this.#left -= read;
       size -= read;
+      this.#onRead(read);
       if (this.#isChunked && this.#left === 0) await this.#wire.until(CRLF);
     }
   }
@@ -564,10 +624,10 @@ class Body {
   }
 }
 
-/** A connection, read up to a separator, or a number of bytes. */
+/** A connection that is read up to a separator, or by a number of bytes. */
 class Wire {
   readonly #connection: Deno.Conn;
-  /** What was read beyond what was asked for. */
+  /** Bytes that were read from the connection, but not requested yet. */
   #pending: Uint8Array<ArrayBuffer> = new Uint8Array();
 
   constructor(connection: Deno.Conn) {
@@ -587,13 +647,13 @@ class Wire {
     }
   }
 
-  /** Also forgets what was read and not asked for. */
+  /** Closes the connection, and discards the pending bytes. */
   close(): void {
     tryClose(this.#connection);
     this.#pending = new Uint8Array();
   }
 
-  /** Reads at least a byte into `target`. */
+  /** Reads at least one byte into `target`. */
   async read(target: Uint8Array): Promise<number> {
     if (this.#pending.length === 0) return await this.#read(target);
     const part = this.#pending.subarray(0, target.length);
@@ -602,7 +662,7 @@ class Wire {
     return part.length;
   }
 
-  /** Reads at least a byte more than it has. */
+  /** Adds at least one byte to the pending ones. */
   async more(): Promise<void> {
     const chunk = new Uint8Array(16 * 1024);
     const size = await this.#read(chunk);
@@ -610,13 +670,13 @@ class Wire {
     this.#pending = new Uint8Array(Buffer.concat(parts));
   }
 
-  /** Reads until the client closes the connection. */
+  /** Reads and discards until the client closes the connection. */
   async end(): Promise<void> {
     const chunk = new Uint8Array(16 * 1024);
     try {
       for (;;) await this.#read(chunk);
     } catch (error) {
-      if (!(error instanceof Gone)) throw error;
+      if (!(error instanceof Disconnected)) throw error;
     }
   }
 
@@ -632,38 +692,47 @@ class Wire {
 
   async #read(target: Uint8Array): Promise<number> {
     const size = await this.#connection.read(target).catch(rethrow);
-    if (size === null) throw new Gone();
+    if (size === null) throw new Disconnected();
     return size;
   }
 }
 
-/** What ends a connection is nobody's fault. */
+/** Turns the errors of a connection that was closed into `Disconnected`. */
 function rethrow(error: unknown): never {
-  const { BadResource, BrokenPipe, ConnectionReset, Interrupted } = Deno.errors;
-  for (const kind of [BadResource, BrokenPipe, ConnectionReset, Interrupted]) {
-    if (error instanceof kind) throw new Gone();
-  }
+  const {
+    BadResource,
+    BrokenPipe,
+    ConnectionAborted, // on Windows
+    ConnectionReset,
+    Interrupted,
+  } = Deno.errors;
+  const kinds = [
+    ...[BadResource, BrokenPipe],
+    ...[ConnectionAborted, ConnectionReset, Interrupted],
+  ];
+  if (kinds.some((kind) => error instanceof kind)) throw new Disconnected();
   throw error;
 }
 
-const HELP = `An HTTP server that does what it should not.
+const HELP = `An HTTP server that misbehaves on purpose.
 
 Usage: deno run -N testing/faulty_server.ts [options] [BEHAVIOUR...]
 
-It does to each request the next of the behaviours given, and answers 200 after
-the last; without any, to every other request something at random that a retry
-helps against. Interrupt it to see what it has kept.
+Handles each request with the next BEHAVIOUR, and responds with 200 after the
+last. Without any, it handles every other request with a random fault that a
+retry can overcome. Press Ctrl+C for a summary of what it has stored.
 
 Options:
-      --port PORT   (default: 8000)
-      --seed SEED   Decides what is random (default: another each time).
-      --out FILE    Writes what it has kept to FILE at the end; needs -W.
-      --help        Show this.
+      --port PORT   Port on 127.0.0.1 (default: 8000).
+      --seed SEED   Seed for the random faults (default: a new one each time).
+      --out FILE    At the end, append what was stored to FILE; needs -W.
+      --help        Show this help.
 
-Behaviours that a retry helps against, if it takes one:
-${Object.keys(PASSING).map((name) => `  "${name}"`).join("\n")}
-and others:
-${Object.keys(FINAL).map((name) => `  "${name}"`).join("\n")}
+Behaviours that a retry can overcome:
+${Object.keys(RETRYABLE).map((name) => `  "${name}"`).join("\n")}
+
+Behaviours that fail again when repeated:
+${Object.keys(PERMANENT).map((name) => `  "${name}"`).join("\n")}
 `;
 
 async function main(): Promise<void> {
@@ -677,28 +746,32 @@ async function main(): Promise<void> {
     },
   });
   if (values.help) return console.log(HELP.trimEnd());
-  const say = (name: string): Behaviour => (exchange) => {
+  const logged = (name: string): Behaviour => (exchange) => {
     const { method, path } = exchange.request;
     console.log(`${method} ${path} ${keyOf(exchange.request)}: ${name}`);
     return behaviour(name)(exchange);
   };
   const otherwise = positionals.length > 0
-    ? say("200")
-    : anyBehaviour(Number(values.seed), say);
+    ? logged("200")
+    : anyBehaviour(Number(values.seed), logged);
   const port = Number(values.port);
-  await using server = new FaultyServer(positionals.map(say), otherwise, port);
-  console.log(`${server.url}, seed ${values.seed}`);
+  await using server = new FaultyServer(
+    positionals.map(logged),
+    otherwise,
+    port,
+  );
+  console.log(`Listening at ${server.url}, seed ${values.seed}`);
   await new Promise<void>((resolve) => {
     Deno.addSignalListener("SIGINT", resolve);
   });
-  const bodies = deduplicate(server.kept);
+  const bodies = deduplicate(server.stored);
   for (const body of bodies) {
     if (values.out) Deno.writeFileSync(values.out, body, { append: true });
   }
   const bytes = Buffer.concat(bodies);
   const sum = createHash("sha256").update(bytes).digest("hex");
   console.log(
-    `${server.kept.length} requests kept, ${bodies.length} of them different: ${bytes.length} bytes, SHA-256 ${sum}`,
+    `${server.stored.length} requests stored, ${bodies.length} distinct: ${bytes.length} bytes, SHA-256 ${sum}`,
   );
 }
 

@@ -45,7 +45,7 @@ for (const method of ["write", "readFrom", "writable"] as const) {
 }
 
 /** Says what became of a write that may not be sent. */
-async function beRefused({ streamTo, url, told }: Scope): Promise<void> {
+async function beRefused({ streamTo, url, readByte }: Scope): Promise<void> {
   const out = streamTo(url);
   await out.write("data");
   try {
@@ -56,14 +56,14 @@ async function beRefused({ streamTo, url, told }: Scope): Promise<void> {
   }
   await out.close().catch(() => {});
   console.log(new TextDecoder().decode(out.takeUnsent()), "kept");
-  await told();
+  await readByte();
 }
 
 for (const denied of ["--allow-net=127.0.0.1:9", "--deny-net"]) {
   Deno.test(`streamTo() fails at once with ${denied}, names the permission, and keeps the bytes`, async () => {
     await using server = new FaultyServer();
     await using child = start(server.url, beRefused, { permissions: [denied] });
-    await child.said("data kept");
+    await child.waitForOutput("data kept");
     await child.write("x");
     const guard = setTimeout(() => child.kill("SIGKILL"), 30_000);
     const { code, stdout } = await child.outcome;

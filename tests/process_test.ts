@@ -70,8 +70,8 @@ Deno.test("a script that ends while a send is under way waits for it, and sends 
     await out.write("abc");
     console.log("the end");
   });
-  await child.until(server.received(2));
-  await child.said("the end");
+  await child.waitFor(server.received(2));
+  await child.waitForOutput("the end");
   release();
   assertEquals((await child.outcome).code, 0);
   assertEquals(server.bodies, ["full", "full", "abc"]);
@@ -87,8 +87,8 @@ Deno.test("a script that ends while writes wait for room sends them all", async 
     }
     console.log(`${out.stats.bytesQueued} bytes wait`);
   });
-  await child.until(server.received(1));
-  await child.said("11 bytes wait");
+  await child.waitFor(server.received(1));
+  await child.waitForOutput("11 bytes wait");
   release();
   assertEquals((await child.outcome).code, 0);
   assertEquals(server.bodies, ["one.", "two.", "six.", "ten.", "end"]);
@@ -105,8 +105,8 @@ Deno.test("a script that ends without close() while the server is down goes on t
     await out.write("data");
     console.log("the end");
   });
-  await child.said("the end");
-  await child.until(server.received(4));
+  await child.waitForOutput("the end");
+  await child.waitFor(server.received(4));
   release();
   const { code, stdout } = await child.outcome;
   assertEquals(code, 0);
@@ -128,8 +128,8 @@ Deno.test("an exception in an `await using` block sends everything on its way ou
     console.log("throwing");
     throw new Error("a mistake");
   });
-  await child.said("throwing");
-  await child.until(server.received(1));
+  await child.waitForOutput("throwing");
+  await child.waitFor(server.received(1));
   release();
   const { code, stderr } = await child.outcome;
   assertEquals(code, 1);
@@ -157,26 +157,26 @@ Deno.test("an exception in an `await using` block does not hide that bytes were 
 // -- An end that waits for nothing --
 
 /** Has one send acknowledged, one under way, a full store and writes that wait. */
-async function upToItsNeck({ streamTo, url, told }: Scope): Promise<void> {
+async function upToItsNeck({ streamTo, url, readByte }: Scope): Promise<void> {
   const out = streamTo(url, { capacity: 4, flushInterval: 0 });
   await out.write("one.");
   await out.flush();
   for (const text of ["two.", "six.", "ten."]) void out.write(text);
   console.log("ready");
-  await told();
+  await readByte();
 }
 
 /** `upToItsNeck`, and then `end`. */
 function thenEnd(end: () => unknown): (scope: Scope) => unknown {
   // As text, because that is how it travels.
   const text =
-    `async (scope) => { await (${upToItsNeck})(scope); await (${end})(); await scope.told(); }`;
+    `async (scope) => { await (${upToItsNeck})(scope); await (${end})(); await scope.readByte(); }`;
   return { toString: () => text } as (scope: Scope) => unknown;
 }
 
 async function isUpToItsNeck(child: Child, server: FaultyServer) {
-  await child.said("ready");
-  await child.until(server.received(2));
+  await child.waitForOutput("ready");
+  await child.waitFor(server.received(2));
 }
 
 for (
@@ -250,24 +250,29 @@ for (const signal of ["SIGINT", "SIGTERM"] as const) {
   }, async () => {
     const { release, behaviour } = held();
     await using server = new FaultyServer([respond(200), behaviour]);
-    await using child = start(server.url, async ({ streamTo, url, told }) => {
-      const out = streamTo(url, { capacity: 4, flushInterval: 0 });
-      for (const signal of ["SIGINT", "SIGTERM"] as const) {
-        Deno.addSignalListener(signal, async () => {
-          console.log("closing");
-          await out.close();
-          Deno.exit(3);
-        });
-      }
-      await out.write("one.");
-      await out.flush();
-      for (const text of ["two.", "six.", "ten.", "end"]) void out.write(text);
-      console.log("ready");
-      await told();
-    });
+    await using child = start(
+      server.url,
+      async ({ streamTo, url, readByte }) => {
+        const out = streamTo(url, { capacity: 4, flushInterval: 0 });
+        for (const signal of ["SIGINT", "SIGTERM"] as const) {
+          Deno.addSignalListener(signal, async () => {
+            console.log("closing");
+            await out.close();
+            Deno.exit(3);
+          });
+        }
+        await out.write("one.");
+        await out.flush();
+        for (const text of ["two.", "six.", "ten.", "end"]) {
+          void out.write(text);
+        }
+        console.log("ready");
+        await readByte();
+      },
+    );
     await isUpToItsNeck(child, server);
     child.kill(signal);
-    await child.said("closing");
+    await child.waitForOutput("closing");
     release();
     assertEquals((await child.outcome).code, 3);
     assertEquals(server.bodies, ["one.", "two.", "six.", "ten.", "end"]);

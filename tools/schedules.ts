@@ -228,7 +228,7 @@ async function check(plan: Plan): Promise<void> {
 
   // The same key is the same bytes, also where the server did not keep them.
   const sent = deduplicate(server.requests);
-  for (const request of server.broken) {
+  for (const request of server.incomplete) {
     const { body } = request;
     const whole = sent[sequenceOf(request)] ?? body;
     assert(equals(whole.subarray(0, body.length), body));
@@ -240,7 +240,7 @@ async function check(plan: Plan): Promise<void> {
   // Delivered and unsent is accepted; what was kept beyond what was delivered
   // is the beginning of what was not, under a key that will tell.
   const kept = concat(
-    deduplicate(server.kept).map((body) =>
+    deduplicate(server.stored).map((body) =>
       plan.options.compression ? new Uint8Array(gunzipSync(body)) : body
     ),
   );
@@ -262,7 +262,7 @@ async function check(plan: Plan): Promise<void> {
 }
 
 function countKept(server: FaultyServer): number {
-  return new Set(server.kept.map(keyOf)).size;
+  return new Set(server.stored.map(keyOf)).size;
 }
 
 /** Checks so many schedules, and says which. */

@@ -81,7 +81,7 @@ async function serve(seed: number, good: boolean): Promise<void> {
     return BEHAVIOURS[spare ? "200" : name]!;
   });
 
-  const store = async ({ receive }: Exchange) => {
+  const check = async ({ receive }: Exchange) => {
     const request = await receive();
     const stream = keyOf(request)!.replace(/-\d+"$/, "");
     const sequence = sequenceOf(request);
@@ -103,10 +103,13 @@ async function serve(seed: number, good: boolean): Promise<void> {
     await stalled?.promise;
     const behaviour = good || stalled ? BEHAVIOURS["200"]! : faults;
     try {
-      const keep = () => exchange.keep().then(() => store(exchange));
-      await behaviour({ ...exchange, keep });
+      const store = () => exchange.store().then(() => check(exchange));
+      await behaviour({ ...exchange, store });
     } finally {
-      server.requests.length = server.broken.length = server.kept.length = 0;
+      server.requests.length =
+        server.incomplete.length =
+        server.stored.length =
+          0;
     }
   };
 
