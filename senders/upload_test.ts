@@ -7,8 +7,8 @@ import {
   assertStringIncludes,
   assertThrows,
 } from "@std/assert";
-import { setTimeout as sleep } from "node:timers/promises";
 import { FlushError, type SendContext, StreamBuffer } from "../buffer.ts";
+import { isPending, roundTrips, stable } from "../testing/event_loop.ts";
 import { fakeTime } from "../testing/fake_time.ts";
 import {
   type Behaviour,
@@ -22,12 +22,12 @@ import {
 import { freePort } from "../testing/free_port.ts";
 import { SendError, UploadSender, type UploadSenderOptions } from "./upload.ts";
 
-/** More than sockets and pipes hold. */
+/** More than the buffers of a connection hold. */
 const LARGE = 24 * 2 ** 20;
 const MIB = 2 ** 20;
 const ONE = new Uint8Array(1);
 
-/** Numbers, so that any two parts differ. */
+/** Text in which no two parts of the same length are equal. */
 function numbers(size: number): string {
   let text = "";
   for (let i = 0; text.length < size; i++) text += `${i} `;
@@ -49,7 +49,7 @@ function context(offset = 0): SendContext {
   return { sequence: 0, offset, signal: new AbortController().signal };
 }
 
-/** Writes until that fails, and returns why. */
+/** Writes until a write fails, and returns its error. */
 async function writeUntilItFails(out: StreamBuffer): Promise<FlushError> {
   const chunk = new Uint8Array(64 * 1024);
   const error = await assertRejects(async () => {
@@ -60,7 +60,7 @@ async function writeUntilItFails(out: StreamBuffer): Promise<FlushError> {
   return error;
 }
 
-/** Answers when it has read so much of the body, and then does something. */
+/** Responds after `size` bytes of the body, and then does something. */
 function respondEarly(
   status: number,
   size: number,
@@ -68,29 +68,31 @@ function respondEarly(
 ): Behaviour {
   return async ({ read, receive, write, closed, close }) => {
     await read(size);
-    const reply = "no thanks";
-    const headers = { "content-length": `${reply.length}` };
-    await write(head(status, headers) + reply);
+    const body = "no thanks";
+    const headers = { "content-length": `${body.length}` };
+    await write(head(status, headers) + body);
     if (then === "close") close();
     else if (then === "stall") await closed();
     else await receive();
   };
 }
 
-/** Says when a request has come. */
-function begins() {
-  const begun = Promise.withResolvers<void>();
-  const behaviour: Behaviour = async (exchange) => {
-    await exchange.read(1);
-    begun.resolve();
-    await respond(200)(exchange);
+/** A `fetch` that reports when a response has reached the sender. */
+function reportingFetch() {
+  const responded = Promise.withResolvers<void>();
+  const options: UploadSenderOptions = {
+    fetch: async (input, init) => {
+      const response = await fetch(input, init);
+      responded.resolve();
+      return response;
+    },
   };
-  return { begun, behaviour };
+  return { options, responded: responded.promise.then(() => roundTrips()) };
 }
 
-/** Waits until a request has broken off, the only one. */
-async function broken(server: FaultyServer): Promise<void> {
-  while (server.incomplete.length === 0) await sleep(1);
+/** The only request was cut off before its end. */
+async function assertAborted(server: FaultyServer): Promise<void> {
+  assert(!await isPending(server.aborted(1)), "it was not cut off");
   assertEquals([server.incomplete.length, server.requests.length], [1, 0]);
 }
 
@@ -111,7 +113,7 @@ for (
     [5, TypeError, "options must be an object, received 5"],
   ] as const
 ) {
-  Deno.test(`UploadSender() refuses ${Deno.inspect(options)}`, () => {
+  Deno.test(`UploadSender() rejects ${Deno.inspect(options)}`, () => {
     const error = assertThrows(
       () => new UploadSender("http://localhost/", options as never),
       errorClass as typeof Error,
@@ -121,15 +123,15 @@ for (
   });
 }
 
-Deno.test("UploadSender() refuses a URL that is none, without its secrets", () => {
-  for (const url of ["nonsense", "ftp://a/?secret", "http://me:secret@a/"]) {
+for (const url of ["nonsense", "ftp://a/?secret", "http://me:secret@a/"]) {
+  Deno.test(`UploadSender() rejects the URL ${url} without showing its secrets`, () => {
     const error = assertThrows(() => new UploadSender(url), TypeError);
     assertMatch(error.message, /^Cannot create UploadSender: url must /);
     assert(!error.message.includes("secret"));
-  }
-});
+  });
+}
 
-Deno.test("UploadSender() takes a length beyond 2 GiB", () => {
+Deno.test("UploadSender() accepts a length above 2 GiB", () => {
   new UploadSender("http://localhost/", { length: 5e12 });
 });
 
@@ -158,7 +160,7 @@ for (const length of [undefined, LARGE]) {
         headers.get("transfer-encoding"),
         length ? null : "chunked",
       );
-      assert(new TextDecoder().decode(body) === text, "other bytes arrived");
+      assert(new TextDecoder().decode(body) === text, "other bytes received");
       assertEquals(out.stats.bytesDelivered, text.length);
     });
   }
@@ -166,7 +168,7 @@ for (const length of [undefined, LARGE]) {
 
 for (const capacity of [1, 2, 7, 64]) {
   for (const size of [1, 3, 7, 8, 100]) {
-    Deno.test(`an upload of writes of ${size} bytes at capacity ${capacity} is what was written`, async () => {
+    Deno.test(`an upload of ${size}-byte writes at capacity ${capacity} is what was written`, async () => {
       await using server = new FaultyServer();
       const out = upload(server, { capacity });
       const text = numbers(500);
@@ -188,7 +190,7 @@ for (const options of [{}, { length: 0 }]) {
   });
 }
 
-Deno.test("an upload may use any method, headers, query, client and fetch", async () => {
+Deno.test("an upload uses the given method, headers, query, client and fetch", async () => {
   await using server = new FaultyServer();
   using client = Deno.createHttpClient({});
   let calls = 0;
@@ -210,49 +212,55 @@ Deno.test("an upload may use any method, headers, query, client and fetch", asyn
   assertEquals(calls, 1);
 });
 
-Deno.test("an upload asks a header function once", async () => {
+Deno.test("an upload calls a header function once", async () => {
   await using server = new FaultyServer();
-  const asked: unknown[] = [];
+  const calls: unknown[] = [];
   const out = upload(server, {
     capacity: 2,
     headers: ({ signal: _, ...attempt }) => {
-      asked.push(attempt);
+      calls.push(attempt);
       return { "X-Token": "fresh" };
     },
   });
   for (const text of ["ab", "cd", "ef"]) await out.write(text);
   await out.close();
   const first = { sequence: 0, offset: 0, attempt: 1, failure: undefined };
-  assertEquals(asked, [first]);
+  assertEquals(calls, [first]);
   assertEquals(server.requests[0]!.headers.get("x-token"), "fresh");
 });
 
-Deno.test("an upload keeps what it was given, to a slow server, when the store is used again", async () => {
-  const slowly: Behaviour = async (exchange) => {
-    for (let i = 0; i < 100; i++) {
-      await exchange.read(10_000);
-      await sleep(0);
-    }
+Deno.test("send() copies its bytes: the store can be reused while the server reads them", async () => {
+  const reads = Promise.withResolvers<void>();
+  await using server = new FaultyServer([async (exchange) => {
+    await reads.promise;
     await respond(200)(exchange);
-  };
-  await using server = new FaultyServer([slowly]);
+  }]);
   const sender = new UploadSender(server.url);
   const store = new Uint8Array(256 * 1024);
-  for (let i = 0; i < 40; i++) {
-    store.fill(i);
-    await sender.send(store, context(i * store.length));
-    store.fill(255);
-  }
-  await sender.close();
+  const count = LARGE / store.length;
+  let sent = 0;
+  const sending = (async () => {
+    for (; sent < count; sent++) {
+      store.fill(sent);
+      await sender.send(store, context(sent * store.length));
+      store.fill(255);
+    }
+    await sender.close();
+  })();
+  // From here on all bytes wait in the platform before the server reads them.
+  const before = await stable(() => sent);
+  reads.resolve();
+  await sending;
+  assert(before < count);
   const { body } = server.requests[0]!;
-  assertEquals(body.length, 40 * store.length);
+  assertEquals(body.length, LARGE);
   const wrong = body.findIndex((byte, i) =>
     byte !== Math.floor(i / store.length)
   );
-  assertEquals(wrong, -1, "it was overwritten before it was read");
+  assertEquals(wrong, -1, "overwritten before it was read");
 });
 
-Deno.test("flush() hands over what there is; only close() waits for the answer", async () => {
+Deno.test("flush() resolves when the connection has the bytes, close() after the response", async () => {
   const { release, behaviour } = held();
   await using server = new FaultyServer([behaviour]);
   const out = upload(server);
@@ -261,17 +269,15 @@ Deno.test("flush() hands over what there is; only close() waits for the answer",
   assertEquals(out.stats.bytesDelivered, 5);
   assertEquals(server.requests.length, 0);
   await out.write("an object");
-  let closed = false;
-  const closing = out.close().then(() => closed = true);
+  const closing = out.close();
   await server.received(1);
-  await sleep(10);
-  assert(!closed);
+  assert(await isPending(closing));
   release();
   await closing;
   assertEquals(server.bodies, ["half an object"]);
 });
 
-Deno.test("write() waits for a server that does not read, and goes on with it", async () => {
+Deno.test("write() waits while the server does not read, and resumes when it does", async () => {
   const reads = Promise.withResolvers<void>();
   await using server = new FaultyServer([async (exchange) => {
     await reads.promise;
@@ -284,31 +290,27 @@ Deno.test("write() waits for a server that does not read, and goes on with it", 
     for (; written < LARGE; written += chunk.length) await out.write(chunk);
     await out.close();
   })();
-  let before = -1;
-  while (before !== written) {
-    before = written;
-    await sleep(100);
-  }
-  assert(written < LARGE, "everything was taken by nobody");
+  const before = await stable(() => written);
   reads.resolve();
   await writing;
+  assert(before < LARGE, "write() did not wait");
   assertEquals(server.requests[0]!.body.length, LARGE);
 });
 
-// -- Answers before the end --
+// -- Responses before the end --
 
 for (const status of [401, 413, 500, 302, 200, 201]) {
   for (const then of ["read on", "stall", "close"] as const) {
     for (const length of [undefined, 4 * LARGE]) {
       const size = length === undefined ? "unknown" : "known";
-      Deno.test(`a ${status} before the end of an upload of ${size} size stops it; servers that then ${then}`, async () => {
+      Deno.test(`an upload of ${size} size stops at a ${status} before its end, from a server that will ${then}`, async () => {
         await using server = new FaultyServer([
           respondEarly(status, 100_000, then),
         ]);
         const out = upload(server, length ? { length } : {});
         const error = await writeUntilItFails(out);
         assertInstanceOf(error.cause, SendError);
-        // A connection that is closed with bytes unread may take the answer along.
+        // Closing with unread bytes resets the connection, and the response may be lost.
         if (then !== "close" || error.cause.status !== undefined) {
           assertEquals(error.cause.status, status);
           const early = status < 300 ? " before it had the whole upload" : "";
@@ -324,7 +326,7 @@ for (const status of [401, 413, 500, 302, 200, 201]) {
         const { bytesAccepted, bytesDelivered } = out.stats;
         assert(bytesDelivered >= 100_000 - 65_536);
         assert(bytesDelivered < 4 * LARGE);
-        // It stays so, with the bytes that nobody took.
+        // The failure is permanent, and the unsent bytes are kept.
         assertEquals((await out.flush().catch((e) => e)).cause, error.cause);
         assertEquals((await out.close().catch((e) => e)).cause, error.cause);
         assertEquals(
@@ -332,22 +334,22 @@ for (const status of [401, 413, 500, 302, 200, 201]) {
           bytesAccepted - bytesDelivered,
         );
         assertEquals(server.connections, 1);
-        assertEquals(server.requests.length, 0, "it came to an end");
+        assertEquals(server.requests.length, 0, "the request was completed");
       });
     }
   }
 }
 
-Deno.test("a refusal is told with the beginning of the reply, and what to do", async () => {
-  for (
-    const [status, advice] of [
-      [411, "; it may need to know the size, so give `length`"],
-      [413, "; the object is larger than it allows"],
-      [501, "; it may need to know the size, so give `length`"],
-      [403, "; check the credentials in `headers`"],
-      [301, "; redirects are not followed, so give the final URL"],
-    ] as const
-  ) {
+for (
+  const [status, advice] of [
+    [411, "; it may want to know the size, so give `length`"],
+    [413, "; the object is larger than it takes"],
+    [501, "; it may want to know the size, so give `length`"],
+    [403, "; check the credentials in `headers`"],
+    [301, "; redirects are not followed, so give the final URL"],
+  ] as const
+) {
+  Deno.test(`close() rejects with advice and an excerpt after a ${status}`, async () => {
     await using server = new FaultyServer([respond(status, {}, "sorry\n")]);
     const out = upload(server);
     await out.write("object");
@@ -359,71 +361,56 @@ Deno.test("a refusal is told with the beginning of the reply, and what to do", a
     assertEquals((error.cause as SendError).excerpt, "sorry");
     assertEquals(out.takeUnsent().length, 0);
     assertEquals(server.requests.length, 1, "there is no retry");
-  }
-});
+  });
+}
 
-Deno.test("a refusal whose reply does not end stops the upload at once, and is told in time", async () => {
+Deno.test("an upload sends nothing after a 403, and fails in 5 s if the response does not end", async () => {
   using time = fakeTime();
-  const answered = Promise.withResolvers<void>();
   await using server = new FaultyServer([async ({ read, write, receive }) => {
     await read(1);
     await write(head(403, {}) + "go away");
-    answered.resolve();
     await receive();
   }]);
-  const sender = new UploadSender(server.url);
-  let given = 0;
-  let failure: unknown;
-  const send = () =>
-    sender.send(ONE, context(given))
-      .then(() => given++, (error) => failure = error);
-  await send();
-  await answered.promise;
-  // The server reads on, but is given no more, and its reply is waited for.
-  let waiting: Promise<unknown> | undefined;
-  while (waiting === undefined) {
-    assert(given < 100_000, "it goes on");
-    const sending = send();
-    const late = sleep(200, "late");
-    if (await Promise.race([sending, late]) === "late") waiting = sending;
-  }
-  assertEquals(failure, undefined);
-  await time.tickAsync(5_000);
-  await waiting;
-  assertInstanceOf(failure, SendError);
-  assertEquals([failure.status, failure.excerpt], [403, "go away"]);
+  const { options, responded } = reportingFetch();
+  const sender = new UploadSender(server.url, options);
+  await sender.send(ONE, context());
+  await responded;
+  // The server reads on, but gets no more while its response is awaited.
+  const sending = sender.send(ONE, context(1));
+  assert(await isPending(sending));
+  await time.tickAsync(4_999);
+  assert(await isPending(sending));
+  assertEquals(server.bodyBytes, 1);
+  await time.tickAsync(1);
+  const { status, excerpt } = await assertRejects(() => sending, SendError);
+  assertEquals([status, excerpt], [403, "go away"]);
 });
 
 for (const length of [undefined, 8]) {
-  Deno.test(`a 200 before the end is none, when its reply comes late and the rest was written meanwhile, with length ${length}`, async () => {
-    const { promise: replied, resolve: reply } = Promise.withResolvers<void>();
-    const answered = Promise.withResolvers<void>();
+  Deno.test(`a 200 before the end is a failure even if the rest is written before its body ends, with length ${length}`, async () => {
+    const { promise: continued, resolve } = Promise.withResolvers<void>();
     await using server = new FaultyServer([async ({ read, write, closed }) => {
       await read(4);
       await write(head(200, { "content-length": "2" }));
-      answered.resolve();
-      await replied;
+      await continued;
       await write("ok");
       await closed();
     }]);
-    const out = upload(server, length ? { length } : {});
+    const { options, responded } = reportingFetch();
+    const out = upload(server, { ...options, ...length && { length } });
     await out.write("half");
     await out.flush();
-    await answered.promise;
-    await sleep(50); // the platform has to see it, and does not tell
+    await responded;
     await out.write("rest");
-    const closing = assertRejects(() => out.close(), FlushError);
-    await sleep(20);
-    reply();
-    const { message } = await closing;
-    assertMatch(
-      message,
-      /responded with 200 before it had the whole upload: "ok"/,
-    );
+    const closing = out.close();
+    assert(await isPending(closing));
+    resolve();
+    const { message } = await assertRejects(() => closing, FlushError);
+    assertMatch(message, /answered 200 before it had the whole upload: "ok"/);
     assertEquals(server.requests.length, 0);
   });
 
-  Deno.test(`a 200 before most of the last flush is sent is none, with length ${length}`, async () => {
+  Deno.test(`a 200 before most of the last flush is a failure, with length ${length}`, async () => {
     await using server = new FaultyServer([respondEarly(200, 1_000, "stall")]);
     const out = upload(server, {
       capacity: 2 * LARGE,
@@ -443,48 +430,58 @@ Deno.test("closed rejects as soon as the upload has failed, without a write", as
   assertEquals(error.status, 401);
 });
 
-Deno.test("closed settles with close() and abort()", async () => {
+Deno.test("closed resolves with close()", async () => {
   await using server = new FaultyServer();
   const sender = new UploadSender(server.url);
   await sender.close();
   await sender.closed;
-  const other = new UploadSender(server.url);
-  const reason = new Error("enough");
-  other.abort(reason);
-  assertEquals(await other.closed.catch((error) => error), reason);
 });
 
-Deno.test("a platform need not ask for more than `length`", async () => {
+Deno.test("closed rejects with the reason of abort()", async () => {
+  const sender = new UploadSender("http://localhost/");
+  const reason = new Error("enough");
+  sender.abort(reason);
+  assertEquals(await sender.closed.catch((error) => error), reason);
+});
+
+Deno.test("close() resolves on a platform that does not read beyond `length`", async () => {
   let text = "";
+  const read = Promise.withResolvers<void>();
+  const closing = Promise.withResolvers<void>();
   const fetch = async (input: unknown) => {
     const reader = (input as Request).body!.getReader();
     while (text.length < 6) {
       text += new TextDecoder().decode((await reader.read()).value);
     }
-    await sleep(20); // close() waits by now
+    read.resolve();
+    await closing.promise;
     return new Response();
   };
   const url = "http://localhost/";
   const out = upload({ url }, { length: 6, fetch, capacity: 3 });
   await out.write("object");
-  await out.close();
+  const closed = out.close();
+  await read.promise;
+  assert(await isPending(closed));
+  closing.resolve();
+  await closed;
   assertEquals(text, "object");
 });
 
-Deno.test("a 2xx that comes when all of `length` is there is one, before close()", async () => {
+Deno.test("close() resolves after a 2xx that came before it, when all of `length` was sent", async () => {
   await using server = new FaultyServer();
-  const out = upload(server, { length: 6 });
+  const { options, responded } = reportingFetch();
+  const out = upload(server, { ...options, length: 6 });
   await out.write("object");
   await out.flush();
-  await server.received(1);
-  await sleep(10);
+  await responded;
   await out.close();
   assertEquals(server.bodies, ["object"]);
 });
 
 // -- Failures --
 
-Deno.test("a connection that breaks fails the upload for good, and it is told how far it was", async () => {
+Deno.test("an upload fails permanently when the connection is lost, and reports how much was taken", async () => {
   await using server = new FaultyServer([async ({ read, close }) => {
     await read(200_000);
     close();
@@ -499,7 +496,7 @@ Deno.test("a connection that breaks fails the upload for good, and it is told ho
   assertEquals(server.connections, 1);
 });
 
-Deno.test("a server that is not there fails the upload", async () => {
+Deno.test("close() rejects when no server is there", async () => {
   const out = upload({ url: `http://127.0.0.1:${freePort()}/` });
   await out.write("object");
   const error = await assertRejects(() => out.close(), FlushError);
@@ -508,28 +505,27 @@ Deno.test("a server that is not there fails the upload", async () => {
   assertInstanceOf(error.cause.cause, Error);
 });
 
-Deno.test("a server that reads nothing fails the upload after `timeout`", async () => {
+Deno.test("write() rejects after `timeout` when the server reads nothing", async () => {
   using time = fakeTime();
   await using server = new FaultyServer([({ hang }) => hang()]);
   const out = upload(server, { timeout: 1_000 });
   const failing = writeUntilItFails(out);
-  let settled = false;
-  void failing.finally(() => settled = true);
-  while (!settled) {
-    await time.tickAsync(100);
-    await new Promise((resolve) => setImmediate(resolve));
-  }
+  await stable(() => out.stats.bytesDelivered);
+  await time.tickAsync(999);
+  assert(await isPending(failing));
+  await time.tickAsync(1);
+  assert(!await isPending(failing));
   const error = await failing;
   assertMatch(error.message, /it took longer than 1000 ms; .*accepted up to/);
   await assertRejects(() => out.close());
 });
 
-Deno.test("a server that never answers fails close() after `timeout`", async () => {
+Deno.test("close() rejects after `timeout` when the server does not respond", async () => {
   using time = fakeTime();
-  const gone = Promise.withResolvers<void>();
+  const disconnected = Promise.withResolvers<void>();
   await using server = new FaultyServer([async (exchange) => {
     await never(exchange);
-    gone.resolve();
+    disconnected.resolve();
   }]);
   const out = upload(server, { timeout: 1_000 });
   await out.write("object");
@@ -537,46 +533,53 @@ Deno.test("a server that never answers fails close() after `timeout`", async () 
   await server.received(1);
   await time.tickAsync(1_000);
   const { message } = await closing;
-  await gone.promise;
-  assertMatch(message, /longer than 1000 ms; .* up to 6 bytes, and how many/);
+  await disconnected.promise;
+  assertMatch(message, /longer than 1000 ms; .* up to 6 bytes, and what/);
   assertEquals(server.connections, 1);
 });
 
 for (const length of [undefined, 10]) {
-  Deno.test(`abort() breaks the request off, so that nobody takes it for whole, with length ${length}`, async () => {
-    const { begun, behaviour } = begins();
-    await using server = new FaultyServer([behaviour]);
+  Deno.test(`abort() cuts the request off, so that it cannot pass for complete, with length ${length}`, async () => {
+    await using server = new FaultyServer();
     const out = upload(server, length ? { length } : {});
     await out.write("half");
     await out.flush();
-    await begun.promise;
+    await server.receivedBytes(4);
     await out.abort(new Error("enough"));
-    await broken(server);
+    await assertAborted(server);
   });
 }
 
-Deno.test("abort() ends a send that waits, with the reason", async () => {
+Deno.test("abort() rejects the send() and the write() that wait, with the reason", async () => {
   await using server = new FaultyServer([({ hang }) => hang()]);
-  const out = upload(server, { capacity: MIB });
+  const sender = new UploadSender(server.url);
+  const sends: Promise<void>[] = [];
+  const out = new StreamBuffer({
+    send(bytes, context) {
+      const sending = sender.send(bytes, context);
+      sends.push(sending);
+      return sending;
+    },
+    abort: (reason) => sender.abort(reason),
+  }, { capacity: MIB });
   const reason = new Error("enough");
   const writing = (async () => {
     for (;;) await out.write(new Uint8Array(MIB));
   })();
   const failed = writing.catch((error) => error);
-  let before = -1;
-  while (before !== out.stats.bytesDelivered) {
-    before = out.stats.bytesDelivered;
-    await sleep(50);
-  }
+  await stable(() => out.stats.bytesDelivered);
   await out.abort(reason);
   assertEquals(await failed, reason);
+  const last = sends.at(-1)!;
+  assert(!await isPending(last));
+  assertEquals(await last.catch((error) => error), reason);
 });
 
-Deno.test("abort() alone is enough of a reason, and nothing is asked for after it", async () => {
+Deno.test("send() and close() reject with an AbortError after abort(), and make no request", async () => {
   await using server = new FaultyServer();
-  let asked = 0;
+  let calls = 0;
   const headers = () => {
-    asked++;
+    calls++;
     return {};
   };
   const sender = new UploadSender(server.url, { headers });
@@ -589,44 +592,46 @@ Deno.test("abort() alone is enough of a reason, and nothing is asked for after i
     );
     assertEquals(error.name, "AbortError");
   }
-  assertEquals([asked, server.connections], [0, 0]);
+  assertEquals([calls, server.connections], [0, 0]);
 });
 
-Deno.test("send() ends with the reason of its signal, and so does the upload", async () => {
+Deno.test("send() rejects with the reason of its signal, and so does close()", async () => {
   await using server = new FaultyServer([({ hang }) => hang()]);
   const sender = new UploadSender(server.url);
   const controller = new AbortController();
   const { signal } = controller;
   const reason = new Error("enough");
   const bytes = new Uint8Array(MIB);
-  const error = await assertRejects(async () => {
-    setTimeout(() => controller.abort(reason), 20);
-    for (let offset = 0;; offset += MIB) {
+  let offset = 0;
+  const sending = assertRejects(async () => {
+    for (;; offset += MIB) {
       await sender.send(bytes, { sequence: 0, offset, signal });
     }
   });
-  assertEquals(error, reason);
+  await stable(() => offset);
+  controller.abort(reason);
+  assert(!await isPending(sending));
+  assertEquals(await sending, reason);
   assertEquals(await sender.close().catch((error) => error), reason);
 });
 
-Deno.test("pipeTo() from a source that fails breaks the request off", async () => {
-  const { begun, behaviour } = begins();
-  await using server = new FaultyServer([behaviour]);
+Deno.test("pipeTo() from a source that fails cuts the request off", async () => {
+  await using server = new FaultyServer();
   const out = upload(server, { capacity: 4 });
   const reason = new Error("unplugged");
   const source = new ReadableStream({
     start: (controller) => controller.enqueue("half"),
     pull: async (controller) => {
-      await begun.promise;
+      await server.receivedBytes(1);
       controller.error(reason);
     },
   });
   const error = await assertRejects(() => source.pipeTo(out.writable));
   assertEquals(error, reason);
-  await broken(server);
+  await assertAborted(server);
 });
 
-Deno.test("close() of fewer bytes than `length` breaks the request off", async () => {
+Deno.test("close() rejects when fewer bytes than `length` were written, and completes no request", async () => {
   await using server = new FaultyServer();
   const out = upload(server, { length: 10 });
   await out.write("half");
@@ -635,7 +640,7 @@ Deno.test("close() of fewer bytes than `length` breaks the request off", async (
   assertEquals(server.requests.length, 0);
 });
 
-Deno.test("write() of more bytes than `length` fails the upload", async () => {
+Deno.test("flush() rejects when more bytes than `length` were written", async () => {
   await using server = new FaultyServer();
   const out = upload(server, { length: 10 });
   await out.write("0123456789ab");
@@ -646,7 +651,7 @@ Deno.test("write() of more bytes than `length` fails the upload", async () => {
   assertEquals(out.takeUnsent().length, 12);
 });
 
-Deno.test("an UploadSender serves one stream only, and that goes on", async () => {
+Deno.test("send() rejects a second StreamBuffer, and the first one continues", async () => {
   await using server = new FaultyServer();
   const sender = new UploadSender(server.url);
   const one = new StreamBuffer(sender);
@@ -665,7 +670,7 @@ Deno.test("an UploadSender serves one stream only, and that goes on", async () =
   );
 });
 
-Deno.test("close() of an upload ends by closeTimeout", async () => {
+Deno.test("close() rejects at closeTimeout", async () => {
   await using server = new FaultyServer([never]);
   const out = new StreamBuffer(new UploadSender(server.url), {
     closeTimeout: 50,
@@ -678,7 +683,7 @@ Deno.test("close() of an upload ends by closeTimeout", async () => {
 for (
   const name of ["garbage", "half a head", "close", "304", "408 and close"]
 ) {
-  Deno.test(`an upload to a server that does this fails: ${name}`, async () => {
+  Deno.test(`close() rejects after this fault: ${name}`, async () => {
     await using server = new FaultyServer(script([name]));
     const out = upload(server);
     await out.write("object");
@@ -686,7 +691,7 @@ for (
   });
 }
 
-Deno.test("a header function that fails fails the upload", async () => {
+Deno.test("close() rejects when the header function fails", async () => {
   await using server = new FaultyServer();
   const out = upload(server, {
     headers: () => Promise.reject(new Error("no token")),
@@ -697,7 +702,7 @@ Deno.test("a header function that fails fails the upload", async () => {
   assertEquals(server.connections, 0);
 });
 
-Deno.test("no error of an upload shows a header's value or the query", async () => {
+Deno.test("errors of an upload do not show header values or the query", async () => {
   const echo: Behaviour = async (exchange) => {
     const { headers, path } = exchange.request;
     await respond(400, {}, `${path} ${headers.get("authorization")}`)(exchange);
