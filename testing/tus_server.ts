@@ -1,22 +1,20 @@
 /**
- * The tus server of the tus project, with its file store, on this machine. Run it
- * with
+ * The reference server of the tus project (https://tus.io), with its file store,
+ * on 127.0.0.1.
  *
- *     deno run -A testing/tus_server.ts
+ *     deno run -A testing/tus_server.ts [PORT]
  */
 import { FileStore } from "@tus/file-store";
 import { Server } from "@tus/server";
 import { Buffer } from "node:buffer";
 import { setTimeout as sleep } from "node:timers/promises";
+import { Condition } from "./condition.ts";
 import { temporary } from "./temporary.ts";
 
-/**
- * How long a request may hold an upload that another one wants, in ms. The server
- * has timers of that length which nothing stops.
- */
+/** How long a request may lock an upload that another one requests, in ms. */
 const LOCK_DRAIN = 10;
 
-/** A request that the server has answered. */
+/** A request that the server has responded to. */
 export interface TusRequest {
   readonly method: string;
   readonly offset: number | undefined;
@@ -27,19 +25,21 @@ export interface TusRequest {
 export interface TusServer extends AsyncDisposable {
   readonly port: number;
   readonly url: string;
-  /** Every request that was answered. */
+  /** All requests that it has responded to. */
   readonly requests: TusRequest[];
-  /** How many bytes of bodies have reached it. */
+  /** How many bytes of bodies it has received. */
   readonly received: number;
+  /** Waits until it has received this many bytes of bodies. */
+  receivedBytes(count: number): Promise<void>;
   /** How many uploads it has. */
   uploads(): number;
-  /** What it has of an upload. */
+  /** The bytes that it has of an upload. */
   read(url: string): Uint8Array;
-  /** Whether it has all of it. */
+  /** Whether it has all bytes of an upload. */
   isComplete(url: string): boolean;
 }
 
-/** Starts one. */
+/** Starts a server, on a port that the system chooses unless one is given. */
 export async function startTusServer(
   { port = 0, ...options }: {
     port?: number;
@@ -57,6 +57,7 @@ export async function startTusServer(
     ...options,
   });
   const requests: TusRequest[] = [];
+  const changes = new Condition();
   let received = 0;
   const server = Deno.serve({
     hostname: "127.0.0.1",
@@ -69,6 +70,7 @@ export async function startTusServer(
       new TransformStream<Uint8Array, Uint8Array>({
         transform(chunk, controller) {
           received += chunk.length;
+          changes.notify();
           controller.enqueue(chunk);
         },
       }),
@@ -91,6 +93,8 @@ export async function startTusServer(
     get received() {
       return received;
     },
+    receivedBytes: (count) =>
+      changes.wait(`${count} bytes`, () => received >= count),
     uploads: () => [...Deno.readDirSync(directory)].length / 2,
     read: (url) => Deno.readFileSync(fileOf(url)),
     isComplete(url) {
@@ -100,7 +104,9 @@ export async function startTusServer(
       return size === Deno.statSync(fileOf(url)).size;
     },
     async [Symbol.asyncDispose]() {
+      changes.close(`the tus server was stopped after ${received} bytes`);
       await server.shutdown();
+      // It has timers of this length, which cannot be stopped or observed.
       await sleep(2 * LOCK_DRAIN);
       await folder[Symbol.asyncDispose]();
     },
@@ -110,5 +116,5 @@ export async function startTusServer(
 if (import.meta.main) {
   const [port = "1080"] = Deno.args;
   const server = await startTusServer({ port: Number(port) });
-  console.log(`${server.url} takes uploads, until it is interrupted`);
+  console.log(`${server.url} accepts uploads; press Ctrl+C to stop`);
 }
