@@ -1,10 +1,10 @@
-/** A sender that does what a test tells it to, and remembers what it was given. */
+/** A sender that follows a script and records its calls. */
 import type { SendContext, Sender } from "../buffer.ts";
 
-/** What becomes of one call of `send`. */
+/** Handles one call of `send`. */
 export type Step = (context: SendContext) => Promise<void> | void;
 
-/** Acknowledges at once. */
+/** Acknowledges immediately. */
 export const accept: Step = () => {};
 
 /** Rejects with `reason`. */
@@ -12,16 +12,16 @@ export function refuse(reason: unknown): Step {
   return () => Promise.reject(reason);
 }
 
-/** Neither acknowledges nor fails, until it is aborted. */
+/** Stays pending until it is aborted. */
 export const stall: Step = ({ signal }) =>
   new Promise((_, reject) => {
     signal.addEventListener("abort", () => reject(signal.reason));
   });
 
-/** Neither acknowledges nor fails, ever, and takes no notice of an abort. */
+/** Stays pending forever, and ignores an abort. */
 export const ignore: Step = () => new Promise(() => {});
 
-/** A step that a test ends by hand. */
+/** A step that stays pending until the test resolves or rejects it. */
 export function gate(): PromiseWithResolvers<void> & { step: Step } {
   const resolvers = Promise.withResolvers<void>();
   return { ...resolvers, step: () => resolvers.promise };
@@ -34,13 +34,13 @@ export interface Attempt {
   readonly text: string;
 }
 
-/** Takes one step of its script a call, and then `otherwise`. */
+/** Handles each call with the next step of its script, then `otherwise`. */
 export class BadSender implements Sender {
   readonly #script: Step[];
   readonly #otherwise: Step;
-  /** Every call, whatever became of it. */
+  /** All calls, acknowledged or not. */
   readonly attempts: Attempt[] = [];
-  /** The calls that were acknowledged. */
+  /** Calls that were acknowledged. */
   readonly deliveries: Attempt[] = [];
   /** `send 0`, `ack 0`, `fail 0`, `close`, `abort`, in order. */
   readonly events: string[] = [];
@@ -51,7 +51,7 @@ export class BadSender implements Sender {
     this.#otherwise = otherwise;
   }
 
-  /** What was acknowledged, as text. */
+  /** The acknowledged bytes, as text. */
   get text(): string {
     return this.deliveries.map(({ text }) => text).join("");
   }
@@ -75,7 +75,7 @@ export class BadSender implements Sender {
       throw error;
     }
     if (new TextDecoder().decode(bytes) !== text) {
-      throw new Error(`The bytes of send ${sequence} changed on the way`);
+      throw new Error(`The bytes of send ${sequence} changed in flight`);
     }
     this.events.push(`ack ${sequence}`);
     this.deliveries.push(attempt);

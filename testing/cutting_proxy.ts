@@ -1,7 +1,7 @@
-/** A network that breaks: forwards connections, and cuts each where it is told. */
+/** An unreliable network: a proxy that forwards connections and cuts them. */
 import { listen } from "./free_port.ts";
 
-/** After how many bytes in a direction a connection is cut. */
+/** The number of bytes, per direction, after which a connection is cut. */
 export interface Cut {
   /** From the client to the server. */
   readonly up: number;
@@ -12,7 +12,7 @@ export interface Cut {
 /** A connection that is not cut. */
 export const NO_CUT: Cut = { up: Infinity, down: Infinity };
 
-/** Stands before a server of this machine. */
+/** Forwards connections to a server on 127.0.0.1. */
 export class CuttingProxy implements AsyncDisposable {
   readonly #listener = listen();
   readonly #target: number;
@@ -25,7 +25,7 @@ export class CuttingProxy implements AsyncDisposable {
 
   /**
    * @param target The server's port.
-   * @param next Tells where the next connection is to be cut.
+   * @param next Returns where to cut the next connection.
    */
   constructor(target: number, next: () => Cut) {
     this.#target = target;
@@ -57,7 +57,7 @@ export class CuttingProxy implements AsyncDisposable {
         try {
           connection.close();
         } catch {
-          // The other direction was faster.
+          // Closed by the other direction.
         }
       }
     };
@@ -81,7 +81,7 @@ export class CuttingProxy implements AsyncDisposable {
       }
       this.cuts++;
     } catch {
-      // Cut in the other direction, or closed by one of them.
+      // Cut in the other direction, or closed by either side.
     }
   }
 
@@ -91,7 +91,7 @@ export class CuttingProxy implements AsyncDisposable {
       try {
         connection.close();
       } catch {
-        // It has just been closed.
+        // Closed already.
       }
     }
     await this.#serving;

@@ -1,4 +1,4 @@
-/** Timers and dates that pass when a test says so. */
+/** A clock that a test controls. */
 // @ts-types="npm:@types/sinonjs__fake-timers@15.0.1"
 import FakeTimers from "@sinonjs/fake-timers";
 

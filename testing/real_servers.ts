@@ -1,6 +1,6 @@
 /**
- * Real servers for tests: programs of the system, each started on a free port
- * of this machine, with a configuration of its own in a temporary folder.
+ * Real servers for tests: installed programs, each started on a free port of
+ * 127.0.0.1 with its own configuration in a temporary folder. Unix only.
  */
 import { assertEquals } from "@std/assert";
 import { concat } from "@std/bytes";
@@ -8,18 +8,22 @@ import { setTimeout as sleep } from "node:timers/promises";
 import type { StreamBuffer } from "../buffer.ts";
 import { receiver } from "../examples/receiver.ts";
 import type { SendError } from "../sender.ts";
+import { Condition } from "./condition.ts";
 import { freePort } from "./free_port.ts";
 
-/** How long a server, or what a test does under a stream, may take, in ms. */
-const PATIENCE = 30_000;
-/** How often one is started, with another port each time. */
+/** How long a server may take to start or stop, and `writeDuring`, in ms. */
+const TIMEOUT = 30_000;
+/** How many times a server is started, with another port each time. */
 const MAX_STARTS = 5;
-/** How long to wait between two looks at something, in ms. */
-const PAUSE = 5;
+/**
+ * How often to poll another program, in ms. It does not notify: whether it
+ * accepts connections, or has stored a record, can only be asked again.
+ */
+const POLL_INTERVAL = 5;
 
 // -- Programs --
 
-/** A program, and the Debian package that brings it. */
+/** A program, and the Debian package that contains it. */
 export interface Program {
   readonly command: string;
   readonly package: string;
@@ -37,9 +41,9 @@ export const CLICKHOUSE: Program = {
 };
 export const OPENSSL: Program = { command: "openssl", package: "openssl" };
 
-/** The path of a program, if it is installed. */
+/** Returns the path of a program, if it is installed. */
 function find({ command }: Program): string | undefined {
-  // Debian has servers in folders that are not on the path of every user.
+  // Debian installs servers in folders that are not on every user's path.
   const folders = `${Deno.env.get("PATH")}:/usr/local/sbin:/usr/sbin`;
   return folders.split(":").map((folder) => `${folder}/${command}`).find(
     (path) => {
@@ -53,18 +57,18 @@ function find({ command }: Program): string | undefined {
 }
 
 /**
- * Like `Deno.test`, for tests that need these programs: without them they are
- * skipped, and one line says why.
+ * Returns a `Deno.test` for tests that need these programs. If one is missing,
+ * the tests are skipped, and one line of output names the package.
  */
 export function testWith(
   ...programs: Program[]
 ): (name: string, fn: () => Promise<void>) => void {
   const missing = programs.filter((program) => find(program) === undefined);
   for (const program of missing) {
-    // Test files are threads of one process; this is what they share.
-    const told = `SKIPPED_WITHOUT_${program.command}`;
-    if (Deno.env.has(told)) continue;
-    Deno.env.set(told, "1");
+    // Test files are threads of one process, and share only its environment.
+    const reported = `SKIPPED_WITHOUT_${program.command}`;
+    if (Deno.env.has(reported)) continue;
+    Deno.env.set(reported, "1");
     console.log(
       `skipped: ${program.command} is not installed (apt-get install ${program.package})`,
     );
@@ -73,7 +77,7 @@ export function testWith(
   return (name, fn) => Deno.test(name, { ignore }, fn);
 }
 
-/** Runs a program to its end, which must be a good one. */
+/** Runs a program, and rejects if it fails. */
 export async function run(program: Program, args: string[]): Promise<void> {
   const { success, stderr } = await new Deno.Command(find(program)!, {
     args,
@@ -92,14 +96,14 @@ export async function run(program: Program, args: string[]): Promise<void> {
 /** How to start a server. */
 export interface ServerOptions {
   readonly program: Program;
-  /** Writes what the server needs into the folder; returns its arguments. */
+  /** Writes its configuration into the folder; returns its arguments. */
   readonly configure: (
     folder: string,
     port: number,
   ) => Promise<string[]> | string[];
 }
 
-/** A server that is a process of its own, and keeps its port when restarted. */
+/** A server in its own process, which keeps its port when restarted. */
 export class RealServer implements AsyncDisposable {
   readonly #program: Program;
   readonly #args: string[];
@@ -119,7 +123,7 @@ export class RealServer implements AsyncDisposable {
     this.port = port;
   }
 
-  /** Starts one, and waits until it accepts connections. */
+  /** Starts a server, and waits until it accepts connections. */
   static async start(options: ServerOptions): Promise<RealServer> {
     for (let starts = 1;; starts++) {
       const server = await RealServer.prepare(options);
@@ -128,13 +132,13 @@ export class RealServer implements AsyncDisposable {
         return server;
       } catch (error) {
         await server[Symbol.asyncDispose]();
-        // Someone may have been faster to take the port.
+        // Another process may have taken the port in between.
         if (starts === MAX_STARTS) throw error;
       }
     }
   }
 
-  /** Makes one that is not started yet. */
+  /** Prepares a server without starting it. */
   static async prepare(
     { program, configure }: ServerOptions,
   ): Promise<RealServer> {
@@ -146,7 +150,7 @@ export class RealServer implements AsyncDisposable {
 
   /** Starts it, and waits until it accepts connections. */
   async start(): Promise<void> {
-    // What the server says goes to a file, and `exec` keeps the process id.
+    // Its output goes to a file, and `exec` keeps the process id.
     this.#process = new Deno.Command("/bin/sh", {
       args: [
         "-c",
@@ -157,29 +161,29 @@ export class RealServer implements AsyncDisposable {
       cwd: this.folder,
       stdin: "null",
     }).spawn();
-    let ended = false;
-    void this.#process.status.then(() => ended = true);
-    await poll(`${this.#program.command} accepts connections`, async () => {
+    let exited = false;
+    void this.#process.status.then(() => exited = true);
+    await poll(`${this.#program.command} to accept connections`, async () => {
       const accepts = await connects(this.port);
-      if (!ended) return accepts;
+      if (!exited) return accepts;
       throw new Error(
-        `${this.#program.command} ended: ${await this.read("output.log")}`,
+        `${this.#program.command} exited: ${await this.read("output.log")}`,
       );
     });
   }
 
-  /** Ends it, and waits until it has ended. */
+  /** Sends it a signal, and waits until it has exited. */
   async stop(signal: Deno.Signal = "SIGTERM"): Promise<void> {
     const process = this.#process;
     if (process === undefined) return;
     this.#process = undefined;
     kill(process, signal);
-    const timer = setTimeout(() => kill(process, "SIGKILL"), PATIENCE);
+    const timer = setTimeout(() => kill(process, "SIGKILL"), TIMEOUT);
     await process.status;
     clearTimeout(timer);
   }
 
-  /** A file of its folder, as text. */
+  /** Reads a file of its folder, as text. */
   read(file: string): Promise<string> {
     return Deno.readTextFile(`${this.folder}/${file}`);
   }
@@ -204,23 +208,25 @@ function kill(process: Deno.ChildProcess, signal: Deno.Signal): void {
   try {
     process.kill(signal);
   } catch {
-    // It has ended by itself.
+    // It has exited already.
   }
 }
 
-/** Waits until something is so. */
+/** Waits until `isMet` returns true, at most 30 seconds. */
 export async function poll(
   what: string,
-  isSo: () => Promise<boolean> | boolean,
+  isMet: () => Promise<boolean> | boolean,
 ): Promise<void> {
   const start = Date.now();
-  while (!await isSo()) {
-    if (Date.now() - start > PATIENCE) throw new Error(`Not so: ${what}`);
-    await sleep(PAUSE);
+  while (!await isMet()) {
+    if (Date.now() - start > TIMEOUT) {
+      throw new Error(`Waited ${TIMEOUT} ms for ${what}`);
+    }
+    await sleep(POLL_INTERVAL);
   }
 }
 
-/** The paths of a key and of a certificate for 127.0.0.1 that it signed itself. */
+/** Makes a key and a self-signed certificate for 127.0.0.1; returns their paths. */
 export async function makeCertificate(
   folder: string,
 ): Promise<{ key: string; cert: string }> {
@@ -240,14 +246,14 @@ export async function makeCertificate(
 
 // -- Both ends of a stream --
 
-/** The receiver of the examples, which a test may stop, start again and delay. */
+/** The receiver of the examples, which a test can stop, restart and delay. */
 export class Receiver implements AsyncDisposable {
   readonly #stored: Uint8Array[] = [];
   readonly #handle = receiver((bytes) => this.#stored.push(bytes));
-  readonly #arrived = new EventTarget();
+  readonly #changes = new Condition();
   #server: Deno.HttpServer<Deno.NetAddr> | undefined;
   #held: PromiseWithResolvers<void> | undefined;
-  /** The headers of every request that has been read, in order. */
+  /** The headers of all requests that have been read, in order. */
   readonly requests: Headers[] = [];
   readonly #tls: Deno.TlsCertifiedKeyPem | undefined;
   readonly port: number;
@@ -261,7 +267,7 @@ export class Receiver implements AsyncDisposable {
     return `${this.#tls ? "https" : "http"}://127.0.0.1:${this.port}/ingest`;
   }
 
-  /** Everything stored. */
+  /** All bytes that were stored. */
   get bytes(): Uint8Array {
     return concat(this.#stored);
   }
@@ -273,14 +279,14 @@ export class Receiver implements AsyncDisposable {
         port,
         ...this.#tls,
         onListen() {},
-        // A connection broke while it was read; the default says so at length.
+        // A connection was lost while it was read; the default logs a stack.
         onError: () => new Response(null, { status: 500 }),
       },
       async (request) => {
         const { method, url, headers } = request;
         const body = await request.bytes();
         this.requests.push(headers);
-        this.#arrived.dispatchEvent(new Event("request"));
+        this.#changes.notify();
         await this.#held?.promise;
         return this.#handle(new Request(url, { method, headers, body }));
       },
@@ -293,7 +299,7 @@ export class Receiver implements AsyncDisposable {
     this.#server = undefined;
   }
 
-  /** Stores nothing of what it reads before `release` is called. */
+  /** Keeps requests from being stored until `release` is called. */
   hold(): void {
     this.#held = Promise.withResolvers();
   }
@@ -303,39 +309,49 @@ export class Receiver implements AsyncDisposable {
     this.#held = undefined;
   }
 
-  /** Waits for a request that satisfies a condition. */
-  async saw(isIt: (headers: Headers) => boolean): Promise<void> {
-    while (!this.requests.some(isIt)) await this.next();
+  /** Waits for a request whose headers meet a condition. */
+  async saw(isMet: (headers: Headers) => boolean): Promise<void> {
+    await this.#changes.wait(
+      "a certain request",
+      () => this.requests.some(isMet),
+    );
   }
 
   /** Waits for the next request. */
   async next(): Promise<void> {
-    await event(this.#arrived, "request");
+    const { length } = this.requests;
+    await this.#changes.wait(
+      "the next request",
+      () => this.requests.length > length,
+    );
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
+    this.#changes.close(
+      `the receiver was stopped after ${this.requests.length} requests`,
+    );
     this.release();
     await this.stop();
   }
 }
 
-/** Everything that was written has been stored, once and in order. */
+/** Asserts that all written bytes were stored, once and in order. */
 export function assertReceived(
   { bytes }: Receiver,
   written: Uint8Array,
 ): void {
-  // Not `assertEquals`, which would show megabytes.
+  // `assertEquals` would print megabytes.
   assertEquals(bytes.length, written.length);
   const at = bytes.findIndex((byte, i) => byte !== written[i]);
-  assertEquals(at, -1, `Not what was written, from byte ${at} on`);
+  assertEquals(at, -1, `Differs from what was written at byte ${at}`);
 }
 
-/** A line that differs from all others, in its length from most. */
+/** Returns a line that no other number gives; most differ in length. */
 export function line(number: number): string {
   return `${number} ${"*".repeat(number % 199)}\n`;
 }
 
-/** Writes so many lines and closes; returns what was written. */
+/** Writes this many lines and closes; returns what was written. */
 export async function writeLines(
   out: StreamBuffer,
   count: number,
@@ -351,8 +367,8 @@ export async function writeLines(
 }
 
 /**
- * Writes lines without a pause for as long as something goes on, and closes;
- * returns what was written.
+ * Writes lines without a pause until `work` is done, and closes; returns what
+ * was written. Rejects when `work` takes longer than 30 seconds.
  */
 export async function writeDuring(
   out: StreamBuffer,
@@ -369,13 +385,13 @@ export async function writeDuring(
     }
     await out.close();
   };
-  // What the work waits for may never happen, and the lines would go on.
-  const late = Promise.withResolvers<never>();
+  const timedOut = Promise.withResolvers<never>();
   const timer = setTimeout(
-    () => late.reject(new Error(`It took longer than ${PATIENCE} ms`)),
-    PATIENCE,
+    () => timedOut.reject(new Error(`It took longer than ${TIMEOUT} ms`)),
+    TIMEOUT,
   );
-  const end = Promise.race([work(), late.promise]).finally(() => ended = true);
+  const end = Promise.race([work(), timedOut.promise])
+    .finally(() => ended = true);
   try {
     await Promise.all([write(), end]);
   } finally {
@@ -384,31 +400,29 @@ export async function writeDuring(
   return new TextEncoder().encode(lines.join(""));
 }
 
-/** Retries soon, so that tests are quick; remembers why. */
+/** Options that retry quickly, and a record of the failures. */
 export class Retries {
-  readonly #happened = new EventTarget();
+  readonly #changes = new Condition();
   readonly failures: SendError[] = [];
   readonly options = {
     retry: { initialDelay: 1, maxDelay: 50 },
     onRetry: (failure: SendError): void => {
       this.failures.push(failure);
-      this.#happened.dispatchEvent(new Event("failure"));
+      this.#changes.notify();
     },
   };
 
-  /** Waits for the next one. */
+  /** Waits for the next failure. Use it in `writeDuring`, which limits the time. */
   async next(): Promise<void> {
-    await event(this.#happened, "failure");
+    const { length } = this.failures;
+    await this.#changes.wait(
+      "the next failure",
+      () => this.failures.length > length,
+    );
   }
 
-  /** The statuses of all failures, each once. */
+  /** The distinct statuses of all failures. */
   get statuses(): (number | undefined)[] {
     return [...new Set(this.failures.map(({ status }) => status))];
   }
-}
-
-function event(target: EventTarget, type: string): Promise<unknown> {
-  return new Promise((resolve) => {
-    target.addEventListener(type, resolve, { once: true });
-  });
 }

@@ -1,4 +1,7 @@
-/** What the tests rely on in `@std`; the stand-ins must do the same. */
+/**
+ * The functions of `@std` that the tests use, with what they rely on. It runs
+ * with the real ones and with the stand-ins in `std/`, which must agree.
+ */
 import {
   assert,
   assertEquals,
@@ -99,7 +102,7 @@ for (const [name, fn] of Object.entries(FAIL)) {
     } catch {
       failed = true;
     }
-    if (!failed) throw new Error("It passed");
+    if (!failed) throw new Error("The assertion passed");
   });
 }
 
@@ -108,9 +111,9 @@ Deno.test("@std: assertRejects() and assertThrows() return the error", async () 
   const thrown = assertThrows(() => {
     throw error;
   });
-  if (thrown !== error) throw new Error("Another one");
+  if (thrown !== error) throw new Error("Another error was returned");
   const rejected = await assertRejects(() => reject(error));
-  if (rejected !== error) throw new Error("Another one");
+  if (rejected !== error) throw new Error("Another error was returned");
 });
 
 Deno.test("@std: concat() copies, equals() compares", () => {
@@ -123,7 +126,7 @@ Deno.test("@std: concat() copies, equals() compares", () => {
   assert(!equals(whole, new Uint8Array([1, 2, 1])));
 });
 
-Deno.test("@std: toText() joins characters that chunks cut", async () => {
+Deno.test("@std: toText() decodes a character that spans chunks", async () => {
   const [a, b, c] = new TextEncoder().encode("€");
   const chunks = [new Uint8Array([a!]), new Uint8Array([b!, c!])];
   assertStrictEquals(await toText(ReadableStream.from(chunks)), "€");

@@ -1,4 +1,4 @@
-/** A folder that goes when the test does. */
+/** Creates a folder that is removed when it is disposed. */
 export async function temporary(): Promise<
   AsyncDisposable & { file(name: string, content?: string): string }
 > {

@@ -1,7 +1,7 @@
 /**
- * Into two databases that take records over HTTP. Neither knows an
- * `Idempotency-Key`; what makes a repeated record harmless is that it replaces
- * itself.
+ * Records reach two databases that ingest over HTTP, ClickHouse and InfluxDB 1,
+ * over restarts too. Neither honours an `Idempotency-Key`, so each table is one
+ * in which a repeated record replaces itself. Skipped where they are missing.
  */
 import {
   assertEquals,
@@ -22,27 +22,27 @@ import {
   writeDuring,
 } from "../testing/real_servers.ts";
 
-/** A database that counts and adds up what it has stored. */
+/** A database, and how to count and sum what it has stored. */
 interface Database {
   readonly name: string;
   readonly program: Program;
-  /** How it may be stopped under a stream. */
+  /** Signals that stop it during a stream. */
   readonly stops: Deno.Signal[];
   /** Writes the configuration; returns the arguments. */
   configure(folder: string, port: number): Promise<string[]>;
-  /** Makes what records are written to. */
+  /** Creates the table or database for the records. */
   prepare(origin: string): Promise<void>;
   readonly path: string;
   record(number: number): string;
-  /** Of all records: how many, the sum of their numbers, that of their checks. */
+  /** Over all records: the count, the sum of the ids, the sum of the checks. */
   totals(origin: string): Promise<number[]>;
   readonly malformed: string;
-  /** What the server says about it, and with which status. */
+  /** The error message for it, and the status. */
   readonly complaint: string;
   readonly status: number;
 }
 
-/** What a record says besides its number; small, so that sums are exact. */
+/** The payload of a record; small, so that sums are exact. */
 function checkOf(id: number): number {
   return id * 7_919 % 10_007;
 }
@@ -50,8 +50,8 @@ function checkOf(id: number): number {
 const clickhouse: Database = {
   name: "ClickHouse",
   program: CLICKHOUSE,
-  // After a SIGTERM it goes on to serve the connections that it has, for half a
-  // minute under a stream, and says at the end that there is no such table.
+  // After a SIGTERM it serves its open connections for another half minute, and
+  // responds at the end that there is no such table.
   stops: ["SIGKILL"],
   async configure(folder, port) {
     const path = `${folder}/config.xml`;
@@ -99,15 +99,15 @@ const clickhouse: Database = {
   }`,
   record: (id) => JSON.stringify({ id, check: checkOf(id) }) + "\n",
   async totals(origin) {
-    const reply = await post(
+    const text = await post(
       `${origin}/`,
       "SELECT count(), sum(id), sum(check) FROM records FINAL",
     );
-    return reply.split("\t").map(Number);
+    return text.split("\t").map(Number);
   },
   malformed: '{"id": "seven"}\n',
   complaint: "Cannot parse input",
-  status: 500, // newer ones say 400
+  status: 500, // newer versions respond with 400
 };
 
 const influxdb: Database = {
@@ -145,8 +145,8 @@ const influxdb: Database = {
       db: "records",
       q: "SELECT count(id), sum(id), sum(check) FROM record",
     });
-    const reply = JSON.parse(await post(`${origin}/query?${query}`));
-    return reply.results[0].series?.[0].values[0].slice(1) ?? [0, 0, 0];
+    const response = JSON.parse(await post(`${origin}/query?${query}`));
+    return response.results[0].series?.[0].values[0].slice(1) ?? [0, 0, 0];
   },
   malformed: "record id=seven 8\n",
   complaint: "unable to parse 'record id=seven 8'",
@@ -160,7 +160,7 @@ async function post(url: string, body = ""): Promise<string> {
   return text;
 }
 
-/** Starts it, with a place for records. */
+/** Starts a database, ready for records. */
 async function start(
   database: Database,
 ): Promise<{ server: RealServer; origin: string }> {
@@ -170,7 +170,7 @@ async function start(
   return { server, origin };
 }
 
-/** What it must have stored of so many records. */
+/** The totals of this many records. */
 function expected(count: number): number[] {
   let [sum, checks] = [0, 0];
   for (let id = 0; id < count; id++) {
@@ -184,7 +184,7 @@ for (const database of [clickhouse, influxdb]) {
   const test = testWith(database.program);
   const { name, path, record } = database;
 
-  test(`${name} has every record once, and as it was`, async () => {
+  test(`${name} has every record once and unchanged`, async () => {
     const { server, origin } = await start(database);
     await using _ = server;
     await using out = streamTo(origin + path, { capacity: 16 * 1024 });
@@ -194,7 +194,7 @@ for (const database of [clickhouse, influxdb]) {
   });
 
   for (const signal of database.stops) {
-    test(`${name} has every record after restarts (${signal}) under the stream`, async () => {
+    test(`${name} has every record after restarts (${signal}) during a stream`, async () => {
       const { server, origin } = await start(database);
       await using _ = server;
       const retries = new Retries();
@@ -206,7 +206,7 @@ for (const database of [clickhouse, influxdb]) {
       await writeDuring(out, async () => {
         for (let restart = 0; restart < 2; restart++) {
           const { sends } = out.stats;
-          await poll(`${name} stores records`, () => out.stats.sends > sends);
+          await poll(`${name} to store records`, () => out.stats.sends > sends);
           await server.stop(signal);
           await retries.next();
           await server.start();
@@ -219,12 +219,12 @@ for (const database of [clickhouse, influxdb]) {
     });
   }
 
-  test(`${name} says what is wrong with a record, which is kept`, async () => {
+  test(`${name} rejects a malformed record with its own message, and the record is kept`, async () => {
     const { server, origin } = await start(database);
     await using _ = server;
     const { malformed, complaint, status } = database;
     const out = streamTo(origin + path, {
-      // A 5xx would be tried again, though this one is for ever.
+      // A 5xx would be retried, although this one is permanent.
       retry: { shouldRetry: ({ excerpt }) => !excerpt.includes(complaint) },
     });
     await out.write(malformed);

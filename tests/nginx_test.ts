@@ -1,6 +1,7 @@
 /**
- * Through nginx, as most servers on the web are reached: whatever it does to a
- * request, the server behind it ends up with exactly what was written.
+ * Streams through nginx, as most servers on the web are reached: over reloads,
+ * restarts, limits and outages, the server behind it gets exactly what was
+ * written. Skipped where nginx or openssl is missing.
  */
 import {
   assert,
@@ -42,14 +43,14 @@ const RESTARTS = 3;
 const PROTOCOLS = ["HTTP/1.1", "HTTP/2.0"] as const;
 
 interface Settings {
-  /** Deno speaks HTTP/2 over TLS only, so that is what the second one has. */
+  /** HTTP/2 implies TLS, because Deno speaks it over TLS only. */
   protocol: (typeof PROTOCOLS)[number];
   /** Directives of `http` and of `server`. */
   http?: string;
   server?: string;
 }
 
-/** One line of nginx's log. */
+/** One line of the access log. */
 interface Request {
   worker: string;
   connection: string;
@@ -57,7 +58,7 @@ interface Request {
   status: number;
 }
 
-/** nginx in front of a receiver, and what it takes to send there. */
+/** nginx in front of a receiver, and a client for it. */
 class Site implements AsyncDisposable {
   readonly #resources: AsyncDisposableStack;
   readonly receiver: Receiver;
@@ -102,7 +103,7 @@ class Site implements AsyncDisposable {
     return new URL(path, this.url).href;
   }
 
-  /** A stream there, in many small requests unless told otherwise. */
+  /** Opens a stream to it, in many small requests by default. */
   stream(options: StreamBufferOptions & FetchSenderOptions = {}): StreamBuffer {
     return streamTo(this.url, {
       capacity: 4 * 1024,
@@ -112,7 +113,7 @@ class Site implements AsyncDisposable {
     });
   }
 
-  /** Does something, and waits until the stream comes through a new worker. */
+  /** Does something, and waits for a request through a new worker. */
   async newWorker(work: () => Promise<void>): Promise<void> {
     const worker = (headers: Headers) => headers.get("X-Worker");
     const known = new Set(this.receiver.requests.map(worker));
@@ -120,12 +121,12 @@ class Site implements AsyncDisposable {
     await this.receiver.saw((headers) => !known.has(worker(headers)));
   }
 
-  /** Has nginx read its configuration again, which replaces its workers. */
+  /** Makes nginx reload its configuration, which replaces its workers. */
   async reload(): Promise<void> {
     await run(NGINX, [...argsFor(this.nginx.folder), "-s", "reload"]);
   }
 
-  /** Stops nginx, and so has all of its log. */
+  /** Stops nginx, and returns its complete log. */
   async log(): Promise<Request[]> {
     await this.nginx.stop("SIGQUIT");
     const lines = (await this.nginx.read("access.log")).trimEnd().split("\n");
@@ -171,7 +172,7 @@ async function configure(
     `
       daemon off;
       pid nginx.pid;
-      # As root it would run its workers as someone who may not enter the folder.
+      # Started as root, its workers run as a user without access to the folder.
       ${Deno.uid() === 0 ? "user root;" : ""}
       events {}
       http {
@@ -196,7 +197,7 @@ async function configure(
 const test = testWith(NGINX, OPENSSL);
 
 for (const protocol of PROTOCOLS) {
-  test(`nginx, ${protocol}: ${RELOADS} reloads under a stream lose nothing`, async () => {
+  test(`nginx, ${protocol}: ${RELOADS} reloads during a stream lose nothing`, async () => {
     await using site = await Site.start({ protocol });
     await using out = site.stream();
     const written = await writeDuring(out, async () => {
@@ -212,7 +213,7 @@ for (const protocol of PROTOCOLS) {
   });
 
   for (const signal of ["SIGTERM", "SIGQUIT"] as const) {
-    test(`nginx, ${protocol}: ${RESTARTS} restarts (${signal}) under a stream lose nothing`, async () => {
+    test(`nginx, ${protocol}: ${RESTARTS} restarts (${signal}) during a stream lose nothing`, async () => {
       await using site = await Site.start({ protocol });
       await using out = site.stream();
       const written = await writeDuring(out, async () => {
@@ -229,7 +230,7 @@ for (const protocol of PROTOCOLS) {
     });
   }
 
-  test(`nginx, ${protocol}: a capacity of 1 MiB is within its limit`, async () => {
+  test(`nginx, ${protocol}: a request of 1 MiB is within its default limit`, async () => {
     await using site = await Site.start({ protocol });
     await using out = site.stream({ capacity: MIB });
     const bytes = pseudoRandom(3 * MIB);
@@ -245,7 +246,7 @@ for (const protocol of PROTOCOLS) {
       8 * MIB,
     ]] as const
   ) {
-    test(`nginx, ${protocol}: a request of ${name} is a 413 that says what to do, and is kept`, async () => {
+    test(`nginx, ${protocol}: a request of ${name} fails with a 413 and advice, and its bytes are kept`, async () => {
       await using site = await Site.start({ protocol });
       const out = site.stream({ capacity: size });
       const bytes = pseudoRandom(size);
@@ -260,7 +261,7 @@ for (const protocol of PROTOCOLS) {
     });
   }
 
-  test(`nginx, ${protocol}: everything arrives through limit_req`, async () => {
+  test(`nginx, ${protocol}: limit_req delays a stream, and nothing is lost`, async () => {
     await using site = await Site.start({
       protocol,
       http: "limit_req_zone $server_port zone=all:64k rate=50r/s;",
@@ -276,7 +277,7 @@ for (const protocol of PROTOCOLS) {
     );
   });
 
-  test(`nginx, ${protocol}: a server behind it that goes and comes back gets everything`, async () => {
+  test(`nginx, ${protocol}: a server behind it that stops and restarts gets everything`, async () => {
     await using site = await Site.start({ protocol });
     await using out = site.stream();
     const written = await writeDuring(out, async () => {
@@ -290,7 +291,7 @@ for (const protocol of PROTOCOLS) {
     assertEquals(site.retries.statuses, [502]);
   });
 
-  test(`nginx, ${protocol}: a server behind it that was too slow gets everything once`, async () => {
+  test(`nginx, ${protocol}: a server behind it that exceeds its timeout gets everything once`, async () => {
     await using site = await Site.start({
       protocol,
       server: "proxy_read_timeout 50ms;",
@@ -300,7 +301,7 @@ for (const protocol of PROTOCOLS) {
       await site.receiver.next();
       site.receiver.hold();
       for (let failure = 0; failure < 3; failure++) await site.retries.next();
-      // Now it stores what nginx and the stream have given up, too.
+      // It now stores the requests that timed out, as well.
       site.receiver.release();
       await site.receiver.next();
     });
@@ -308,14 +309,15 @@ for (const protocol of PROTOCOLS) {
     assert(site.retries.statuses.includes(504));
   });
 
-  test(`nginx, ${protocol}: connections that it closes all the time lose nothing`, async () => {
+  test(`nginx, ${protocol}: connections that it keeps closing lose nothing`, async () => {
     await using site = await Site.start({
       protocol,
       server: "keepalive_requests 3; keepalive_timeout 4ms;",
     });
     await using out = site.stream();
     const lines = await writeLines(out, 2_500, async (number) => {
-      // So that requests begin before, after, and while nginx closes.
+      // Delays from 0 to 7 ms, so that requests begin before, while and after
+      // nginx closes the connection. It does not report when it does.
       if (number % 25 !== 0) return;
       await out.flush();
       await new Promise((resolve) => setTimeout(resolve, number / 25 % 8));
@@ -326,7 +328,7 @@ for (const protocol of PROTOCOLS) {
     assert(connections.size >= log.length / 3, `${connections.size}`);
   });
 
-  test(`nginx, ${protocol}: compressed requests arrive as they were written`, async () => {
+  test(`nginx, ${protocol}: compressed requests arrive unchanged`, async () => {
     await using site = await Site.start({ protocol });
     await using out = site.stream({ compression: "gzip" });
     assertReceived(site.receiver, await writeLines(out, 500));
@@ -337,7 +339,7 @@ for (const protocol of PROTOCOLS) {
   });
 }
 
-/** Takes uploads by WebDAV, as an object each. */
+/** Accepts uploads by WebDAV, one object each. */
 const DAV = (limit: string) => `
   location /objects/ {
     root .;
@@ -349,7 +351,7 @@ const OBJECT = new Uint8Array(10 * MIB).map((_, i) => i ^ (i >> 8) ^ (i >> 16));
 
 for (const protocol of PROTOCOLS) {
   for (const length of [undefined, OBJECT.length]) {
-    test(`nginx, ${protocol}: an upload of length ${length} is one object, by WebDAV`, async () => {
+    test(`nginx, ${protocol}: an upload of length ${length} becomes one WebDAV object`, async () => {
       await using site = await Site.start({ protocol, server: DAV("0") });
       const out = new StreamBuffer(
         new UploadSender(site.at("/objects/a/b.bin"), {
@@ -362,11 +364,11 @@ for (const protocol of PROTOCOLS) {
       }
       await out.close();
       const path = `${site.nginx.folder}/objects/a/b.bin`;
-      assert(equals(Deno.readFileSync(path), OBJECT), "another object");
+      assert(equals(Deno.readFileSync(path), OBJECT), "the object differs");
       assertEquals((await site.log()).map(({ status }) => status), [201]);
     });
 
-    test(`nginx, ${protocol}: an upload of length ${length} that is too large is a 413, and no object`, async () => {
+    test(`nginx, ${protocol}: an upload of length ${length} above the limit fails with a 413, and leaves no object`, async () => {
       await using site = await Site.start({ protocol, server: DAV("1m") });
       const out = new StreamBuffer(
         new UploadSender(site.at("/objects/b.bin"), {
@@ -375,7 +377,7 @@ for (const protocol of PROTOCOLS) {
         }),
       );
       const error = await assertRejects(async () => {
-        for (let round = 0; round < 10; round++) await out.write(OBJECT);
+        for (let i = 0; i < 10; i++) await out.write(OBJECT);
         await out.close();
       }, FlushError);
       await out.abort();
@@ -384,7 +386,7 @@ for (const protocol of PROTOCOLS) {
     });
   }
 
-  test(`nginx, ${protocol}: an upload that is broken off leaves no object`, async () => {
+  test(`nginx, ${protocol}: an aborted upload leaves no object`, async () => {
     await using site = await Site.start({ protocol, server: DAV("0") });
     const out = new StreamBuffer(
       new UploadSender(site.at("/objects/c.bin"), {
@@ -394,12 +396,12 @@ for (const protocol of PROTOCOLS) {
     await out.write(OBJECT);
     await out.flush();
     await out.abort();
-    await site.log(); // when it has ended, it has done what it does
+    await site.log(); // after it has exited, nothing changes any more
     assert(!await exists(`${site.nginx.folder}/objects/c.bin`));
   });
 }
 
-test(`nginx: ${RESTARTS} restarts under a resumable upload lose nothing`, async () => {
+test(`nginx: ${RESTARTS} restarts during a resumable upload lose nothing`, async () => {
   await using tus = await startTusServer({ relativeLocation: true });
   await using site = await Site.start({
     protocol: "HTTP/1.1",
@@ -415,17 +417,17 @@ test(`nginx: ${RESTARTS} restarts under a resumable upload lose nothing`, async 
   const written = await writeDuring(out, async () => {
     for (let restart = 0; restart < RESTARTS; restart++) {
       const { offset } = sender;
-      await poll("it goes on", () => sender.offset > offset);
+      await poll("the upload to continue", () => sender.offset > offset);
       await site.nginx.stop("SIGTERM");
       await site.retries.next();
       await site.nginx.start();
     }
   });
-  assert(equals(tus.read(sender.url!), written), "another object");
+  assert(equals(tus.read(sender.url!), written), "the object differs");
   assert(tus.isComplete(sender.url!));
 });
 
-test("nginx: a certificate that nobody trusts fails with the reason, and nothing is lost", async () => {
+test("nginx: an untrusted certificate is reported, and the bytes are kept", async () => {
   await using site = await Site.start({ protocol: "HTTP/2.0" });
   const out = streamTo(site.url, { retry: { maxElapsed: 50 } });
   await out.write("secret");
@@ -437,7 +439,7 @@ test("nginx: a certificate that nobody trusts fails with the reason, and nothing
   assertEquals(site.receiver.requests, []);
 });
 
-/** Bytes that no compression and no text hides. */
+/** Bytes that do not compress, and are not text. */
 function pseudoRandom(size: number): Uint8Array {
   const bytes = new Uint8Array(size);
   let state = 1;

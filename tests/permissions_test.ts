@@ -1,20 +1,38 @@
-/** Nothing but the network, and of that nothing but the server. */
+/**
+ * The library needs permission for its server, and for nothing else; the command
+ * needs what its documentation lists. Each test is a process of its own.
+ */
 import { assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
-import { runCommand, type Scope, start } from "../testing/child.ts";
+import {
+  type Child,
+  type Outcome,
+  runCommand,
+  type Scope,
+  start,
+} from "../testing/child.ts";
 import { FaultyServer, respond } from "../testing/faulty_server.ts";
 import { temporary } from "../testing/temporary.ts";
 
-/** With these, to ask for one of them is an error, and no question. */
+/** Denials, so that a request for one of them is an error, not a prompt. */
 const DENIED = ["env", "read", "write", "run", "sys", "ffi", "import"]
   .map((name) => `--deny-${name}`);
+
+/** Returns the outcome; kills a process that does not exit on its own. */
+async function exitOf(child: Child): Promise<Outcome> {
+  const guard = setTimeout(() => child.kill("SIGKILL"), 30_000);
+  const outcome = await child.outcome;
+  clearTimeout(guard);
+  assertEquals(outcome.code, 0, "the process did not exit on its own");
+  return outcome;
+}
 
 function net(server: FaultyServer): string {
   return `--allow-net=127.0.0.1:${server.port}`;
 }
 
 for (const denied of [[], DENIED]) {
-  const rest = denied.length > 0 ? ", and all else denied" : "";
-  Deno.test(`streamTo() needs --allow-net for its server only${rest}`, async () => {
+  const rest = denied.length > 0 ? ", with everything else denied" : "";
+  Deno.test(`streamTo() needs only --allow-net for its server${rest}`, async () => {
     await using server = new FaultyServer();
     await using child = start(server.url, async ({ streamTo, url }) => {
       await using out = streamTo(url, { compression: "gzip" });
@@ -27,7 +45,7 @@ for (const denied of [[], DENIED]) {
 }
 
 for (const method of ["write", "readFrom", "writable"] as const) {
-  Deno.test(`StreamBuffer() with a function needs no permission for ${method}`, async () => {
+  Deno.test(`StreamBuffer() with a function needs no permission, by ${method}`, async () => {
     await using child = start("", async ({ StreamBuffer, args }) => {
       await using out = new StreamBuffer((bytes) => {
         console.log(new TextDecoder().decode(bytes));
@@ -44,8 +62,10 @@ for (const method of ["write", "readFrom", "writable"] as const) {
   });
 }
 
-/** Says what became of a write that may not be sent. */
-async function beRefused({ streamTo, url, readByte }: Scope): Promise<void> {
+/** Prints what happens to a write that must not be sent. */
+async function sendWithoutPermission(
+  { streamTo, url, readByte }: Scope,
+): Promise<void> {
   const out = streamTo(url);
   await out.write("data");
   try {
@@ -60,15 +80,14 @@ async function beRefused({ streamTo, url, readByte }: Scope): Promise<void> {
 }
 
 for (const denied of ["--allow-net=127.0.0.1:9", "--deny-net"]) {
-  Deno.test(`streamTo() fails at once with ${denied}, names the permission, and keeps the bytes`, async () => {
+  Deno.test(`streamTo() with ${denied} fails at once, names the permission, and keeps the bytes`, async () => {
     await using server = new FaultyServer();
-    await using child = start(server.url, beRefused, { permissions: [denied] });
+    await using child = start(server.url, sendWithoutPermission, {
+      permissions: [denied],
+    });
     await child.waitForOutput("data kept");
     await child.write("x");
-    const guard = setTimeout(() => child.kill("SIGKILL"), 30_000);
-    const { code, stdout } = await child.outcome;
-    clearTimeout(guard);
-    assertEquals(code, 0, "It did not end by itself");
+    const { stdout } = await exitOf(child);
     assertMatch(stdout, /^FlushError: .* \(attempt 1\): .*--allow-net/);
     assertStringIncludes(stdout, "NotCapable: ");
     assertStringIncludes(stdout, `127.0.0.1:${server.port}`);
@@ -76,8 +95,8 @@ for (const denied of ["--allow-net=127.0.0.1:9", "--deny-net"]) {
   });
 }
 
-/** Makes one object, or says why not. */
-async function makeObject(
+/** Uploads one object, or prints why it cannot. */
+async function uploadObject(
   { StreamBuffer, TusSender, UploadSender, url, args }: Scope,
 ): Promise<void> {
   const Sender = args[0] === "TusSender" ? TusSender : UploadSender;
@@ -93,10 +112,10 @@ async function makeObject(
 }
 
 for (const sender of ["UploadSender", "TusSender"]) {
-  Deno.test(`${sender} needs --allow-net for its server only`, async () => {
+  Deno.test(`${sender} needs only --allow-net for its server`, async () => {
     const created = respond(201, { location: "/", "upload-offset": "4" });
     await using server = new FaultyServer([], created);
-    await using child = start(server.url, makeObject, {
+    await using child = start(server.url, uploadObject, {
       permissions: [net(server), ...DENIED],
       args: [sender],
     });
@@ -106,22 +125,20 @@ for (const sender of ["UploadSender", "TusSender"]) {
   });
 
   for (
-    const [denied, ...own] of [
+    const [denied, ...custom] of [
       ["--allow-net=127.0.0.1:9"],
       ["--deny-net"],
-      ["--deny-net", "a fetch of its own"],
+      ["--deny-net", "custom fetch"],
     ]
   ) {
-    Deno.test(`${sender} fails at once with ${denied}${own}, and the process ends`, async () => {
+    const title = [denied, ...custom].join(" and a ");
+    Deno.test(`${sender} with ${title} fails at once, and the process exits`, async () => {
       await using server = new FaultyServer();
-      await using child = start(server.url, makeObject, {
+      await using child = start(server.url, uploadObject, {
         permissions: [denied!],
-        args: [sender, ...own],
+        args: [sender, ...custom],
       });
-      const guard = setTimeout(() => child.kill("SIGKILL"), 30_000);
-      const { code, stdout } = await child.outcome;
-      clearTimeout(guard);
-      assertEquals(code, 0, "It did not end by itself");
+      const { stdout } = await exitOf(child);
       assertMatch(stdout, /^FlushError: .*--allow-net/);
       assertStringIncludes(stdout, "NotCapable: ");
       assertStringIncludes(stdout, `127.0.0.1:${server.port}`);
@@ -134,7 +151,7 @@ for (const sender of ["UploadSender", "TusSender"]) {
 
 interface Row {
   readonly args: string[];
-  /** All that it needs beside the network. */
+  /** Permissions that it needs besides the network. */
   readonly needs: string[];
   readonly code?: number;
 }
@@ -143,7 +160,7 @@ function both(file: string): string[] {
   return [`--allow-read=${file}`, `--allow-write=${file}`];
 }
 
-/** As in the README, under "Permissions". */
+/** The rows of the documentation's table of permissions. */
 const ROWS: Record<string, (file: (name: string) => string) => Row> = {
   "standard input": () => ({ args: [], needs: [] }),
   "standard input in lines, compressed": () => ({
@@ -166,7 +183,7 @@ const ROWS: Record<string, (file: (name: string) => string) => Row> = {
     args: ["--unsent", file("unsent")],
     needs: both(file("unsent")),
   }),
-  "--unsent that is needed": (file) => ({
+  "--unsent that is used": (file) => ({
     args: ["--unsent", file("unsent"), "--retry-for", "0"],
     needs: both(file("unsent")),
     code: 1,
@@ -181,7 +198,7 @@ const ROWS: Record<string, (file: (name: string) => string) => Row> = {
 };
 
 for (const [name, row] of Object.entries(ROWS)) {
-  Deno.test(`the command needs exactly what the README says for ${name}`, async () => {
+  Deno.test(`the command needs exactly the documented permissions for ${name}`, async () => {
     await using folder = await temporary();
     folder.file("input", "data");
     folder.file("headers", "X-One: 1\n");
@@ -198,7 +215,7 @@ for (const [name, row] of Object.entries(ROWS)) {
       assertEquals(code, expected, stderr);
       assertEquals(server.bodies.length, 1);
     }
-    // And none of them is too much.
+    // Without any one of them it fails.
     for (const missing of needs) {
       await using server = serve();
       const rest = needs.filter((need) => need !== missing);
@@ -213,7 +230,7 @@ for (const [name, row] of Object.entries(ROWS)) {
   });
 }
 
-Deno.test("the command refuses another server than its permission names", async () => {
+Deno.test("the command rejects a server for which it has no permission, and names the flag", async () => {
   await using server = new FaultyServer();
   const { code, stderr } = await runCommand([server.url], "data", [
     "--allow-net=127.0.0.1:9",

@@ -1,6 +1,6 @@
 /**
- * What is lost, and what is not, when the process ends: real scripts in
- * processes of their own, against a server in the test.
+ * What a process loses when it ends, and what it does not, in every way it can
+ * end. Each test runs a script in its own process, against a server in the test.
  */
 import { assert, assertEquals, assertStringIncludes } from "@std/assert";
 import { equals } from "@std/bytes";
@@ -14,9 +14,10 @@ import {
   respond,
 } from "../testing/faulty_server.ts";
 
-const POSIX = Deno.build.os !== "windows";
+/** Windows has no such signals: a process is terminated without notice. */
+const NO_SIGNALS = Deno.build.os === "windows";
 
-// -- The script comes to its end --
+// -- The end of the script --
 
 for (
   const [how, script] of [
@@ -38,7 +39,7 @@ for (
     }],
   ] as const
 ) {
-  Deno.test(`a script that ends ${how} has sent what it wrote`, async () => {
+  Deno.test(`a script that ends ${how} sends what it wrote`, async () => {
     await using server = new FaultyServer();
     await using child = start(server.url, script);
     const { code, stderr } = await child.outcome;
@@ -47,7 +48,7 @@ for (
   });
 }
 
-Deno.test("a script that ends without close(), and without a flushInterval, loses what no full buffer took", async () => {
+Deno.test("a script that ends without close() or flushInterval loses what did not fill a buffer", async () => {
   await using server = new FaultyServer();
   await using child = start(server.url, async ({ streamTo, url }) => {
     const out = streamTo(url, { capacity: 4, flushInterval: 0 });
@@ -60,7 +61,7 @@ Deno.test("a script that ends without close(), and without a flushInterval, lose
   assertEquals(server.bodies, ["full", "rest", "lost"]);
 });
 
-Deno.test("a script that ends while a send is under way waits for it, and sends what came after", async () => {
+Deno.test("a script that ends during a send waits for it, and sends later writes", async () => {
   const { release, behaviour } = held();
   await using server = new FaultyServer([close, behaviour]);
   await using child = start(server.url, async ({ streamTo, url }) => {
@@ -94,7 +95,7 @@ Deno.test("a script that ends while writes wait for room sends them all", async 
   assertEquals(server.bodies, ["one.", "two.", "six.", "ten.", "end"]);
 });
 
-Deno.test("a script that ends without close() while the server is down goes on trying", async () => {
+Deno.test("a script that ends without close() while the server is down keeps retrying", async () => {
   const { release, behaviour } = held();
   const script = [close, close, respond(503), behaviour];
   await using server = new FaultyServer(script);
@@ -117,9 +118,9 @@ Deno.test("a script that ends without close() while the server is down goes on t
   assertEquals(server.bodies, ["data", "data", "data", "data"]);
 });
 
-// -- An error that the block lets through --
+// -- An exception in an `await using` block --
 
-Deno.test("an exception in an `await using` block sends everything on its way out", async () => {
+Deno.test("an exception in an `await using` block does not prevent the rest from being sent", async () => {
   const { release, behaviour } = held();
   await using server = new FaultyServer([behaviour]);
   await using child = start(server.url, async ({ streamTo, url }) => {
@@ -149,15 +150,15 @@ Deno.test("an exception in an `await using` block does not hide that bytes were 
   });
   const { code, stdout, stderr } = await child.outcome;
   assertEquals(code, 1);
-  // Deno shows neither of the two by itself.
+  // Deno prints neither of the two errors.
   assertStringIncludes(stderr, "SuppressedError");
   assertStringIncludes(stdout, "Error: a mistake, FlushError: Cannot deliver");
 });
 
-// -- An end that waits for nothing --
+// -- Ends that do not wait --
 
-/** Has one send acknowledged, one under way, a full store and writes that wait. */
-async function upToItsNeck({ streamTo, url, readByte }: Scope): Promise<void> {
+/** Leaves one send acknowledged, one in flight, a full store and queued writes. */
+async function fillUp({ streamTo, url, readByte }: Scope): Promise<void> {
   const out = streamTo(url, { capacity: 4, flushInterval: 0 });
   await out.write("one.");
   await out.flush();
@@ -166,15 +167,15 @@ async function upToItsNeck({ streamTo, url, readByte }: Scope): Promise<void> {
   await readByte();
 }
 
-/** `upToItsNeck`, and then `end`. */
-function thenEnd(end: () => unknown): (scope: Scope) => unknown {
-  // As text, because that is how it travels.
+/** Runs `fillUp`, and then `end`. */
+function fillUpAnd(end: () => unknown): (scope: Scope) => unknown {
+  // As text, because that is how it reaches the process.
   const text =
-    `async (scope) => { await (${upToItsNeck})(scope); await (${end})(); await scope.readByte(); }`;
+    `async (scope) => { await (${fillUp})(scope); await (${end})(); await scope.readByte(); }`;
   return { toString: () => text } as (scope: Scope) => unknown;
 }
 
-async function isUpToItsNeck(child: Child, server: FaultyServer) {
+async function isFilledUp(child: Child, server: FaultyServer) {
   await child.waitForOutput("ready");
   await child.waitFor(server.received(2));
 }
@@ -197,8 +198,8 @@ for (
 ) {
   Deno.test(`${how} loses what was not acknowledged, and nothing else`, async () => {
     await using server = new FaultyServer([respond(200)], never);
-    await using child = start(server.url, thenEnd(end));
-    await isUpToItsNeck(child, server);
+    await using child = start(server.url, fillUpAnd(end));
+    await isFilledUp(child, server);
     await child.write("x");
     const { code, stderr } = await child.outcome;
     assertEquals(code, expected);
@@ -209,18 +210,18 @@ for (
 
 for (const signal of ["SIGINT", "SIGTERM", "SIGHUP", "SIGKILL"] as const) {
   Deno.test(`${signal} loses what was not acknowledged, and nothing else`, {
-    ignore: !POSIX,
+    ignore: NO_SIGNALS,
   }, async () => {
     await using server = new FaultyServer([respond(200)], never);
-    await using child = start(server.url, upToItsNeck);
-    await isUpToItsNeck(child, server);
+    await using child = start(server.url, fillUp);
+    await isFilledUp(child, server);
     child.kill(signal);
     assertEquals((await child.outcome).signal, signal);
     assertEquals(server.bodies, ["one.", "two."]);
   });
 }
 
-Deno.test("Deno.exit() in an `await using` block does not wait for its end", async () => {
+Deno.test("Deno.exit() in an `await using` block does not dispose of the buffer", async () => {
   await using server = new FaultyServer();
   await using child = start(server.url, async ({ streamTo, url }) => {
     await using out = streamTo(url);
@@ -246,7 +247,7 @@ Deno.test("Deno.exit() after close() loses nothing", async () => {
 
 for (const signal of ["SIGINT", "SIGTERM"] as const) {
   Deno.test(`${signal} loses nothing when a listener calls close()`, {
-    ignore: !POSIX,
+    ignore: NO_SIGNALS,
   }, async () => {
     const { release, behaviour } = held();
     await using server = new FaultyServer([respond(200), behaviour]);
@@ -270,7 +271,7 @@ for (const signal of ["SIGINT", "SIGTERM"] as const) {
         await readByte();
       },
     );
-    await isUpToItsNeck(child, server);
+    await isFilledUp(child, server);
     child.kill(signal);
     await child.waitForOutput("closing");
     release();
@@ -281,12 +282,12 @@ for (const signal of ["SIGINT", "SIGTERM"] as const) {
 
 for (const signal of ["SIGINT", "SIGTERM", "SIGKILL"] as const) {
   Deno.test(
-    `what ${signal} leaves on a server is whole sends, up to the one that was cut`,
+    `${signal} leaves whole sends on the server, and nothing of the one that was cut`,
     {
-      ignore: !POSIX,
+      ignore: NO_SIGNALS,
     },
     async () => {
-      // So large that the connection cannot hold one: it is cut on its way.
+      // More than a connection can hold, so that a send is cut in flight.
       const SIZE = 16 * 1024 * 1024;
       const sends: Uint8Array[] = [];
       const receive = receiver((bytes) => sends.push(bytes));

@@ -1,4 +1,7 @@
-/** Through a proxy that the environment, or a client of the caller's, names. */
+/**
+ * Streams through a proxy, from the environment or from a custom client: with
+ * which permissions, and over its restarts. Skipped where tinyproxy is missing.
+ */
 import {
   assert,
   assertEquals,
@@ -19,9 +22,9 @@ import {
   TINYPROXY,
   writeDuring,
 } from "../testing/real_servers.ts";
+import { CLI } from "../testing/child.ts";
 import { freePort } from "../testing/free_port.ts";
 
-const CLI = new URL("../cli/main.ts", import.meta.url).pathname;
 const PASSWORD = "correct-horse";
 const CONTENT = Array.from({ length: 2_000 }, (_, i) => line(i)).join("");
 
@@ -47,18 +50,18 @@ function proxy(directives = ""): ServerOptions {
 
 const hostOf = ({ port }: { port: number }) => `127.0.0.1:${port}`;
 
-/** Ships `CONTENT` in a process of its own; `heard` is told of its first retry. */
+/** Runs the command with `CONTENT` as input; calls `onRetry` at its first retry. */
 async function ship(
   url: string,
   net: string,
   env: Record<string, string>,
-  heard: () => Promise<void> = () => Promise.resolve(),
+  onRetry: () => Promise<void> = () => Promise.resolve(),
 ): Promise<{ code: number; stderr: string }> {
   const { PATH = "", HOME = "", DENO_DIR } = Deno.env.toObject();
   const process = new Deno.Command(Deno.execPath(), {
     args: `run -q --no-prompt -N=${net} ${CLI} --lines --capacity 16K`
       .split(" ").concat(url),
-    // A proxy of this machine's has no part in it.
+    // Without the proxies that this machine may have configured.
     clearEnv: true,
     env: { PATH, HOME, ...DENO_DIR && { DENO_DIR }, NO_COLOR: "1", ...env },
     stdin: "piped",
@@ -66,15 +69,15 @@ async function ship(
     stderr: "piped",
   }).spawn();
   const input = new Blob([CONTENT]).stream().pipeTo(process.stdin)
-    .catch(() => {}); // it may end without reading all of it
+    .catch(() => {}); // it may exit without reading all of its input
   let stderr = "";
   try {
     for await (
       const text of process.stderr.pipeThrough(new TextDecoderStream())
     ) {
-      const before = stderr.includes("retrying");
+      // Its first output is the report of a retry, or the last one.
+      if (stderr === "") await onRetry();
       stderr += text;
-      if (!before && stderr.includes("retrying")) await heard();
     }
   } catch (error) {
     process.kill("SIGKILL");
@@ -97,7 +100,7 @@ function viaOf(receiver: Receiver): (string | null)[] {
 const test = testWith(TINYPROXY);
 
 for (const name of ["HTTP_PROXY", "http_proxy"]) {
-  test(`${name}: everything goes through it, with permission for the server alone`, async () => {
+  test(`${name}: everything goes through the proxy, with permission for the server only`, async () => {
     await using receiver = new Receiver();
     await using server = await RealServer.start(proxy());
     const { code, stderr } = await ship(receiver.url, hostOf(receiver), {
@@ -111,7 +114,7 @@ for (const name of ["HTTP_PROXY", "http_proxy"]) {
   });
 }
 
-test("HTTP_PROXY: permission for the proxy alone is not enough", async () => {
+test("HTTP_PROXY: permission for the proxy only is not enough", async () => {
   await using receiver = new Receiver();
   await using server = await RealServer.start(proxy());
   const { code, stderr } = await ship(receiver.url, hostOf(server), {
@@ -122,7 +125,7 @@ test("HTTP_PROXY: permission for the proxy alone is not enough", async () => {
   assertEquals(receiver.requests, []);
 });
 
-test("HTTP_PROXY: a proxy that is down at first gets everything when it is there", async () => {
+test("HTTP_PROXY: a proxy that starts late gets everything", async () => {
   await using receiver = new Receiver();
   await using server = await RealServer.prepare(proxy());
   const { code } = await ship(receiver.url, hostOf(receiver), {
@@ -133,7 +136,7 @@ test("HTTP_PROXY: a proxy that is down at first gets everything when it is there
   assertMatch(viaOf(receiver).join(), /tinyproxy/);
 });
 
-test("HTTP_PROXY: its password gets in, and a wrong one shows in no error", async () => {
+test("HTTP_PROXY: its password is used, and is not shown in errors", async () => {
   await using receiver = new Receiver();
   await using server = await RealServer.start(
     proxy(`BasicAuth user ${PASSWORD}`),
@@ -151,7 +154,7 @@ test("HTTP_PROXY: its password gets in, and a wrong one shows in no error", asyn
   assertShipped(receiver);
 });
 
-test("NO_PROXY: what it names is reached without the proxy", async () => {
+test("NO_PROXY: hosts that it lists are reached without the proxy", async () => {
   await using receiver = new Receiver();
   const { code } = await ship(receiver.url, hostOf(receiver), {
     HTTP_PROXY: `http://127.0.0.1:${freePort()}`,
@@ -162,7 +165,7 @@ test("NO_PROXY: what it names is reached without the proxy", async () => {
   assertEquals(viaOf(receiver), [null]);
 });
 
-test("a proxy that is restarted under a stream, and one that cannot reach the server, lose nothing", async () => {
+test("a proxy that restarts, and one that cannot reach the server, lose nothing", async () => {
   await using receiver = new Receiver();
   await using server = await RealServer.start(proxy());
   const retries = new Retries();
@@ -190,7 +193,7 @@ test("a proxy that is restarted under a stream, and one that cannot reach the se
 });
 
 testWith(TINYPROXY, OPENSSL)(
-  "HTTPS_PROXY: everything goes through a tunnel, with permission for the server alone",
+  "HTTPS_PROXY: everything goes through a tunnel, with permission for the server only",
   async () => {
     await using server = await RealServer.start(proxy());
     const { key, cert } = await makeCertificate(server.folder);

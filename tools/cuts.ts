@@ -1,7 +1,8 @@
 /**
- * Uploads to a real tus server through a network that breaks at random: whatever
- * is cut, the object is whole in the end. Run any number, with a seed if they
- * are to be repeated:
+ * Uploads random objects to a real tus server through a proxy that cuts
+ * connections at random, until the given number of cuts is reached. Proves that
+ * every object arrives intact, and that a cut repeats at most one flush. The
+ * second argument is the seed of a run to repeat.
  *
  *     deno task cuts 10000 42
  */
@@ -13,23 +14,23 @@ import { type Cut, CuttingProxy, NO_CUT } from "../testing/cutting_proxy.ts";
 import { randomFrom } from "../testing/faulty_server.ts";
 import { startTusServer } from "../testing/tus_server.ts";
 
-/** So many at a time, as each mostly waits. */
+/** Uploads at a time; each of them mostly waits. */
 const CONCURRENCY = 8;
-/** About what a request, or an answer, has besides a body. */
+/** Roughly the size of a request or response without its body, in bytes. */
 const HEAD = 400;
 
-/** What became of all uploads. */
+/** Totals over all uploads. */
 export interface Tally {
   uploads: number;
   cuts: number;
-  /** How many senders it took besides the first of each upload. */
+  /** How many times an upload was resumed by another sender. */
   resumed: number;
   bytes: number;
-  /** How many of them reached the server more than once. */
+  /** Bytes that the server received more than once. */
   repeated: number;
 }
 
-/** One object, in as many senders as it takes. */
+/** Uploads one object, with as many senders as it takes. */
 async function upload(seed: number, tally: Tally): Promise<void> {
   const random = randomFrom(seed);
   const upTo = (max: number) => Math.floor(random() * (max + 1));
@@ -46,8 +47,8 @@ async function upload(seed: number, tally: Tally): Promise<void> {
   await using server = await startTusServer();
   await using proxy = new CuttingProxy(server.port, cut);
   const known = random() < 0.5;
-  // Without a second attempt it takes another sender. No time limit interrupts
-  // a request, which would be no cut, and cost a flush as well.
+  // Half of the senders make one attempt, so that the upload must be resumed. No
+  // timeout ends a request: that would repeat a flush without being a cut.
   const options = {
     retry: {
       initialDelay: 1,
@@ -81,23 +82,23 @@ async function upload(seed: number, tally: Tally): Promise<void> {
         const unsent = out.takeUnsent();
         const from = object.length - rest.length + bytesDelivered;
         const expected = object.subarray(from, from + unsent.length);
-        assert(equals(unsent, expected), "other bytes were kept");
+        assert(equals(unsent, expected), "takeUnsent() returned other bytes");
       }
     } catch {
-      // Not even asking for the offset went well.
+      // The request for the offset was cut, too.
     }
     url ??= sender?.url;
     tally.resumed++;
   }
   url = sender.url!;
-  assert(equals(server.read(url), object), "another object arrived");
-  assert(server.isComplete(url), "it is not complete");
+  assert(equals(server.read(url), object), "the object differs");
+  assert(server.isComplete(url), "the upload is not complete");
   assertEquals(sender.offset, size);
 
   const repeated = server.received - size;
   assert(
     repeated <= capacity * proxy.cuts,
-    `${repeated} bytes came twice at ${proxy.cuts} cuts and capacity ${capacity}`,
+    `${repeated} bytes were repeated after ${proxy.cuts} cuts at capacity ${capacity}`,
   );
   tally.uploads++;
   tally.cuts += proxy.cuts;
@@ -105,13 +106,13 @@ async function upload(seed: number, tally: Tally): Promise<void> {
   tally.repeated += repeated;
 }
 
-/** Uploads until there were so many cuts. */
+/** Uploads objects until there have been `count` cuts. */
 export async function checkCuts(
   count: number,
   seed = Date.now() & 0xfffffff,
 ): Promise<Tally> {
   const tally = { uploads: 0, cuts: 0, resumed: 0, bytes: 0, repeated: 0 };
-  console.log(`Uploads from seed ${seed} on`);
+  console.log(`Uploads with seeds from ${seed} on`);
   let next = seed;
   await Promise.all(Array.from({ length: CONCURRENCY }, async () => {
     while (tally.cuts < count) {
@@ -126,7 +127,7 @@ export async function checkCuts(
     }
   }));
   console.log(
-    `${tally.cuts} cuts in ${tally.uploads} uploads, ${tally.resumed} resumed: ${tally.repeated} of ${tally.bytes} bytes came more than once`,
+    `${tally.cuts} cuts in ${tally.uploads} uploads, ${tally.resumed} resumed: ${tally.repeated} of ${tally.bytes} bytes were received more than once`,
   );
   return tally;
 }

@@ -1,6 +1,7 @@
 /**
- * Random uses of a buffer against a server that does random things, over real
- * connections. Run any number of them, with a seed if it is to be repeated:
+ * Runs random schedules: random calls of a buffer, against a server with random
+ * faults, over real connections. Proves that no byte is lost, reordered, or
+ * repeated without its key. Arguments: how many, and the seed of a run to repeat.
  *
  *     deno task schedules 10000 42
  */
@@ -11,6 +12,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { gunzipSync } from "node:zlib";
 import { FlushError, type StreamBufferOptions } from "../buffer.ts";
 import { type FetchSenderOptions, streamTo } from "../sender.ts";
+import { roundTrips, turns } from "../testing/event_loop.ts";
 import {
   BEHAVIOURS,
   deduplicate,
@@ -20,7 +22,7 @@ import {
   sequenceOf,
 } from "../testing/faulty_server.ts";
 
-/** So many at a time, as each mostly waits. */
+/** Schedules at a time; each of them mostly waits. */
 const CONCURRENCY = 8;
 const REASON = new Error("enough");
 
@@ -45,7 +47,7 @@ interface Plan {
   readonly ending: string;
 }
 
-/** In percent of the capacity. */
+/** The size of a write, in percent of the capacity. */
 const SIZE = fc.oneof(fc.nat(30), fc.nat(300));
 const WAIT = fc.boolean();
 
@@ -88,7 +90,7 @@ const PLAN: fc.Arbitrary<Plan> = fc.record({
     flushInterval: fc.constantFrom(0, 1, 5, 1_000),
     closeTimeout: fc.constantFrom(50, 30_000),
     oversize: fc.constantFrom("split", "whole", "reject"),
-    // Long enough for a good server, short enough for one that hangs.
+    // Longer than a response takes, and short, because some servers hang.
     timeout: fc.constant(100),
     retry: fc.record({
       initialDelay: fc.nat(2),
@@ -121,14 +123,14 @@ const PLAN: fc.Arbitrary<Plan> = fc.record({
   ),
 });
 
-/** Bytes that were given to the buffer, one after another. */
+/** One write, in the order of the calls. */
 interface Write {
   bytes: Uint8Array;
-  /** How many of them it says that it has accepted; an abort does not say. */
+  /** How many bytes the buffer accepted; `undefined` if it was aborted. */
   accepted?: Promise<number | undefined>;
 }
 
-/** Carries out a plan, and checks that every byte is where it should be. */
+/** Carries out a plan, and checks where every byte ended up. */
 async function check(plan: Plan): Promise<void> {
   await using server = new FaultyServer(script(plan.faults));
   const out = streamTo(server.url, plan.options);
@@ -141,7 +143,7 @@ async function check(plan: Plan): Promise<void> {
     return promise;
   };
   let next = 0;
-  // Numbers, so that any two parts differ, and characters of 2 and 3 bytes.
+  // No two parts are equal, and there are characters of 2 and 3 bytes.
   const textOfSize = (percent: number) => {
     const size = Math.ceil(percent * plan.options.capacity / 100);
     let text = "";
@@ -158,7 +160,7 @@ async function check(plan: Plan): Promise<void> {
     let promise: Promise<unknown>;
     switch (command.do) {
       case "pause":
-        await sleep(command.ms);
+        await sleep(command.ms); // part of the schedule
         continue;
       case "flush": {
         const { bytesAccepted } = out.stats;
@@ -171,7 +173,7 @@ async function check(plan: Plan): Promise<void> {
       case "readFrom": {
         const texts = command.sizes.map(textOfSize);
         const readInto = async (p: Uint8Array) => {
-          await sleep(0);
+          await turns(1);
           const text = texts.shift();
           if (text === undefined) return null;
           const { written } = new TextEncoder().encodeInto(text, p);
@@ -195,7 +197,7 @@ async function check(plan: Plan): Promise<void> {
         });
         writes.push({ bytes, accepted });
         promise = accepted;
-        // A stream hands its chunks on one by one, and ends with a failure.
+        // A stream passes its chunks on one by one, and ends with a failure.
         if (toStream) {
           await accepted;
           await write.catch(() => streaming = false);
@@ -210,23 +212,23 @@ async function check(plan: Plan): Promise<void> {
   if (plan.ending === "close twice") ends.push(track(out.close()));
   if (plan.ending.endsWith("abort")) ends.push(track(out.abort(REASON)));
   const [end] = await Promise.allSettled(ends);
-  const { bytesAccepted: all, bytesDelivered: sum } = out.stats;
+  const { bytesAccepted: accepted, bytesDelivered: delivered } = out.stats;
   if (!plan.ending.endsWith("abort")) {
-    if (end!.status === "fulfilled") assertEquals(sum, all);
+    if (end!.status === "fulfilled") assertEquals(delivered, accepted);
     else assertInstanceOf(end!.reason, FlushError);
   }
   await read;
-  await sleep(0);
-  assertEquals(pending.size, 0, "a promise is left pending");
+  await turns(1);
+  assertEquals(pending.size, 0, "a promise is still pending");
   assert(!early, "flush() resolved too early");
 
   const { bytesAccepted, bytesDelivered, sends } = out.stats;
   const unsent = out.takeUnsent();
-  // A server that answers first and reads afterwards may need a moment.
-  const patience = Date.now() + 2_000;
-  while (countKept(server) < sends && Date.now() < patience) await sleep(1);
+  // A server that responds first and reads afterwards may be reading still. Its
+  // connections stay open, so that nothing tells when it has stored all it will.
+  await untilStored(server, sends);
 
-  // The same key is the same bytes, also where the server did not keep them.
+  // A repeated key means the same bytes, stored or not.
   const sent = deduplicate(server.requests);
   for (const request of server.incomplete) {
     const { body } = request;
@@ -237,35 +239,42 @@ async function check(plan: Plan): Promise<void> {
     assertEquals(`${method} ${path}`, "POST /ingest");
   }
 
-  // Delivered and unsent is accepted; what was kept beyond what was delivered
-  // is the beginning of what was not, under a key that will tell.
-  const kept = concat(
+  // Delivered and unsent bytes together are the accepted ones. If the server has
+  // stored more than was acknowledged, that is where the unsent bytes begin, and
+  // their key shows that they are repeated.
+  const stored = concat(
     deduplicate(server.stored).map((body) =>
       plan.options.compression ? new Uint8Array(gunzipSync(body)) : body
     ),
   );
-  const repeated = kept.subarray(bytesDelivered);
+  const repeated = stored.subarray(bytesDelivered);
   assert(equals(repeated, unsent.subarray(0, repeated.length)));
-  const got = concat([kept.subarray(0, bytesDelivered), unsent]);
-  assertEquals(got.length, bytesAccepted);
+  const all = concat([stored.subarray(0, bytesDelivered), unsent]);
+  assertEquals(all.length, bytesAccepted);
 
   let position = 0;
   for (const { bytes, accepted } of writes) {
-    const rest = got.subarray(position, position + bytes.length);
+    const rest = all.subarray(position, position + bytes.length);
     let size = accepted === undefined ? bytes.length : await accepted;
-    // An abort cut it off: a part of it is there, and nothing after it.
-    size ??= got.length - position;
+    // An abort cut it short: a part of it is there, and nothing after it.
+    size ??= all.length - position;
     assert(equals(rest.subarray(0, size), bytes.subarray(0, size)));
     position += size;
   }
-  assertEquals(position, got.length);
+  assertEquals(position, all.length);
 }
 
-function countKept(server: FaultyServer): number {
-  return new Set(server.stored.map(keyOf)).size;
+/** Waits until the server has stored this many batches, or stores no more. */
+async function untilStored(server: FaultyServer, count: number): Promise<void> {
+  const stored = () => new Set(server.stored.map(keyOf)).size;
+  while (stored() < count) {
+    const before = server.bodyBytes;
+    await roundTrips();
+    if (server.bodyBytes === before) return;
+  }
 }
 
-/** Checks so many schedules, and says which. */
+/** Checks `count` random schedules, and prints their seed. */
 export async function checkSchedules(
   count: number,
   seed = Date.now() & 0xfffffff,

@@ -1,14 +1,16 @@
 /**
- * Many buffers at once against a server with random faults, for as long as one
- * likes; a server that is away for a while; every byte checked.
+ * Streams from many buffers at once to a server with random faults, optionally
+ * with an outage, for any length of time. Checks every byte, and reports how
+ * memory and open files grow.
  *
- *     deno task soak --seconds 3600
+ *     deno task soak --seconds 3600 --stall 60
  */
 import { Buffer } from "node:buffer";
 import { setTimeout as sleep } from "node:timers/promises";
 import { parseArgs } from "node:util";
 import { StreamBuffer } from "../buffer.ts";
 import { FetchSender } from "../sender.ts";
+import { Condition } from "../testing/condition.ts";
 import {
   anyBehaviour,
   type Behaviour,
@@ -25,26 +27,26 @@ const HELP = `Streams to a server with random faults, and checks every byte.
 Usage: deno task soak [options]
 
 Options:
-      --seconds N    How long (default: 10).
-      --buffers N    How many at once (default: 64).
-      --stall N      Then so many seconds in which the server neither reads nor
-                     answers, while nobody awaits a write (default: 0).
-      --good         A server without faults, for more flushes a second.
-      --seed N       (default: another each time).
-      --help         Show this.
+      --seconds N    Duration (default: 10).
+      --buffers N    Number of buffers at once (default: 64).
+      --stall N      Afterwards, make the server stall for N seconds while
+                     writes are not awaited (default: 0).
+      --good         Use a server without faults, for more flushes per second.
+      --seed N       Seed for the random choices (default: a new one each time).
+      --help         Show this help.
 `;
 
 const MIB = 2 ** 20;
 const CAPACITY = 4096;
 const MAX_QUEUED = MIB;
-/** The longest that a timer takes, in ms: a stall may last. */
-const FOR_EVER = 2 ** 31 - 1;
-/** Of those that end, on the average. */
-const WRITES_A_STREAM = 300;
-/** Prime, so that bytes in a wrong place are wrong bytes. */
+/** The maximum of a timer, in ms: no timeout ends a stall. */
+const FOREVER = 2 ** 31 - 1;
+/** Writes per stream, on average, of the streams that end. */
+const WRITES_PER_STREAM = 300;
+/** A prime, so that bytes in a wrong place differ. */
 const PERIOD = 65_521;
 
-/** The pattern of all streams: two periods of it, and then some. */
+/** The content of all streams, long enough for a write at any position. */
 const PATTERN = makePattern();
 
 function makePattern(): Uint8Array<ArrayBuffer> {
@@ -53,7 +55,7 @@ function makePattern(): Uint8Array<ArrayBuffer> {
   return new Uint8Array(Buffer.concat([period, period, period]));
 }
 
-/** What a stream has from `position` on. */
+/** Returns the bytes of a stream at `position`. */
 function bytesAt(position: number, size: number): Uint8Array<ArrayBuffer> {
   const start = position % PERIOD;
   return PATTERN.subarray(start, start + size);
@@ -61,24 +63,27 @@ function bytesAt(position: number, size: number): Uint8Array<ArrayBuffer> {
 
 // -- The server --
 
-/** What the server tells at the end. */
+/** The report of the server at its end. */
 interface Report {
   streams: number;
   bytes: number;
   repeats: number;
 }
 
-/** Says its port, does what it is told line by line, and reports at the end. */
+/**
+ * Prints the port, carries out the commands on standard input, one per line, and
+ * prints a report at its end.
+ */
 async function serve(seed: number, good: boolean): Promise<void> {
-  /** Where each request of a stream begins, and the next one will. */
+  /** The positions at which the requests of a stream begin, the next one last. */
   const streams = new Map<string, number[]>();
   let repeats = 0;
   let stalled: PromiseWithResolvers<void> | undefined;
   const random = randomFrom(seed + 1);
   const faults = anyBehaviour(seed, (name) => {
-    // That is a fault of all connections, and so 64 times as frequent.
-    const spare = name.includes("refuse") && random() < 0.98;
-    return BEHAVIOURS[spare ? "200" : name]!;
+    // This fault hits all connections, and would be 64 times as frequent.
+    const skip = name.includes("refuse") && random() < 0.98;
+    return BEHAVIOURS[skip ? "200" : name]!;
   });
 
   const check = async ({ receive }: Exchange) => {
@@ -89,13 +94,13 @@ async function serve(seed: number, good: boolean): Promise<void> {
     streams.set(stream, ends);
     const start = ends[sequence] ?? -1;
     const end = start + request.body.length;
-    // One that the client gave up may still come after newer ones.
+    // A request that the client gave up may arrive after newer ones.
     const repeated = sequence + 1 < ends.length;
     const expected = bytesAt(start, request.body.length);
     if (
       start < 0 || Buffer.compare(expected, request.body) !== 0 ||
       (repeated && ends[sequence + 1] !== end)
-    ) throw new Error(`${keyOf(request)} has other bytes than it should`);
+    ) throw new Error(`Key ${keyOf(request)} has unexpected bytes`);
     if (repeated) repeats++;
     else ends.push(end);
   };
@@ -115,17 +120,17 @@ async function serve(seed: number, good: boolean): Promise<void> {
 
   await using server = new FaultyServer([], behave);
   console.log(server.port);
-  for await (const order of lines(Deno.stdin.readable)) {
-    if (order === "disconnect") server.refuse(0);
-    if (order === "stall") stalled = Promise.withResolvers();
-    if (order === "go on without faults") stalled?.resolve();
+  for await (const command of lines(Deno.stdin.readable)) {
+    if (command === "disconnect") server.refuse(0);
+    if (command === "stall") stalled = Promise.withResolvers();
+    if (command === "resume without faults") stalled?.resolve();
   }
   const bytes = streams.values().reduce((sum, ends) => sum + ends.at(-1)!, 0);
   const report: Report = { streams: streams.size, bytes, repeats };
   console.log(JSON.stringify(report));
 }
 
-/** The server in a process of its own, so that its memory is not ours. */
+/** Starts the server in its own process, so that its memory does not count. */
 async function startServer(seed: number, good: boolean) {
   const process = new Deno.Command(Deno.execPath(), {
     args: [
@@ -135,7 +140,7 @@ async function startServer(seed: number, good: boolean) {
     stdin: "piped",
     stdout: "piped",
   }).spawn();
-  // It has said why.
+  // It has printed the reason.
   void process.status.then(({ success }) => success || Deno.exit(1));
   const output = lines(process.stdout);
   const line = async () => {
@@ -146,8 +151,8 @@ async function startServer(seed: number, good: boolean) {
   const input = process.stdin.getWriter();
   return {
     url: `http://127.0.0.1:${port}/`,
-    tell: (order: string) =>
-      input.write(new TextEncoder().encode(`${order}\n`)),
+    command: (name: string) =>
+      input.write(new TextEncoder().encode(`${name}\n`)),
     async end(): Promise<Report> {
       await input.close();
       const report = JSON.parse(await line());
@@ -157,7 +162,7 @@ async function startServer(seed: number, good: boolean) {
   };
 }
 
-/** The lines of a stream that ends each chunk with one. */
+/** Splits a stream into lines; each of its chunks ends with a whole one. */
 async function* lines(
   stream: ReadableStream<Uint8Array<ArrayBuffer>>,
 ): AsyncGenerator<string, undefined> {
@@ -180,9 +185,10 @@ class Soak {
   readonly #buffers: number;
   readonly #open = new Set<StreamBuffer>();
   #resting: PromiseWithResolvers<void> | undefined;
+  readonly #changes = new Condition();
   #idle = 0;
   #flushes = 0;
-  /** Nobody awaits a write, so that as much waits as may. */
+  /** Writes are not awaited, so that as many as possible are queued. */
   impatient = false;
   running = true;
   streams = 0;
@@ -194,12 +200,12 @@ class Soak {
     this.#random = randomFrom(seed);
   }
 
-  /** Resolves when nothing runs any more. */
+  /** Runs all buffers; resolves when the last stream has closed. */
   async run(): Promise<void> {
     await Promise.all(
       Array.from({ length: this.#buffers }, async (_, i) => {
-        // Every other one lives for ever.
-        while (this.running) await this.#stream(i % 2 / WRITES_A_STREAM);
+        // Every other buffer keeps one stream until the end.
+        while (this.running) await this.#stream(i % 2 / WRITES_PER_STREAM);
       }),
     );
   }
@@ -208,12 +214,12 @@ class Soak {
     const random = this.#random;
     const sender = new FetchSender(this.#url, {
       timeout: 1_000,
-      retry: { initialDelay: 1, maxDelay: 20, maxElapsed: FOR_EVER },
+      retry: { initialDelay: 1, maxDelay: 20, maxElapsed: FOREVER },
     });
     const out = new StreamBuffer(sender, {
       capacity: CAPACITY,
       maxQueuedBytes: MAX_QUEUED,
-      closeTimeout: FOR_EVER,
+      closeTimeout: FOREVER,
     });
     this.#open.add(out);
     this.streams++;
@@ -222,15 +228,16 @@ class Soak {
       const size = Math.ceil(1.5 * CAPACITY * random());
       const before = out.stats.bytesRejected;
       const write = out.write(bytesAt(position, size));
-      // One that is refused at once was not accepted; any other must be.
-      const refused = out.stats.bytesRejected > before;
-      if (!refused) position += size;
+      // A write that is rejected at once was not accepted; any other was.
+      const rejected = out.stats.bytesRejected > before;
+      if (!rejected) position += size;
       if (!this.impatient) await write;
-      else await sleep(1);
+      else await sleep(1); // nothing to await: the queue stays full
       if (random() < 0.05 && !this.impatient) await out.flush();
       if (this.#resting) {
         await out.flush();
         this.#idle++;
+        this.#changes.notify();
         await this.#resting.promise;
         this.#idle--;
       }
@@ -241,14 +248,19 @@ class Soak {
     this.#flushes += sends;
     this.delivered += bytesDelivered;
     if (bytesDelivered !== position) {
-      throw new Error(`Of ${position} bytes only ${bytesDelivered} went out`);
+      throw new Error(
+        `Only ${bytesDelivered} of ${position} bytes were delivered`,
+      );
     }
   }
 
-  /** Lets everything be delivered, does something, and goes on. */
+  /** Lets all buffers deliver everything and pause, during `work`. */
   async rest<T>(work: () => Promise<T>): Promise<T> {
     this.#resting = Promise.withResolvers();
-    while (this.#idle < this.#buffers) await sleep(10);
+    await this.#changes.wait(
+      "all buffers to pause",
+      () => this.#idle === this.#buffers,
+    );
     const result = await work();
     this.#resting.resolve();
     this.#resting = undefined;
@@ -256,6 +268,7 @@ class Soak {
   }
 
   async show(): Promise<Sample> {
+    // Finalizers run some time after a collection, and nothing reports it.
     for (let i = 0; i < 5; i++) {
       (globalThis as { gc?: () => void }).gc?.();
       await sleep(20);
@@ -271,7 +284,7 @@ class Soak {
     console.log(
       `${String(flushes).padStart(9)} flushes, ${
         mib(objects)
-      } MiB of objects and arrays, ${mib(rss)} MiB in all, ${
+      } MiB of objects and arrays, ${mib(rss)} MiB resident, ${
         String(files).padStart(4)
       } open files`,
     );
@@ -302,13 +315,14 @@ async function soak(
   };
   const measure = () =>
     soak.rest(async () => {
-      await server.tell("disconnect");
+      await server.command("disconnect");
+      // Until the client has noticed; its pool of connections reports nothing.
       await sleep(100);
-      console.log("at rest:");
+      console.log("all buffers paused:");
       return soak.show();
     });
 
-  // What is made once is made by then.
+  // After a fifth of the time, everything that is allocated once has been.
   await watch(seconds / 5, 2);
   const before = await measure();
   await watch(seconds * 4 / 5, 8);
@@ -318,23 +332,23 @@ async function soak(
   console.log(
     `growth over ${flushes.toFixed(3)} million flushes: ${
       growth.toFixed(2)
-    } MiB, ${after.files - before.files} open files; for a million that is ${
+    } MiB, ${after.files - before.files} open files; per million flushes: ${
       flushes > 0.1 ? `${(growth / flushes).toFixed(2)} MiB` : "too few to tell"
     }`,
   );
   if (stall > 0) {
     console.log(`the server stalls for ${stall} s`);
     await soak.rest(async () => {
-      await server.tell("stall");
+      await server.command("stall");
       soak.impatient = true;
     });
     await watch(stall, 4);
     const held = (await soak.show()).objects - after.objects;
-    // What is under way has been copied, too.
+    // A send in flight has been copied, too.
     const allowed = buffers * (3 * CAPACITY + MAX_QUEUED);
-    console.log(`held${mib(held)} MiB, and may hold${mib(allowed)} MiB`);
-    if (held > 1.1 * allowed) throw new Error("That is too much");
-    await server.tell("go on without faults");
+    console.log(`held${mib(held)} MiB of at most${mib(allowed)} MiB`);
+    if (held > 1.1 * allowed) throw new Error("The limit is exceeded");
+    await server.command("resume without faults");
     soak.impatient = false;
     await measure();
   }
@@ -343,11 +357,11 @@ async function soak(
   const { bytes, streams, repeats } = await server.end();
   if (bytes !== soak.delivered || streams !== soak.streams) {
     throw new Error(
-      `${soak.delivered} bytes of ${soak.streams} streams were sent, ${bytes} of ${streams} arrived`,
+      `${soak.delivered} bytes of ${soak.streams} streams were delivered, but ${bytes} bytes of ${streams} streams arrived`,
     );
   }
   console.log(
-    `${bytes} bytes of ${streams} streams arrived, each once and in its place; the keys told of ${repeats} repeats`,
+    `${bytes} bytes of ${streams} streams arrived, once and in order; ${repeats} repeats were recognised by their keys`,
   );
 }
 

@@ -1,26 +1,30 @@
 /**
- * Runs a deno command whose code uses `@std`: the real one from JSR if it can
- * be had, from the cache or the registry, else the stand-ins in `testing/std`.
+ * Runs a `deno` command on code that imports `@std`: with the packages from JSR,
+ * cached or downloaded, or with the stand-ins in `testing/std` if JSR cannot be
+ * reached.
  *
  *     deno run -A tools/with_std.ts test -A
  */
 import config from "../deno.json" with { type: "json" };
 import { runWatched } from "./watchdog.ts";
 
-/** How long JSR may take to answer, in ms. */
-const PATIENCE = 5_000;
+/** How long JSR may take to respond, in ms. */
+const TIMEOUT = 5_000;
 
 const names = Object.keys(config.imports).filter((name) =>
   name.startsWith("@std/")
 );
 
-async function haveStd(): Promise<boolean> {
+async function canImportStd(): Promise<boolean> {
   let timer: ReturnType<typeof setTimeout> | undefined;
-  const late = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => reject(new Error("JSR is slow")), PATIENCE);
+  const timedOut = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => reject(new Error("JSR is slow")), TIMEOUT);
   });
   try {
-    await Promise.race([Promise.all(names.map((name) => import(name))), late]);
+    await Promise.race([
+      Promise.all(names.map((name) => import(name))),
+      timedOut,
+    ]);
     return true;
   } catch {
     return false;
@@ -31,7 +35,7 @@ async function haveStd(): Promise<boolean> {
 
 const [command = "test", ...args] = Deno.args;
 const flags: string[] = [];
-if (await haveStd()) {
+if (await canImportStd()) {
   console.log(`Using ${names.join(", ")} from JSR.`);
 } else {
   console.log(

@@ -1,4 +1,4 @@
-/** Stands in for `@std/assert` where JSR cannot be reached: what the tests use. */
+/** The part of `@std/assert` that the tests use, for when JSR cannot be reached. */
 import nodeAssert from "node:assert/strict";
 import { AssertionError } from "node:assert";
 

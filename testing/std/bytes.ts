@@ -1,4 +1,4 @@
-/** Stands in for `@std/bytes` where JSR cannot be reached: what the tests use. */
+/** The part of `@std/bytes` that the tests use, for when JSR cannot be reached. */
 import { Buffer } from "node:buffer";
 
 export function concat(

@@ -1,4 +1,4 @@
-/** Stands in for `@std/streams` where JSR cannot be reached: what the tests use. */
+/** The part of `@std/streams` that the tests use, for when JSR cannot be reached. */
 import { text } from "node:stream/consumers";
 
 export async function toText(
