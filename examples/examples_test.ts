@@ -343,7 +343,7 @@ Deno.test("resumable.ts begins anew when the upload is gone", async () => {
   assertEquals(decoder.decode(server.read(url!)), "a backup");
 });
 
-// -- whatever_happens.ts --
+// -- close_on_exit.ts --
 
 /** Writes, and comes to its end as `args` say. */
 async function comeToAnEnd({ streamTo, url, args, readByte }: Scope) {
@@ -398,7 +398,7 @@ for (const [how, expected] of Object.entries(ENDS)) {
     // A server that stalls needs someone who loses patience.
     if (state === "stalls" && !how.startsWith("SIG")) continue;
     Deno.test(
-      `whatever_happens.ts loses nothing after ${how} while the server ${state}`,
+      `close_on_exit.ts loses nothing after ${how} while the server ${state}`,
       {
         ignore: Deno.build.os === "windows",
       },
@@ -412,7 +412,7 @@ for (const [how, expected] of Object.entries(ENDS)) {
         );
         await using folder = await temporary();
         const unsent = folder.file("unsent", "before ");
-        const example = import.meta.resolve("./whatever_happens.ts");
+        const example = import.meta.resolve("./close_on_exit.ts");
         await using child = startScript(server.url, comeToAnEnd, {
           args: [example, unsent, how],
         });
