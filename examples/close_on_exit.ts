@@ -1,26 +1,26 @@
 /**
- * Brings a stream to its end however the script ends: by itself, on a signal,
- * after an uncaught error, by `Deno.exit()`. Only a crash, SIGKILL and a power
- * cut are left. It needs `--allow-write=<unsent>`.
+ * Closes a stream however the script ends: normally, by a signal, after an
+ * uncaught error, or by `Deno.exit()`. It cannot help against a crash of the
+ * runtime, SIGKILL or a power failure. It needs `--allow-write=<unsent>`.
  */
 import type { StreamBuffer } from "@stream-buffer/stream-buffer";
 
 /**
- * Sends what is left before the process ends, and appends to the file `unsent`
- * what could not be sent. Call it once, before the first write.
+ * Sends the remaining bytes before the process exits, and appends to the file
+ * `unsent` what could not be sent. Call it once, before the first write.
  *
- * `closeTimeout` is how long the end may take. Who stops a container grants it
- * 10 seconds, usually.
+ * The exit takes at most `closeTimeout` milliseconds. Orchestrators usually
+ * allow a container 10 seconds.
  */
-export function closeWhateverHappens(out: StreamBuffer, unsent: string): void {
+export function closeOnExit(out: StreamBuffer, unsent: string): void {
   let closing = false;
   const end = async (code: number) => {
     closing = true;
-    await out.close().catch(() => {}); // "unload" tells, below
+    await out.close().catch(() => {}); // reported by "unload", below
     Deno.exit(code);
   };
 
-  // Without preventDefault() nothing that takes time would be possible.
+  // Without preventDefault() the process would exit before close() has settled.
   addEventListener("unhandledrejection", (event) => {
     event.preventDefault();
     show(event.reason);
@@ -35,18 +35,18 @@ export function closeWhateverHappens(out: StreamBuffer, unsent: string): void {
     ? { SIGINT: 130, SIGBREAK: 149 }
     : { SIGHUP: 129, SIGINT: 130, SIGTERM: 143 };
   for (const [signal, code] of Object.entries(signals)) {
-    // The second one does not wait for the server.
+    // The second signal exits without waiting for the server.
     const listener = () => closing ? Deno.exit(code) : end(code);
     Deno.addSignalListener(signal as Deno.Signal, listener);
   }
-  // The script's own end, when no `flushInterval` keeps it alive.
+  // The normal end of the script, unless a `flushInterval` keeps it alive.
   addEventListener("beforeunload", (event) => {
     event.preventDefault();
     void end(Deno.exitCode);
   });
 
-  // Every Deno.exit() comes here, and waits for nothing. These do not need it.
-  // Writes that still wait for room were never accepted: await write().
+  // Every exit passes here, by Deno.exit() as well, and only synchronous calls
+  // still run. Writes that wait for room were never accepted: await write().
   addEventListener("unload", () => {
     void out.abort();
     const left = out.takeUnsent();
@@ -56,7 +56,7 @@ export function closeWhateverHappens(out: StreamBuffer, unsent: string): void {
   });
 }
 
-/** Deno shows nothing of what a `SuppressedError` is made of. */
+/** Deno does not print the two errors within a `SuppressedError`. */
 function show(error: unknown): void {
   if (error instanceof SuppressedError) {
     show(error.suppressed);

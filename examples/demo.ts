@@ -1,6 +1,6 @@
 /**
- * Streams a real file to a receiver on loopback, and the same bytes cut into
- * records, beside the plain ways of doing so. Both sides hash what they see.
+ * Streams a file to a receiver on loopback, whole and cut into records, through a
+ * StreamBuffer and with plain `fetch`. Both ends hash the bytes.
  *
  *     deno task demo [FILE]
  */
@@ -9,7 +9,7 @@ import { streamTo } from "@stream-buffer/stream-buffer";
 import { receiver } from "./receiver.ts";
 
 const RECORD = 64;
-/** One request a record is so slow that a sample has to do. */
+/** One request per record is slow, so only a sample of records is sent. */
 const SAMPLE = 5_000;
 
 interface Receipt {
@@ -21,7 +21,7 @@ interface Receipt {
 if (self.name === "receiver") serve();
 else await demo();
 
-/** The receiver, in a worker: a thread of its own, as a server would have. */
+/** Runs the receiver, in a worker: a server would not share our thread. */
 function serve(): void {
   let hash = createHash("sha256");
   let bytes = 0;
@@ -53,10 +53,10 @@ async function demo(): Promise<void> {
     type: "module",
     name: "receiver",
   });
-  const url = `http://127.0.0.1:${await answerOf<number>(worker)}/`;
+  const url = `http://127.0.0.1:${await messageFrom<number>(worker)}/`;
   console.log(`${path} (${data.length} bytes) to a receiver at ${url}\n`);
 
-  const ways: Record<string, [Uint8Array, () => Promise<void>]> = {
+  const methods: Record<string, [Uint8Array, () => Promise<void>]> = {
     "file through a StreamBuffer": [data, async () => {
       await using out = streamTo(url, { capacity: 2 ** 20 });
       using file = await Deno.open(path);
@@ -71,7 +71,7 @@ async function demo(): Promise<void> {
         await out.write(data.subarray(at, at + RECORD));
       }
     }],
-    [`${RECORD} B records, a fetch each (a sample)`]: [
+    [`${RECORD} B records, one fetch each (sample)`]: [
       data.subarray(0, SAMPLE * RECORD),
       async () => {
         for (let at = 0; at < Math.min(SAMPLE * RECORD, data.length);) {
@@ -83,13 +83,13 @@ async function demo(): Promise<void> {
 
   const table = [
     ["", "bytes", "requests", "seconds", "MB/s", "SHA-256", "", "match"],
-    ["", "", "", "", "", "here", "there", ""],
+    ["", "", "", "", "", "sent", "received", ""],
   ];
   let wrong = 0;
-  for (const [name, [sent, send]] of Object.entries(ways)) {
-    const here = createHash("sha256").update(sent).digest("hex");
+  for (const [name, [sent, send]] of Object.entries(methods)) {
+    const expected = createHash("sha256").update(sent).digest("hex");
     let row: string[] = [];
-    // Twice, because the first run is spent on compiling the code.
+    // Twice, because the first run compiles the code.
     for (const run of [1, 2]) {
       await Deno.stdout.write(
         new TextEncoder().encode(`${name}, ${run} of 2 ... `),
@@ -99,8 +99,8 @@ async function demo(): Promise<void> {
       const seconds = (performance.now() - start) / 1_000;
       console.log(`${seconds.toFixed(2)} s`);
       worker.postMessage("report");
-      const { bytes, requests, sha256 } = await answerOf<Receipt>(worker);
-      const match = here === sha256 && bytes === sent.length;
+      const { bytes, requests, sha256 } = await messageFrom<Receipt>(worker);
+      const match = expected === sha256 && bytes === sent.length;
       if (!match) wrong++;
       row = [
         name,
@@ -108,7 +108,7 @@ async function demo(): Promise<void> {
         `${requests}`,
         seconds.toFixed(2),
         (bytes / seconds / 1e6).toPrecision(3),
-        here.slice(0, 12),
+        expected.slice(0, 12),
         sha256.slice(0, 12),
         match ? "yes" : "NO",
       ];
@@ -131,10 +131,12 @@ async function demo(): Promise<void> {
 async function post(url: string, body: BodyInit): Promise<void> {
   const response = await fetch(url, { method: "POST", body });
   await response.body?.cancel();
-  if (!response.ok) throw new Error(`The receiver answered ${response.status}`);
+  if (!response.ok) {
+    throw new Error(`The receiver responded with ${response.status}`);
+  }
 }
 
-function answerOf<T>(worker: Worker): Promise<T> {
+function messageFrom<T>(worker: Worker): Promise<T> {
   return new Promise((resolve, reject) => {
     worker.onmessage = ({ data }) => resolve(data);
     worker.onerror = reject;

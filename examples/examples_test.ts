@@ -1,4 +1,10 @@
+/**
+ * The examples do what they say: the receiver as a handler, the others as
+ * processes with no more than their documented permissions.
+ */
 import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
+import { createHash } from "node:crypto";
+import { fileURLToPath } from "node:url";
 import { streamTo } from "../mod.ts";
 import {
   type Child,
@@ -17,14 +23,19 @@ import {
   never,
   respond,
 } from "../testing/faulty_server.ts";
-import { createHash } from "node:crypto";
 import { temporary } from "../testing/temporary.ts";
 import { startTusServer } from "../testing/tus_server.ts";
 import { receiver } from "./receiver.ts";
 
 const decoder = new TextDecoder();
+/** Windows has neither these signals, nor a rename over an open file. */
+const WINDOWS = Deno.build.os === "windows";
 
-/** A receiver whose handler is called by hand. */
+function pathOf(file: string): string {
+  return fileURLToPath(import.meta.resolve(file));
+}
+
+/** A receiver, and a function that calls its handler. */
 function setUp() {
   let stored = "";
   const handle = receiver((bytes) => {
@@ -40,11 +51,11 @@ function setUp() {
   return { handle, post, stored: () => stored };
 }
 
-Deno.test("receiver() stores a flush once, however often it comes", async () => {
+Deno.test("receiver() stores a batch once, however often it arrives", async () => {
   const { post, stored } = setUp();
   assertEquals((await post("a", '"x-0"')).status, 201);
   assertEquals((await post("b", '"x-1"')).status, 201);
-  // One that was late, one that is repeated, one of another stream.
+  // A late one, a repeated one, and one of another stream.
   assertEquals((await post("a", '"x-0"')).status, 200);
   assertEquals((await post("b", '"x-1"')).status, 200);
   assertEquals((await post("A", '"y-0"')).status, 201);
@@ -53,7 +64,7 @@ Deno.test("receiver() stores a flush once, however often it comes", async () => 
   assertEquals(stored(), "abAno keyno key");
 });
 
-Deno.test("receiver() stores nothing of a body that breaks off", async () => {
+Deno.test("receiver() stores nothing of an incomplete body", async () => {
   const { post, stored } = setUp();
   const broken = new ReadableStream({
     pull(controller) {
@@ -66,7 +77,7 @@ Deno.test("receiver() stores nothing of a body that breaks off", async () => {
   assertEquals(stored(), "whole");
 });
 
-Deno.test("receiver() stores a flush again whose storing failed", async () => {
+Deno.test("receiver() stores a batch when it is resent after storing it failed", async () => {
   let fail = true;
   const stored: string[] = [];
   const handle = receiver((bytes) => {
@@ -86,7 +97,7 @@ Deno.test("receiver() stores a flush again whose storing failed", async () => {
 });
 
 for (const compression of ["gzip", "deflate", "brotli"] as const) {
-  Deno.test(`receiver() undoes ${compression}`, async () => {
+  Deno.test(`receiver() decompresses ${compression}`, async () => {
     const { handle, stored } = setUp();
     await using server = Deno.serve({
       hostname: "127.0.0.1",
@@ -103,7 +114,7 @@ for (const compression of ["gzip", "deflate", "brotli"] as const) {
   });
 }
 
-Deno.test("receiver() stores once what was committed before the connection died", async () => {
+Deno.test("receiver() stores a batch once when the connection closes before the response", async () => {
   const { handle, stored } = setUp();
   const commit: Behaviour = async ({ receive, write }) => {
     const { method, headers, body } = await receive();
@@ -112,11 +123,17 @@ Deno.test("receiver() stores once what was committed before the connection died"
     );
     await write(head(status, { "content-length": "0" }));
   };
-  const commitAndDie: Behaviour = async (exchange) => {
+  const commitAndClose: Behaviour = async (exchange) => {
     await commit({ ...exchange, write: () => Promise.resolve() });
     exchange.close();
   };
-  const script = [commit, commitAndDie, commitAndDie, commit, commitAndDie];
+  const script = [
+    commit,
+    commitAndClose,
+    commitAndClose,
+    commit,
+    commitAndClose,
+  ];
   await using server = new FaultyServer(script, commit);
   await using out = streamTo(server.url, {
     capacity: 4,
@@ -131,7 +148,7 @@ Deno.test("receiver() stores once what was committed before the connection died"
   assertEquals(stored(), "abcdefghijkl");
 });
 
-// -- As processes --
+// -- Examples as processes --
 
 /** Starts an example, in which `script` runs first. */
 function start(
@@ -139,17 +156,16 @@ function start(
   args: string[],
   script: () => void = () => {},
 ): Child {
-  const path = new URL(example, import.meta.url).pathname;
   const permissions = ["-N=127.0.0.1", "-R", "-W"];
-  return run([...permissions, preload(script), path, ...args]);
+  return run([...permissions, preload(script), pathOf(example), ...args]);
 }
 
-Deno.test("receiver.ts appends what it receives to a file, on this machine only", async () => {
+Deno.test("receiver.ts appends what it receives to a file, and listens on loopback only", async () => {
   await using folder = await temporary();
   const path = folder.file("received.bin", "before ");
   await using child = start("./receiver.ts", [path], () => {
     const { serve } = Deno;
-    // A free port, in place of the usual one; the permission names the host.
+    // A free port instead of 8000. The permission is for 127.0.0.1 only.
     Deno.serve = ((options: object, handler: Deno.ServeHandler) => {
       const server = serve({ ...options, port: 0 }, handler);
       console.log(`on port ${(server.addr as Deno.NetAddr).port}.`);
@@ -166,9 +182,8 @@ Deno.test("receiver.ts appends what it receives to a file, on this machine only"
   await child.waitForOutput(`4 bytes appended to ${path}`);
 });
 
-Deno.test("demo.ts delivers every byte in every way", async () => {
-  const path = new URL("../README.md", import.meta.url).pathname;
-  await using child = start("./demo.ts", [path]);
+Deno.test("demo.ts delivers every byte by every method", async () => {
+  await using child = start("./demo.ts", [pathOf("../README.md")]);
   const { code, stdout } = await child.outcome;
   const rows = stdout.split("\n");
   assertEquals(code, 0);
@@ -189,7 +204,7 @@ Deno.test("ndjson.ts sends whole records in few requests", async () => {
   assertEquals(type, "application/x-ndjson");
 });
 
-Deno.test("ship_log.ts says how it is used", async () => {
+Deno.test("ship_log.ts prints its usage without a URL or a file", async () => {
   for (const args of [[], ["http://127.0.0.1:9/"]]) {
     await using child = start("./ship_log.ts", args);
     const { code, stderr } = await child.outcome;
@@ -197,21 +212,19 @@ Deno.test("ship_log.ts says how it is used", async () => {
   }
 });
 
-/** Says when a file that it looks for is not there. */
-function tellGone(): void {
+/** Prints a line when the program finds a file missing. */
+function reportMissing(): void {
   const { stat } = Deno;
   Deno.stat = (path) =>
     stat(path).catch((error) => {
-      console.log("it is gone");
+      console.log("the file is missing");
       throw error;
     });
 }
 
 Deno.test(
-  "ship_log.ts ships what is appended, over a rotation, in whole lines",
-  {
-    ignore: Deno.build.os === "windows",
-  },
+  "ship_log.ts ships what is appended, in whole lines and across a rotation",
+  { ignore: WINDOWS },
   async () => {
     await using server = new FaultyServer();
     await using folder = await temporary();
@@ -219,7 +232,10 @@ Deno.test(
     const append = (text: string) =>
       Deno.writeTextFile(path, text, { append: true });
     const bodies = ["one\n", "two\nthree\n", "new\n", "another one\n", "end"];
-    await using child = start("./ship_log.ts", [server.url, path], tellGone);
+    await using child = start("./ship_log.ts", [
+      server.url,
+      path,
+    ], reportMissing);
     const received = (count: number) => child.waitFor(server.received(count));
     await child.waitForOutput(`Shipping what is appended to ${path}`);
     await append("one\ntw");
@@ -228,9 +244,9 @@ Deno.test(
     await received(2);
     await Deno.writeTextFile(path, "new\n");
     await received(3);
-    // Renamed, and after a while a longer one in its place.
+    // Renamed, and after a while replaced by a longer file.
     await Deno.rename(path, `${path}.1`);
-    await child.waitForOutput("it is gone");
+    await child.waitForOutput("the file is missing");
     await Deno.writeTextFile(path, "another one\nend");
     await received(4);
     child.kill("SIGINT");
@@ -240,7 +256,9 @@ Deno.test(
   },
 );
 
-Deno.test("ship_log.ts goes on trying, and ships everything once", async () => {
+Deno.test("ship_log.ts retries, and ships everything once", {
+  ignore: WINDOWS,
+}, async () => {
   const refuse = respond(400, {}, "no");
   await using server = new FaultyServer([
     ...[refuse, respond(200)],
@@ -253,9 +271,9 @@ Deno.test("ship_log.ts goes on trying, and ships everything once", async () => {
   await using child = start("./ship_log.ts", [server.url, path]);
   await child.waitForOutput("Shipping");
   await append("one\n");
-  await child.waitForOutput('the server answered 400: "no"; trying again');
+  await child.waitForOutput('400: "no"; retrying');
   await child.waitFor(server.received(2));
-  // More than two buffers, so that writes are refused while it fails.
+  // More than two buffers hold, so that writes are rejected while sends fail.
   const numbers = Array.from({ length: 120_000 }, (_, i) => `${i}\n`).join("");
   const text = `${numbers}the end\n`;
   await append(text);
@@ -265,7 +283,10 @@ Deno.test("ship_log.ts goes on trying, and ships everything once", async () => {
   child.kill("SIGTERM");
   assertEquals((await child.outcome).code, 0);
   assertEquals(server.bodies.slice(0, 2), ["one\n", "one\n"]);
-  assert(server.bodies.slice(5).join("") === text, "not what was appended");
+  assert(
+    server.bodies.slice(5).join("") === text,
+    "other bytes than were appended",
+  );
 });
 
 Deno.test("ship_log.ts ships a line that is larger than the buffer once", async () => {
@@ -284,7 +305,7 @@ Deno.test("ship_log.ts ships a line that is larger than the buffer once", async 
 
 // -- resumable.ts --
 
-Deno.test("resumable.ts says how it is used", async () => {
+Deno.test("resumable.ts prints its usage without an endpoint or a file", async () => {
   for (const args of [[], ["http://127.0.0.1:9/"]]) {
     await using child = start("./resumable.ts", args);
     const { code, stderr } = await child.outcome;
@@ -292,7 +313,9 @@ Deno.test("resumable.ts says how it is used", async () => {
   }
 });
 
-Deno.test("resumable.ts finishes 100 MB on its second run when it was killed half-way", async () => {
+Deno.test("resumable.ts resumes 100 MB after it was killed half-way", {
+  ignore: WINDOWS,
+}, async () => {
   await using server = await startTusServer();
   await using folder = await temporary();
   const path = folder.file("backup.tar");
@@ -311,9 +334,7 @@ Deno.test("resumable.ts finishes 100 MB on its second run when it was killed hal
   const args = [server.url, path];
 
   await using first = start("./resumable.ts", args);
-  while (server.received < size / 2) {
-    await first.waitFor(new Promise((resolve) => setTimeout(resolve, 1)));
-  }
+  await first.waitFor(server.receivedBytes(size / 2));
   first.kill("SIGKILL");
   assertEquals((await first.outcome).signal, "SIGKILL");
   const url = Deno.readTextFileSync(`${path}.upload`);
@@ -322,16 +343,16 @@ Deno.test("resumable.ts finishes 100 MB on its second run when it was killed hal
   await using second = start("./resumable.ts", args);
   const { code, stdout } = await second.outcome;
   assertEquals(code, 0);
-  const [, skipped] = stdout.match(/^Going on from byte (\d+)\n/)!;
+  const [, skipped] = stdout.match(/^Resuming at byte (\d+)\n/)!;
   assert(Number(skipped) >= size / 2 - 2 ** 20, `from byte ${skipped}`);
   assertMatch(stdout, /\n100000000 bytes are at http.*\n$/);
   assert(server.isComplete(url));
   assertEquals(sha256(server.read(url)), sha256(Deno.readFileSync(path)));
-  assert(server.received <= size + 2 ** 20, "more was sent again than it must");
+  assert(server.received <= size + 2 ** 20, "more than 1 MiB was resent");
   assertEquals([...Deno.readDirSync(folder.file(""))].length, 1);
 });
 
-Deno.test("resumable.ts begins anew when the upload is gone", async () => {
+Deno.test("resumable.ts starts a new upload when the earlier one no longer exists", async () => {
   await using server = await startTusServer();
   await using folder = await temporary();
   const path = folder.file("backup.tar", "a backup");
@@ -339,22 +360,24 @@ Deno.test("resumable.ts begins anew when the upload is gone", async () => {
   await using child = start("./resumable.ts", [server.url, path]);
   const { code, stdout } = await child.outcome;
   assertEquals(code, 0);
-  const [, url] = stdout.match(/^The .* is gone\n8 bytes are at (.*)\n$/)!;
+  const [, url] = stdout.match(
+    /^The earlier upload no longer exists.*\n8 bytes are at (.*)\n$/,
+  )!;
   assertEquals(decoder.decode(server.read(url!)), "a backup");
 });
 
 // -- close_on_exit.ts --
 
-/** Writes, and comes to its end as `args` say. */
-async function comeToAnEnd({ streamTo, url, args, readByte }: Scope) {
+/** Writes, and ends in the way that `args` name. */
+async function writeAndEnd({ streamTo, url, args, readByte }: Scope) {
   const [example, unsent, how] = args as [string, string, string];
-  const { closeWhateverHappens } = await import(example);
+  const { closeOnExit } = await import(example);
   const out = streamTo(url, {
     capacity: 4,
     flushInterval: 0,
     retry: { maxElapsed: 0 },
   });
-  closeWhateverHappens(out, unsent);
+  closeOnExit(out, unsent);
   for (const text of ["one.", "two."]) await out.write(text);
   await out.flush();
   for (const text of ["six.", "end"]) await out.write(text);
@@ -395,13 +418,11 @@ const ENDS = {
 
 for (const [how, expected] of Object.entries(ENDS)) {
   for (const state of ["works", "is down", "stalls"]) {
-    // A server that stalls needs someone who loses patience.
+    // With a server that stalls, only a second signal ends the process soon.
     if (state === "stalls" && !how.startsWith("SIG")) continue;
     Deno.test(
       `close_on_exit.ts loses nothing after ${how} while the server ${state}`,
-      {
-        ignore: Deno.build.os === "windows",
-      },
+      { ignore: WINDOWS },
       async () => {
         const last = { "works": respond(200), "is down": close }[state] ??
           never;
@@ -413,18 +434,18 @@ for (const [how, expected] of Object.entries(ENDS)) {
         await using folder = await temporary();
         const unsent = folder.file("unsent", "before ");
         const example = import.meta.resolve("./close_on_exit.ts");
-        await using child = startScript(server.url, comeToAnEnd, {
+        await using child = startScript(server.url, writeAndEnd, {
           args: [example, unsent, how],
         });
         await child.waitForOutput("ready");
         await child.waitFor(server.received(3));
         if (how.startsWith("SIG")) child.kill(how as Deno.Signal);
         else await child.write("x");
-        // Another one: two of a kind may arrive as one.
+        // Another signal: two of the same may arrive as one.
         if (state === "stalls") {
           child.kill(how === "SIGHUP" ? "SIGTERM" : "SIGHUP");
         }
-        if (how === "Deno.exit()") await child.outcome; // it waits for no answer
+        if (how === "Deno.exit()") await child.outcome; // without the response
         release();
         const { code, stderr }: Outcome = await child.outcome;
         assert(state === "stalls" ? code > 128 : code === expected, `${code}`);
@@ -433,7 +454,7 @@ for (const [how, expected] of Object.entries(ENDS)) {
           assertMatch(stderr, /Uncaught FlushError/);
         }
         const [, saved] = Deno.readTextFileSync(unsent).split("before ");
-        assert(saved !== undefined, "it has overwritten what was there");
+        assert(saved !== undefined, "the file was overwritten");
         assertEquals(stderr.includes("saved in"), saved !== "");
         const acknowledged = state === "works" && how !== "Deno.exit()"
           ? ["one.", "two.", "six.", "end"]

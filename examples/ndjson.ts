@@ -1,6 +1,6 @@
 /**
- * Records as NDJSON, one object a line, in few requests. With the receiver
- * running, in another terminal:
+ * Sends records as NDJSON, one object per line, in few requests. Start the
+ * receiver, and then, in another terminal:
  *
  *     deno run -N examples/ndjson.ts http://127.0.0.1:8000/ 100000
  */

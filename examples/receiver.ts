@@ -1,34 +1,34 @@
 /**
- * A server that stores every flush exactly once, in order. Run it with
+ * A server that stores every batch exactly once, in order.
  *
  *     deno run -N -W examples/receiver.ts received.bin
  */
 
 /**
- * Makes a handler for `Deno.serve`. It remembers the newest flush of each
- * stream, and so knows a repeated one by its `Idempotency-Key`. To survive a
- * restart, keep that in the same transaction as the bytes.
+ * Makes a handler for `Deno.serve`. It keeps the highest sequence number of each
+ * stream, and so recognises a repeated batch by its `Idempotency-Key`. To survive
+ * a restart, store that number in the same transaction as the bytes.
  */
 export function receiver(
   store: (bytes: Uint8Array) => void,
 ): (request: Request) => Promise<Response> {
-  const newest = new Map<string, number>();
+  const highest = new Map<string, number>();
   return async ({ headers, body }) => {
     const coding = headers.get("Content-Encoding")?.replace("br", "brotli");
     if (coding !== undefined) {
       const format = coding as CompressionFormat;
       body = body!.pipeThrough(new DecompressionStream(format));
     }
-    // Throws if the connection breaks, and then nothing is stored.
+    // Throws if the connection is lost, and then nothing is stored.
     const bytes = await new Response(body).bytes();
     const key = headers.get("Idempotency-Key")?.match(/^"(.+)-(\d+)"$/);
     if (key) {
       const [, stream, sequence] = key as unknown as [string, string, string];
-      if (Number(sequence) <= (newest.get(stream) ?? -1)) {
+      if (Number(sequence) <= (highest.get(stream) ?? -1)) {
         return new Response("stored before\n");
       }
       store(bytes);
-      newest.set(stream, Number(sequence));
+      highest.set(stream, Number(sequence));
     } else {
       store(bytes);
     }

@@ -1,10 +1,10 @@
 /**
- * Uploads a file to a tus server, and goes on where it was when it is started
- * again after it was killed, or the machine was:
+ * Uploads a file to a tus server. If the process or the machine stops, the next
+ * run resumes the upload:
  *
  *     deno run -N -R -W examples/resumable.ts http://127.0.0.1:1080/files backup.tar
  *
- * The URL of the upload is kept beside the file until it is complete.
+ * The URL of the upload is stored beside the file until the upload is complete.
  */
 import { StreamBuffer } from "@stream-buffer/stream-buffer/buffer";
 import { type SendError, TusSender } from "@stream-buffer/stream-buffer/tus";
@@ -14,11 +14,11 @@ if (endpoint === undefined || path === undefined) {
   console.error("usage: resumable.ts ENDPOINT FILE");
   Deno.exit(2);
 }
-const note = `${path}.upload`;
+const urlFile = `${path}.upload`;
 
 using file = await Deno.open(path);
 const { size } = await file.stat();
-const sender = await begun() ?? await begin();
+const sender = await resumeUpload() ?? await createUpload();
 await file.seek(sender.offset, Deno.SeekMode.Start);
 
 const out = new StreamBuffer(sender, { capacity: 1024 * 1024 });
@@ -26,33 +26,33 @@ try {
   await out.readFrom(file);
   await out.close();
 } catch (error) {
-  await out.abort(error); // what is missing stays missing, until the next run
+  await out.abort(error); // leaves the upload incomplete, for the next run
   throw error;
 }
-await Deno.remove(note);
+await Deno.remove(urlFile);
 console.log(`${size} bytes are at ${sender.url}`);
 
-/** The upload of an earlier run, if there was one, and it is still there. */
-async function begun(): Promise<TusSender | undefined> {
-  const url = await Deno.readTextFile(note).catch(() => undefined);
+/** Resumes the upload of an earlier run, if it still exists. */
+async function resumeUpload(): Promise<TusSender | undefined> {
+  const url = await Deno.readTextFile(urlFile).catch(() => undefined);
   if (url === undefined) return undefined;
   try {
     const sender = await TusSender.resume(url, { length: size });
-    console.log(`Going on from byte ${sender.offset}`);
+    console.log(`Resuming at byte ${sender.offset}`);
     return sender;
   } catch (error) {
     const { status } = error as SendError;
     if (status !== 404 && status !== 410) throw error;
-    console.log("The upload that was begun is gone");
+    console.log("The earlier upload no longer exists; starting a new one");
   }
 }
 
-/** A new upload, whose URL is kept before anything is sent. */
-async function begin(): Promise<TusSender> {
+/** Creates an upload, and stores its URL before anything is sent. */
+async function createUpload(): Promise<TusSender> {
   const sender = new TusSender(endpoint!, {
     length: size,
     metadata: { filename: path!.replace(/.*[/\\]/, "") },
   });
-  await Deno.writeTextFile(note, await sender.create());
+  await Deno.writeTextFile(urlFile, await sender.create());
   return sender;
 }

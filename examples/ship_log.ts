@@ -1,12 +1,13 @@
 /**
- * Ships a log file that grows, from its end on, in whole lines, over rotations,
- * until it is interrupted. With the receiver running, in another terminal:
+ * Ships what is appended to a log file, in whole lines and across rotations,
+ * until it is interrupted. Start the receiver, and then, in another terminal:
  *
  *     deno run -N -R examples/ship_log.ts http://127.0.0.1:8000/ app.log
  */
 import { FlushError, streamTo } from "@stream-buffer/stream-buffer";
 
-const PAUSE = 200; // ms between two looks at the file
+/** How often to check the file for changes, in milliseconds. */
+const POLL_INTERVAL = 200;
 
 const [url, path] = Deno.args;
 if (url === undefined || path === undefined) {
@@ -16,16 +17,17 @@ if (url === undefined || path === undefined) {
 
 const out = streamTo(url, {
   oversize: "whole",
-  onError: (error) => console.error(`${error.message}; trying again`),
+  onError: (error) => console.error(`${error.message}; retrying`),
 });
 let stopped = false;
-for (const signal of ["SIGINT", "SIGTERM"] as const) {
-  Deno.addSignalListener(signal, () => stopped = true);
+Deno.addSignalListener("SIGINT", () => stopped = true);
+if (Deno.build.os !== "windows") { // which has no SIGTERM
+  Deno.addSignalListener("SIGTERM", () => stopped = true);
 }
 
 let file = await Deno.open(path);
 await file.seek(0, Deno.SeekMode.End);
-let line: Uint8Array[] = []; // the pieces of one that is not complete yet
+let line: Uint8Array[] = []; // the parts of a line that has not ended yet
 console.log(`Shipping what is appended to ${path}`);
 
 while (!stopped) {
@@ -37,14 +39,14 @@ while (!stopped) {
     line = [];
   }
   if (size > end) line.push(chunk.subarray(end, size));
-  if (size === 0 && !await reopened()) await pause();
+  if (size === 0 && !await reopenIfRotated()) await pause();
 }
 await ship(line);
 file.close();
 await out.close();
 
-/** Opens the file anew if it was truncated, or another has taken its name. */
-async function reopened(): Promise<boolean> {
+/** Reopens the file if it was truncated, or replaced by another one. */
+async function reopenIfRotated(): Promise<boolean> {
   const now = await Deno.stat(path!).catch(() => undefined);
   const position = await file.seek(0, Deno.SeekMode.Current);
   const { ino } = await file.stat();
@@ -56,20 +58,20 @@ async function reopened(): Promise<boolean> {
   return true;
 }
 
-/** Writes until it is accepted, however long the server is away. */
-async function ship(pieces: Uint8Array[]): Promise<void> {
-  const bytes = await new Blob(pieces as BlobPart[]).bytes();
+/** Writes until the buffer accepts it, however long the server is down. */
+async function ship(parts: Uint8Array[]): Promise<void> {
+  const bytes = await new Blob(parts as BlobPart[]).bytes();
   for (;;) {
     try {
       return await out.write(bytes);
     } catch (error) {
       if (stopped || !(error instanceof FlushError)) throw error;
-      if (error.acceptedBytes > 0) return; // the buffer has it, and goes on trying
+      if (error.acceptedBytes > 0) return; // the buffer keeps retrying
       await pause();
     }
   }
 }
 
 function pause(): Promise<void> {
-  return new Promise((resolve) => setTimeout(resolve, PAUSE));
+  return new Promise((resolve) => setTimeout(resolve, POLL_INTERVAL));
 }
