@@ -1,6 +1,5 @@
 /**
- * Draws the chart of docs/performance.md from what `bench` and `bench:curves`
- * measured. It follows the reader's colour scheme, light or dark.
+ * Draws `chart.svg` from the results of `bench` and `bench:curves`.
  *
  *     deno task bench --json bench/results/bench.json
  *     deno task bench:curves --json bench/results/curves.json
@@ -12,7 +11,7 @@ import bench from "./results/bench.json" with { type: "json" };
 import results from "./results/curves.json" with { type: "json" };
 
 const { cpu, runtime } = bench;
-// A run on a machine without curl has no such pair.
+// Without curl its pair was not measured.
 const ratios: typeof bench.ratios | Omit<typeof bench.ratios, "file_vs_curl"> =
   bench.ratios;
 const { curves } = results;
@@ -24,7 +23,7 @@ const throughput = [0, 10, 50, 100].flatMap((delay) => {
 });
 const ways = [...new Set(throughput.map(({ way }) => way))];
 
-/** `side` of the line and `end` in pixels place each name clear of the curves. */
+/** The labels stand at different places (`at`), because two lines are close. */
 const peers = [
   {
     peer: "one streaming fetch",

@@ -1,10 +1,10 @@
 /**
- * How throughput and memory depend on the capacity, the distance of the server,
- * the size of the whole, of a write, and the number of buffers at once.
+ * Measures how throughput and memory depend on the capacity, the latency of the
+ * server, the size of the stream, the size of a write, and the number of buffers.
  *
  *     deno task bench:curves [--json FILE]
  *
- * A server that answers late stands in for distance.
+ * A server that delays its responses stands in for a distant one.
  */
 import { parseArgs } from "node:util";
 import { type Reader, StreamBuffer, streamTo } from "../mod.ts";
@@ -15,18 +15,18 @@ const MIB = 1024 * KIB;
 const GIB = 1024 * MIB;
 const ROUNDS = 3;
 
-/** A point of a curve. */
+/** One point of a curve. */
 interface Point {
   x: number;
-  /** MB/s, the median of the rounds, and the worst and the best. */
+  /** The median rate of the rounds in MB/s, then the lowest and the highest. */
   rate: number;
   min: number;
   max: number;
-  /** The resident set afterwards, in MiB. */
+  /** The resident set after the rounds, in MiB. */
   memory: number;
 }
 
-/** So many bytes of nothing in particular, at no cost. */
+/** A reader of `size` arbitrary bytes, which costs nothing to read. */
 class Source implements Reader {
   #left: number;
 

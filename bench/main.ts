@@ -1,10 +1,11 @@
 /**
- * StreamBuffer beside what else there is. Each pair runs in turns, several
- * rounds, and the medians count. A ratio above 1 means that ours is better.
+ * Compares StreamBuffer with the alternatives. The two sides of a pair run
+ * alternately for several rounds, and their medians are compared. A ratio above 1
+ * means that StreamBuffer is better.
  *
  *     deno task bench [--json FILE] [NAME...]
  *
- * A NAME is that of a pair, or the beginning of some: `string`, `file`, `memory`.
+ * NAME selects the pairs whose names begin with it: `string`, `file`, `memory`.
  */
 import { cpus } from "node:os";
 import { fileURLToPath } from "node:url";
@@ -23,27 +24,27 @@ import {
 
 const MIB = 2 ** 20;
 const GIB = 2 ** 30;
-/** A round that differs from the others by more than this is noise. */
+/** Rounds that differ by more than this factor are marked as noisy. */
 const NOISE = 1.5;
 
-/** One line of the table. */
+/** One row of the table. */
 interface Ratio {
   ours: number;
   peer: number;
   unit: string;
-  /** Of the medians. */
+  /** The ratio of the medians. */
   ratio: number;
-  /** That of the worst round, and of the best. */
+  /** The ratios of the worst and of the best round. */
   min: number;
   max: number;
 }
 
-/** Makes so many writes, or sends so many records or bytes. */
+/** Does `count` writes, or sends `count` records or bytes. */
 type Side = (count: number) => Promise<unknown>;
 
 interface Pair {
   unit: "ns" | "records/s" | "MB/s";
-  /** How much ours does in a round, and the peer, if that is less. */
+  /** The count of a round, and that of the peer if it differs. */
   count: number;
   peerCount?: number;
   ours: Side;
@@ -82,14 +83,14 @@ async function measure(
       const expected = unit === "MB/s" ? count : count * RECORD.length;
       const { bytes } = await server.report();
       if (bytes !== expected) {
-        throw new Error(`The server got ${bytes} bytes of ${expected}`);
+        throw new Error(`The server got ${bytes} of ${expected} bytes`);
       }
     }
     if (unit === "ns") return 1e6 * ms / count;
     return unit === "MB/s" ? count / ms / 1e3 : 1e3 * count / ms;
   };
   const results: [number[], number[]] = [[], []];
-  // The first round is spent on compiling the code, and does not count.
+  // The first round compiles the code, and is not counted.
   for (let round = 0; round <= rounds; round++) {
     const pair = [await time(ours, count), await time(peer, peerCount)];
     if (round > 0) pair.forEach((result, i) => results[i]!.push(result));
@@ -100,10 +101,12 @@ async function measure(
 async function post(url: string, body: BodyInit): Promise<void> {
   const response = await fetch(url, { method: "POST", body });
   await response.body?.cancel();
-  if (!response.ok) throw new Error(`The server answered ${response.status}`);
+  if (!response.ok) {
+    throw new Error(`The server responded with ${response.status}`);
+  }
 }
 
-// -- A small write --
+// -- Small writes --
 
 function smallWrites(): Record<string, Pair> {
   const ours = (count: number) => writes(RECORD, count);
@@ -124,7 +127,7 @@ function smallWrites(): Record<string, Pair> {
   return pairs;
 }
 
-// -- To a server --
+// -- Streams to a server --
 
 function records(url: string): Record<string, Pair> {
   const ours = async (count: number) => {
@@ -198,7 +201,7 @@ function files(url: string, path: string): Record<string, Pair> {
   };
 }
 
-/** From the first byte written to its arrival, in ms, with nothing else to do. */
+/** The time from a write to its arrival in ms, while nothing else is sent. */
 async function latency(server: Server, rounds: number): Promise<Ratio> {
   const { url } = server;
   await using out = streamTo(url);
@@ -225,7 +228,7 @@ async function latency(server: Server, rounds: number): Promise<Ratio> {
 
 // -- Memory --
 
-/** Beside the growth of the peak resident set the peer is the limit, 16 MiB. */
+/** The growth of the peak resident set; in place of a peer, the limit of 16 MiB. */
 async function memory(): Promise<Record<string, Ratio>> {
   const peak = async (size: number, stall = 0) => {
     await using server = await startServer(0, stall);
@@ -250,7 +253,7 @@ async function memory(): Promise<Record<string, Ratio>> {
     growths[1].push(await peak(256 * MIB, 5_000) - few);
   }
   const [long, stalled] = growths.map((growth) =>
-    // What is less than 1 MiB is noise, or none at all.
+    // Less than 1 MiB is noise.
     toRatio("MiB", growth.map((mib) => Math.max(mib, 1)), [16, 16, 16])
   );
   return { memory_growth_mib: long!, memory_growth_stalled_mib: stalled! };
@@ -268,7 +271,7 @@ async function isInstalled(command: string): Promise<boolean> {
   }
 }
 
-/** A file of 1 GiB, in the cache of the system, for as long as it is used. */
+/** Runs `use` with a temporary file of 1 GiB, in the cache of the system. */
 async function withFile(use: (path: string) => Promise<void>): Promise<void> {
   const path = await Deno.makeTempFile();
   const remove = () => Deno.removeSync(path);
@@ -318,7 +321,7 @@ if (import.meta.main) {
     allowPositionals: true,
     options: { json: { type: "string" } },
   });
-  // "file" means all that begin so, and is wanted if one of them is.
+  // "file" selects all pairs that begin with it, and is selected by each of them.
   const wanted = (name: string) =>
     names.length === 0 ||
     names.some((part) => name.startsWith(part) || part.startsWith(name));
@@ -328,7 +331,7 @@ if (import.meta.main) {
   console.log(`${runtime}, ${cpu}\n`);
   if (load > 0.5) {
     console.log(
-      `The load is ${load.toFixed(1)}: other programs are running.\n`,
+      `The load average is ${load.toFixed(1)}: other programs are running.\n`,
     );
   }
   console.log(
@@ -345,7 +348,7 @@ if (import.meta.main) {
     for (const [name, pair] of Object.entries(pairs)) {
       if (!wanted(name)) continue;
       if (name === "file_vs_curl" && !await isInstalled("curl")) {
-        console.log(`${name} is left out: curl is not installed`);
+        console.log(`${name} is skipped: curl is not installed`);
         continue;
       }
       add(name, await measure(pair, rounds, server));
@@ -369,7 +372,7 @@ if (import.meta.main) {
     }
   }
   if (Object.keys(ratios).length === 0) {
-    console.error(`There is no pair ${names.join(", ")}`);
+    console.error(`No pair is named ${names.join(" or ")}`);
     Deno.exit(2);
   }
   if (values.json !== undefined) {

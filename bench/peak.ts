@@ -1,5 +1,5 @@
 /**
- * Streams so many bytes to a URL and prints the peak of its resident set.
+ * Streams BYTES bytes to a URL, and prints the peak of its own resident set.
  *
  *     deno run -A bench/peak.ts URL BYTES
  */

@@ -1,35 +1,38 @@
 /**
- * A web server that throws away what it gets, for benchmarks: raw TCP, so that
- * the sender is what is measured. It knows how much it got from the framing of
- * the requests, and looks at nothing else.
+ * A web server that discards what it receives, for benchmarks. It uses raw TCP
+ * and reads only the framing of the requests, so that the sender is what is
+ * measured.
  *
- * `GET /report` answers with what it got since the last one.
+ * `GET /report` responds with the {@linkcode Report} since the last one.
  *
  *     deno run -N bench/server.ts DELAY STALL
  *
- * DELAY is how many milliseconds late it answers, STALL how many it waits before
- * it reads the first body.
+ * DELAY is the delay of each response in milliseconds, STALL the time in
+ * milliseconds before it reads the first body.
  */
 
-/** What the server got since the last report. */
+/** What the server has received since the last report. */
 export interface Report {
   bytes: number;
-  /** When each body of a request was complete; see {@linkcode clock}. */
+  /** When the body of each request was complete, by {@linkcode clock}. */
   arrivals: number[];
 }
 
-/** Milliseconds since 1970, with fractions, the same in every process. */
+/** Milliseconds since 1970, with fractions, comparable between processes. */
 export function clock(): number {
   return performance.timeOrigin + performance.now();
 }
 
-/** A server in a process of its own. */
+/** A server in its own process. */
 export interface Server extends AsyncDisposable {
   readonly url: string;
   report(): Promise<Report>;
 }
 
-/** Starts a server that answers `delay` ms late, and first stalls `stall` ms. */
+/**
+ * Starts a server that delays each response by `delay` ms, and waits `stall` ms
+ * before it reads the first body.
+ */
 export async function startServer(delay = 0, stall = 0): Promise<Server> {
   const process = new Deno.Command(Deno.execPath(), {
     args: ["run", "--no-config", "-N", import.meta.url, `${delay}`, `${stall}`],
@@ -38,6 +41,7 @@ export async function startServer(delay = 0, stall = 0): Promise<Server> {
   }).spawn();
   const reader = process.stdout.getReader();
   const { value } = await reader.read();
+  if (value === undefined) throw new Error("The server did not start");
   const url = new TextDecoder().decode(value).trim();
   return {
     url,
@@ -51,13 +55,13 @@ export async function startServer(delay = 0, stall = 0): Promise<Server> {
 }
 
 const NEWLINE = 10;
-const got: Report = { bytes: 0, arrivals: [] };
+const totals: Report = { bytes: 0, arrivals: [] };
 let stall = 0;
 
 function report(): string {
-  const json = JSON.stringify(got);
-  got.bytes = 0;
-  got.arrivals = [];
+  const json = JSON.stringify(totals);
+  totals.bytes = 0;
+  totals.arrivals = [];
   return `HTTP/1.1 200 OK\r\nContent-Length: ${json.length}\r\n\r\n${json}`;
 }
 
@@ -95,7 +99,7 @@ async function serve(connection: Deno.TcpConn, delay: number): Promise<void> {
     }
   };
   const skip = async (size: number) => {
-    got.bytes += size;
+    totals.bytes += size;
     while (size > 0) {
       if (start === end) await fill();
       const part = Math.min(size, end - start);
@@ -129,7 +133,7 @@ async function serve(connection: Deno.TcpConn, delay: number): Promise<void> {
       await line();
       if (size === 0) break;
     }
-    got.arrivals.push(clock());
+    totals.arrivals.push(clock());
     if (delay > 0) await sleep(delay);
     await respond("HTTP/1.1 204 No Content\r\n\r\n");
   }
@@ -138,9 +142,10 @@ async function serve(connection: Deno.TcpConn, delay: number): Promise<void> {
 if (import.meta.main) {
   const [delay, first] = Deno.args.map(Number);
   stall = first!;
+  // An ephemeral port is none that fetch blocks: those are below 10081.
   const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
   console.log(`http://127.0.0.1:${listener.addr.port}/`);
-  // It ends with the process that started it, however that ends.
+  // Its input closes when the process that started it exits, for any reason.
   void Deno.stdin.read(new Uint8Array(1)).then(() => Deno.exit());
   for await (const connection of listener) {
     connection.setNoDelay();

@@ -1,15 +1,15 @@
-/** Small writes, ours and others', for `deno bench` and for the table. */
+/** Small writes, to a StreamBuffer and to its alternatives. */
 import sonicBoom from "sonic-boom";
 import { StreamBuffer } from "../buffer.ts";
 
-/** The default of a StreamBuffer, and the size of all stores but sonic-boom's. */
+/** The default of a StreamBuffer, and the size of all stores except sonic-boom's. */
 const CAPACITY = 256 * 1024;
 const ENCODER = new TextEncoder();
 
-/** What most records are: small. */
+/** A small record. */
 export const RECORD: Uint8Array<ArrayBuffer> = new Uint8Array(64).fill(65);
 
-/** Lines of a log, of as many characters as they say, and 100 of mixed scripts. */
+/** Log lines of 16 and 100 characters, and 100 characters of mixed scripts. */
 export const TEXTS = {
   string16: "level=info ms=15",
   string100:
@@ -18,12 +18,12 @@ export const TEXTS = {
     "Zażółć gęślą jaźń; съешь же ещё этих мягких булок; 日本語のテキスト; ελληνικά και 한국어; smörgås, naïve ✓ 🙂åå",
 };
 
-/** How many writes of `size` bytes a store takes before it is full. */
+/** How many writes of `size` bytes fit in a store without filling it. */
 function writesPerStore(size: number): number {
   return Math.ceil(CAPACITY / size) - 1;
 }
 
-/** Un-awaited writes, flushed to a sender that does nothing when a store is full. */
+/** Un-awaited writes, flushed to a sender that does nothing before a store is full. */
 export async function writes(
   data: string | Uint8Array,
   count: number,
@@ -40,7 +40,7 @@ export async function writes(
   }
 }
 
-/** The same, of strings that the caller has encoded. */
+/** The same, with strings that the caller encodes. */
 export async function encodedWrites(
   text: string,
   count: number,
@@ -54,7 +54,7 @@ export async function encodedWrites(
   }
 }
 
-/** The floor: a copy at a moving cursor, and nothing else. */
+/** The lower bound: copies at a moving cursor, and nothing else. */
 export async function sets(count: number): Promise<void> {
   const store = new Uint8Array(CAPACITY);
   const batch = writesPerStore(RECORD.length);
@@ -68,7 +68,7 @@ export async function sets(count: number): Promise<void> {
   }
 }
 
-/** The platform's own way: a writer over the same store. */
+/** The platform's alternative: a `WritableStream` over the same store. */
 export async function writerWrites(count: number): Promise<void> {
   const store = new Uint8Array(CAPACITY);
   let at = 0;
@@ -87,18 +87,18 @@ export async function writerWrites(count: number): Promise<void> {
   await writer.close();
 }
 
-/** sonic-boom in buffer mode, to nowhere. */
+/** sonic-boom in buffer mode, to the null device. */
 export async function sonicBoomWrites(count: number): Promise<void> {
   const sonic = new sonicBoom.SonicBoom({
     dest: Deno.build.os === "windows" ? "NUL" : "/dev/null",
     contentMode: "buffer",
-    minLength: 64 * 1024, // the fastest of those tried
+    minLength: 64 * 1024, // the fastest value of those tried
     maxWrite: 256 * 1024,
     sync: false,
   });
   await new Promise<void>((resolve) => sonic.once("ready", resolve));
   const batch = writesPerStore(RECORD.length);
-  // It is typed for strings only.
+  // Its types allow only strings.
   const write = sonic.write.bind(sonic) as unknown as (
     data: Uint8Array,
   ) => void;

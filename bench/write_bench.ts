@@ -1,6 +1,6 @@
 /**
- * What a small write costs, in the form of `deno bench`. One iteration is 4,095
- * writes and a flush.
+ * The cost of a small write, for `deno bench`. One iteration is 4,095 writes and
+ * one flush.
  *
  *     deno bench -A bench/write_bench.ts
  */
@@ -16,8 +16,8 @@ import {
 
 const COUNT = 4_095;
 
-// Each is an async function, because `deno bench` does not wait for another
-// that returns a promise.
+// Each function is declared async: `deno bench` does not await the promise of a
+// function that is not.
 
 Deno.bench({
   name: "StreamBuffer.write",
