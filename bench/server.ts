@@ -142,7 +142,7 @@ async function serve(connection: Deno.TcpConn, delay: number): Promise<void> {
 if (import.meta.main) {
   const [delay, first] = Deno.args.map(Number);
   stall = first!;
-  // An ephemeral port is none that fetch blocks: those are below 10081.
+  // An ephemeral port, and so above 10080, the highest one that `fetch` blocks.
   const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
   console.log(`http://127.0.0.1:${listener.addr.port}/`);
   // Its input closes when the process that started it exits, for any reason.

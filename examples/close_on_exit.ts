@@ -45,8 +45,8 @@ export function closeOnExit(out: StreamBuffer, unsent: string): void {
     void end(Deno.exitCode);
   });
 
-  // Every exit passes here, by Deno.exit() as well, and only synchronous calls
-  // still run. Writes that wait for room were never accepted: await write().
+  // Every exit reaches this listener, Deno.exit() included, and only synchronous
+  // calls still run. Writes that wait for room were never accepted: await write().
   addEventListener("unload", () => {
     void out.abort();
     const left = out.takeUnsent();

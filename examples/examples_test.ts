@@ -28,7 +28,7 @@ import { startTusServer } from "../testing/tus_server.ts";
 import { receiver } from "./receiver.ts";
 
 const decoder = new TextDecoder();
-/** Windows has neither these signals, nor a rename over an open file. */
+/** Windows lacks these signals, and cannot rename a file that is open. */
 const WINDOWS = Deno.build.os === "windows";
 
 function pathOf(file: string): string {

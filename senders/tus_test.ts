@@ -622,7 +622,7 @@ for (
     ["is no number", [at("ten")], "without an Upload-Offset"],
     ["is hexadecimal", [at("0xa")], "without an Upload-Offset"],
     [
-      "exceeds every number",
+      "is too large for a number",
       [at("9".repeat(20))],
       "without an Upload-Offset",
     ],

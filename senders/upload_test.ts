@@ -90,9 +90,9 @@ function reportingFetch() {
   return { options, responded: responded.promise.then(() => roundTrips()) };
 }
 
-/** The only request was cut off before its end. */
+/** Asserts that the only request was cut off before its end. */
 async function assertAborted(server: FaultyServer): Promise<void> {
-  assert(!await isPending(server.aborted(1)), "it was not cut off");
+  assert(!await isPending(server.aborted(1)), "the request was not cut off");
   assertEquals([server.incomplete.length, server.requests.length], [1, 0]);
 }
 

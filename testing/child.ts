@@ -27,12 +27,12 @@ export interface Child extends AsyncDisposable {
   end(): Promise<void>;
   /**
    * Waits until its standard output or its standard error contains a text.
-   * Rejects when it has exited without that.
+   * Rejects if it exits without that text.
    */
   waitForOutput(text: string): Promise<void>;
   /**
-   * Waits for an event that only this process can cause. Rejects when it exits
-   * before.
+   * Waits for an event that only this process can cause. Rejects if it exits
+   * first.
    */
   waitFor(event: Promise<void>): Promise<void>;
 }

@@ -401,8 +401,8 @@ export class FaultyServer implements AsyncDisposable {
   }
 
   /**
-   * Waits until a condition on the requests is met. Rejects when this server is
-   * stopped before.
+   * Waits until a condition on the requests is met. Rejects if this server is
+   * stopped first.
    */
   waitFor(what: string, isMet: () => boolean): Promise<void> {
     return this.#changes.wait(what, isMet);
@@ -719,8 +719,8 @@ const HELP = `An HTTP server that misbehaves on purpose.
 Usage: deno run -N testing/faulty_server.ts [options] [BEHAVIOUR...]
 
 Handles each request with the next BEHAVIOUR, and responds with 200 after the
-last. Without any, it handles every other request with a random fault that a
-retry can overcome. Press Ctrl+C for a summary of what it has stored.
+last. Without any, it handles about half of the requests with random faults that
+a retry can overcome. Press Ctrl+C for a summary of what it has stored.
 
 Options:
       --port PORT   Port on 127.0.0.1 (default: 8000).

@@ -3,7 +3,7 @@ import { turns } from "./event_loop.ts";
 import { FaultyServer, held } from "./faulty_server.ts";
 
 for (const wait of ["received", "aborted", "receivedBytes"] as const) {
-  Deno.test(`${wait}() rejects when the server is stopped before`, async () => {
+  Deno.test(`${wait}() rejects if the server is stopped first`, async () => {
     const server = new FaultyServer();
     const waiting = assertRejects(
       () => server[wait](1),

@@ -15,7 +15,7 @@ async function isBlocked(
   return error.message.includes("blocked");
 }
 
-Deno.test("free ports are none that fetch() blocks", async () => {
+Deno.test("fetch() blocks none of the free ports", async () => {
   using client = Deno.createHttpClient({
     proxy: { url: `http://127.0.0.1:${freePort()}` },
   });

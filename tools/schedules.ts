@@ -224,8 +224,7 @@ async function check(plan: Plan): Promise<void> {
 
   const { bytesAccepted, bytesDelivered, sends } = out.stats;
   const unsent = out.takeUnsent();
-  // A server that responds first and reads afterwards may be reading still. Its
-  // connections stay open, so that nothing tells when it has stored all it will.
+  // A server that responds first and reads afterwards may still be reading.
   await untilStored(server, sends);
 
   // A repeated key means the same bytes, stored or not.
