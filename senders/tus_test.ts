@@ -372,7 +372,7 @@ for (
   const [title, script, options, message] of [
     ["accepts less than `length`", [offers({ "tus-max-size": "9" })], {
       length: 10,
-    }, "Cannot upload 10 bytes or more: the server takes 9 (Tus-Max-Size)"],
+    }, "Cannot upload 10 bytes or more: the server accepts at most 9 (Tus-Max-Size)"],
     [
       "accepts less than was written",
       [offers({ "tus-max-size": "9" })],
@@ -610,7 +610,7 @@ for (
       [at(4), at(3)],
       "and Upload-Offset 3, but has already acknowledged 4",
     ],
-    ["does not move", [at(0)], "answered 204 and took no byte"],
+    ["does not move", [at(0)], "responded with 204 but accepted no bytes"],
     ["is missing", [tus(204)], /without an Upload-Offset$/],
     [
       "is missing in the response to HEAD",
@@ -679,7 +679,7 @@ Deno.test("send() rejects bytes beyond the length that the server reports", asyn
 
 for (
   const [title, refusal, advice] of [
-    ["the server: the object", tus(413), "the object is larger than it takes"],
+    ["the server: the object", tus(413), "the object is larger than it allows"],
     ["a proxy: the request", respond(413), "make `capacity` smaller"],
   ] as const
 ) {
@@ -1204,7 +1204,7 @@ Deno.test("resume() with `length` sends it with the next bytes", async () => {
 
 for (
   const [title, behaviour, message] of [
-    ["no longer exists", tus(404), "the upload is gone"],
+    ["no longer exists", tus(404), "the upload no longer exists"],
     [
       "is not an upload",
       respond(200, {}, ""),

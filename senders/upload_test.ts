@@ -342,9 +342,9 @@ for (const status of [401, 413, 500, 302, 200, 201]) {
 
 for (
   const [status, advice] of [
-    [411, "; it may want to know the size, so give `length`"],
-    [413, "; the object is larger than it takes"],
-    [501, "; it may want to know the size, so give `length`"],
+    [411, "; it may need to know the size, so give `length`"],
+    [413, "; the object is larger than it allows"],
+    [501, "; it may need to know the size, so give `length`"],
     [403, "; check the credentials in `headers`"],
     [301, "; redirects are not followed, so give the final URL"],
   ] as const
@@ -406,7 +406,7 @@ for (const length of [undefined, 8]) {
     assert(await isPending(closing));
     resolve();
     const { message } = await assertRejects(() => closing, FlushError);
-    assertMatch(message, /answered 200 before it had the whole upload: "ok"/);
+    assertMatch(message, /responded with 200 before it had the whole upload: "ok"/);
     assertEquals(server.requests.length, 0);
   });
 
@@ -534,7 +534,7 @@ Deno.test("close() rejects after `timeout` when the server does not respond", as
   await time.tickAsync(1_000);
   const { message } = await closing;
   await disconnected.promise;
-  assertMatch(message, /longer than 1000 ms; .* up to 6 bytes, and what/);
+  assertMatch(message, /longer than 1000 ms; .* up to 6 bytes, and how many/);
   assertEquals(server.connections, 1);
 });
 
