@@ -14,8 +14,8 @@
 const MAX_DURATION = 2 ** 31 - 1;
 
 /**
- * The largest store, in bytes: a bound that every 64-bit engine can allocate,
- * far above any capacity that is of use. It has nothing to do with timers.
+ * The largest store, in bytes: a size that every 64-bit engine can allocate, far
+ * above any useful capacity. It equals `MAX_DURATION` only by coincidence.
  */
 const MAX_CAPACITY = 2 ** 31 - 1;
 
@@ -39,8 +39,10 @@ export function check<T>(
 ): void {
   for (const [name, value] of Object.entries(options)) {
     if (value === undefined) continue;
+    // A string where an object is expected may be a URL or a header, with a secret.
+    const isUnsafe = type === "object" && typeof value === "string";
     const message = `${action}: ${name} must be ${expected}, received ${
-      show(value)
+      isUnsafe ? "a string" : show(value)
     }`;
     if (typeof value !== type || value === null) throw new TypeError(message);
     if (!allows(value)) throw new RangeError(message);
@@ -81,13 +83,21 @@ export function checkCapacity(
   checkInteger(action, options, min, MAX_CAPACITY);
 }
 
-/** A value as error messages show it. */
+/** A value as error messages show it: briefly, and so that its type is clear. */
 export function show(value: unknown): string {
-  return typeof value === "string"
-    ? JSON.stringify(value)
-    : typeof value === "object" && value !== null
-    ? `an object (${value.constructor?.name ?? "no prototype"})`
-    : String(value);
+  switch (typeof value) {
+    case "string":
+      return JSON.stringify(value);
+    case "bigint":
+      return `${value}n`;
+    case "function":
+      return "a function";
+    case "object":
+      if (value === null) return "null";
+      return `an object (${value.constructor?.name ?? "no prototype"})`;
+    default:
+      return String(value);
+  }
 }
 
 /**

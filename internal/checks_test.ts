@@ -38,6 +38,17 @@ Deno.test("check() rejects another type with a TypeError, another value with a R
   );
 });
 
+Deno.test("check() does not show a string in place of an object, which may be a secret", () => {
+  const error = assertThrows(
+    () => check("Cannot test", { a: "Bearer hunter2" }, "an object", "object"),
+    TypeError,
+  );
+  assertEquals(
+    error.message,
+    "Cannot test: a must be an object, received a string",
+  );
+});
+
 for (
   const [name, accepts] of [
     ["checkDuration", (ms: number) => checkDuration("Cannot test", { ms }, 1)],
@@ -64,13 +75,20 @@ Deno.test("checkInteger() names the first option that is wrong", () => {
   );
 });
 
-Deno.test("show() quotes strings and names the class of objects", () => {
+Deno.test("show() makes the type of a value clear", () => {
   class Thing {}
   assertEquals(
-    ["a", 1, undefined, null, {}, new Thing(), Object.create(null)].map(show),
+    [
+      ...["a", 1, 1n, Symbol("s"), () => {}, Thing, undefined, null],
+      ...[{}, new Thing(), Object.create(null)],
+    ].map(show),
     [
       '"a"',
       "1",
+      "1n",
+      "Symbol(s)",
+      "a function",
+      "a function",
       "undefined",
       "null",
       "an object (Object)",

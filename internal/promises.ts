@@ -1,8 +1,8 @@
-/** Promises that nobody need await, that end in time, or that can be aborted. */
+/** Promises that need not be awaited, that time out, or that can be aborted. */
 
 /**
- * Marks a rejection as handled, so that it cannot end the process when nobody
- * awaits the promise.
+ * Marks a rejection as handled, so that it cannot end the process when the
+ * promise is not awaited.
  *
  * @returns The same promise, which still rejects for those who do await it.
  */
@@ -24,7 +24,8 @@ export function until<T>(signal: AbortSignal, promise: Promise<T>): Promise<T> {
 
 /**
  * Runs `work` with a signal that is aborted with `outer`, and with a
- * `TimeoutError` after `ms` milliseconds.
+ * `TimeoutError` after `ms` milliseconds. `work` has to obey it: it is waited for
+ * all the same.
  *
  * `AbortSignal.any()` and `AbortSignal.timeout()` would say the same in less,
  * but a dependent signal with a listener is kept alive as long as its sources,
@@ -41,6 +42,7 @@ export async function within<T>(
     const message = `it took longer than ${ms} ms`;
     controller.abort(new DOMException(message, "TimeoutError"));
   }, ms);
+  if (outer.aborted) abort();
   outer.addEventListener("abort", abort);
   try {
     return await work(controller.signal);

@@ -63,12 +63,14 @@ Deno.test("within() aborts its signal with a TimeoutError when the time has pass
   assertEquals([listeners.size, time.countTimers()], [0, 0]);
 });
 
-Deno.test("within() aborts its signal with the outer one", async () => {
+Deno.test("within() aborts its signal with the outer one, before or after", async () => {
   using time = fakeTime();
   const { controller, signal, listeners } = counted();
-  const timed = within(1_000, signal, (signal) => until(signal, never));
+  const wait = () => within(1_000, signal, (signal) => until(signal, never));
+  const timed = wait();
   controller.abort(REASON);
   assertStrictEquals(await assertRejects(() => timed), REASON);
+  assertStrictEquals(await assertRejects(wait), REASON);
   assertEquals([listeners.size, time.countTimers()], [0, 0]);
 });
 

@@ -1,4 +1,4 @@
-/** A node of the list that a {@linkcode Queue} is. */
+/** A node of the linked list in a {@linkcode Queue}. */
 interface Node<T> {
   readonly value: T;
   next: Node<T> | undefined;
