@@ -35,7 +35,7 @@ const DEFAULT_MAX_QUEUED_BYTES = 16 * 1024 * 1024;
 
 /**
  * How often in a row a source may return 0 bytes before `readFrom` gives up on
- * it, as it would spin forever; the number is that of Go's bufio.
+ * it instead of spinning forever; the number is that of Go's bufio.
  */
 const MAX_EMPTY_READS = 100;
 
@@ -47,16 +47,19 @@ const ENCODER = new TextEncoder();
  * The longest string, in characters, that a loop over ASCII encodes faster than
  * `encodeInto`, which takes 60 ns before it has encoded anything.
  */
-const MAX_LOOP = 32;
+const MAX_LOOP_LENGTH = 32;
 /**
  * The longest string, in characters, that is encoded into `SCRATCH` and then
  * copied: up to this length that is faster than making a view of the store for
  * `encodeInto` to write to.
  */
-const MAX_SCRATCH = 256;
-/** Has room for `MAX_SCRATCH` characters; a UTF-16 code unit takes 3 bytes at most. */
-const SCRATCH = new Uint8Array(3 * MAX_SCRATCH);
-/** `PREFIXES[n]` is the first n bytes of `SCRATCH`, made once. */
+const MAX_SCRATCH_LENGTH = 256;
+/** Has room for `MAX_SCRATCH_LENGTH` characters; a UTF-16 code unit takes 3 bytes at most. */
+const SCRATCH = new Uint8Array(3 * MAX_SCRATCH_LENGTH);
+/**
+ * `PREFIXES[n]` is the first n bytes of `SCRATCH`. The views are made once,
+ * because making one takes longer than the copy that it is for.
+ */
 const PREFIXES: Uint8Array[] = Array.from(
   { length: SCRATCH.length + 1 },
   (_, n) => SCRATCH.subarray(0, n),
@@ -78,14 +81,15 @@ export interface SendContext {
 /** Delivers the bytes of one {@linkcode StreamBuffer}. */
 export interface Sender {
   /**
-   * Delivers one batch. To return, or to fulfill the returned promise, is to
-   * acknowledge every byte of it. To throw or reject is to acknowledge none:
-   * the same bytes are then sent again, with the same `sequence` and `offset`.
-   * There is one call at a time.
+   * Delivers one batch. Returning, or fulfilling the returned promise,
+   * acknowledges every byte of it. Throwing or rejecting acknowledges none: the
+   * same bytes are then sent again, with the same `sequence` and `offset`. There
+   * is one call at a time.
    *
    * `bytes` is a view of the store. It does not change until the promise
    * settles, and is overwritten after that: a sender that keeps bytes longer
-   * must copy them. It must not change or transfer them.
+   * must copy them. It must not change or transfer them. It may call the buffer,
+   * but must not await its `flush` or `close`, which wait for this send.
    */
   send(
     bytes: Uint8Array<ArrayBuffer>,
@@ -94,8 +98,8 @@ export interface Sender {
   /** Called once, when the buffer closes and every byte has been acknowledged. */
   close?(): Promise<void> | void;
   /**
-   * Called once, when the buffer ends in any other way: by `abort`, or by a
-   * `close` that fails. What was sent may be only a part of the stream.
+   * Called once, when the buffer ends any other way: by `abort`, or by a `close`
+   * that fails. What was sent may be only a part of the stream.
    */
   abort?(reason: unknown): Promise<void> | void;
   /**
@@ -131,10 +135,12 @@ export interface StreamBufferOptions {
    */
   capacity?: number;
   /**
-   * Maximum time in milliseconds that a byte waits for its first send, counted
-   * from the first byte in an empty store; after a failed send, also the time
-   * until the next one. With `0` only a full store, `flush` and `close` send:
-   * a script that ends without `close` then loses what it wrote last.
+   * Maximum time in milliseconds that a byte waits before it is first sent,
+   * counted from the first byte in an empty store. While a send is in flight,
+   * the time ends with that send; after a failed one, it is the longest time
+   * until the next. `0` turns it off: bytes then wait for a write that does not
+   * fit, for `flush` or for `close`, and a script that ends without `close`
+   * loses what it wrote last.
    *
    * @default {1_000}
    */
@@ -158,14 +164,16 @@ export interface StreamBufferOptions {
   /**
    * What to do with a write larger than `capacity`: `"split"` it into batches
    * of `capacity`, send it `"whole"` as a batch of its own, from a copy, or
-   * `"reject"` it with a `RangeError`.
+   * `"reject"` it with a `RangeError`. As any other, a split write resolves when
+   * its last bytes are in a store, which may be two batches before they are
+   * delivered.
    *
    * @default {"split"}
    */
   oversize?: "split" | "whole" | "reject";
   /**
-   * Called for each failed send that rejected no pending call. It is called in
-   * a microtask of its own and should not throw.
+   * Called when a send fails and no call is waiting for it. It is called in a
+   * microtask of its own and should not throw.
    */
   onError?: (error: FlushError) => void;
 }
@@ -174,7 +182,7 @@ export interface StreamBufferOptions {
 export interface StreamBufferStats {
   /** Bytes taken into a store (or taken whole) since the beginning. */
   readonly bytesAccepted: number;
-  /** Bytes acknowledged; `bytesAccepted` less this is what the buffer holds. */
+  /** Bytes acknowledged. `bytesAccepted` minus this is what was not, so far. */
   readonly bytesDelivered: number;
   /** Bytes of writes that wait for room, and are not accepted yet. */
   readonly bytesQueued: number;
@@ -244,7 +252,8 @@ export class FlushError extends Error {
 }
 
 /**
- * A write was rejected because more than `maxQueuedBytes` would be queued. None
+ * A write was rejected because it would have made the queue exceed
+ * `maxQueuedBytes`. None
  * of it was accepted. Await {@linkcode StreamBuffer.write}, or raise
  * `maxQueuedBytes`.
  */
@@ -273,9 +282,9 @@ export class NoProgressError extends Error {
  *     acknowledged     #head          #store          #queue
  *     the server's     lent to the    ours; while     writes that wait for room:
  *                      sender, and    readFrom()      copies of ours, or the
- *                      frozen: the    reads, its      caller's array if it is
- *                      batch to be    empty tail is   larger than the store
- *                      delivered      the source's
+ *                      frozen: the    reads, the      caller's array if it is
+ *                      batch to be    room behind     larger than the store
+ *                      delivered      is the source's
  *
  * A byte enters on the right and leaves on the left: queue (unless it fits at
  * once) -> store -> head -> acknowledged. Nothing else moves bytes, and no step
@@ -285,27 +294,30 @@ export class NoProgressError extends Error {
  * WHAT STATE THE BUFFER IS IN (#state). It moves forward only, except for
  * readFrom(), which goes back to "open" when it ends:
  *
- *   "open"    <-> "reading"   readFrom() owns the input: other writes reject
- *   "open", "reading" -> "closing"   close(): no more writes; the rest is sent
- *   "closing" -> "closed"     all delivered and the sender closed; or #terminate:
- *   any state -> "closed"     abort(), a failure of close(), its deadline
+ *   open    <-> reading   readFrom() owns the input: other writes reject
+ *   open     -> closing   close(): no more writes; the rest is sent
+ *   reading  -> closing   the same
+ *   closing  -> closed    all is delivered, and the sender closed
+ *   any      -> closed    #terminate: abort(), or close() that fails or times out
  *
- * WHAT STATE SENDING IS IN (#head). There is one batch at most:
+ * WHAT STATE SENDING IS IN (#head). There is at most one batch:
  *
- *   none      --  bytes are demanded         -->  in flight  (#launch)
- *   in flight --  the sender acknowledges    -->  none       (#sendSucceeded)
- *   in flight --  the sender fails           -->  held       (#sendFailed)
- *   held      --  bytes are demanded again   -->  in flight, with the same bytes,
- *                                                 sequence and offset
+ *   none      -> in flight   bytes are demanded (#launch)
+ *   in flight -> none        the sender acknowledges (#sendSucceeded)
+ *   in flight -> held        the sender fails (#sendFailed)
+ *   held      -> in flight   bytes are demanded again; the batch is the same
+ *
+ * In a closed buffer nothing is launched. A send that is still in flight then
+ * may succeed, and counts, until takeUnsent() has returned its bytes.
  *
  * WHO MAKES IT MOVE. A full store, flush(), close(), flushInterval, and a write
  * or a source that needs room never send anything themselves. They raise one
  * number, #demand, the position up to which bytes are to be sent without waiting
- * for a full store, and call #advance(), the only place that fills a batch or
- * calls the sender. A failed send withdraws the demand: the batch is held until
- * one of them asks again, so a dead server is not hammered.
+ * for a full store, and call #advance(), which alone calls `send`. A failed send
+ * withdraws the demand: the batch is held until one of them asks again, so that
+ * a dead server is not called in a loop.
  *
- * INVARIANTS, whenever none of our methods is running:
+ * INVARIANTS, whenever no method of ours is running, until takeUnsent():
  *
  * 1. #delivered <= #base <= #accepted, and #base - #delivered is the size of
  *    #head: without a head they are equal.
@@ -313,15 +325,19 @@ export class NoProgressError extends Error {
  *    send and its acknowledgement.
  * 3. The queue is empty unless its first write does not fit. Then a batch is in
  *    flight, whose end will make room or reject the queue.
- * 4. No byte is forgotten: while the buffer is open, each accepted byte is
- *    acknowledged, or demanded, or the clock (#timer) is running for it.
+ * 4. No byte is forgotten. With a flushInterval, each accepted byte of an open
+ *    buffer is acknowledged, or demanded, or in a store with one that is and so
+ *    leaves with it, or the clock (#timer) runs for it. A failed send withdraws
+ *    the demand, and so starts the clock.
  * 5. No one waits in vain: a failed send, and the end of the buffer, settle every
- *    queued write, every flush and a reader that waits for room.
+ *    queued write, every flush, and a reader that waits for room. A reader that
+ *    waits for its source is rejected only by the end (#stopReading).
  * 6. #demand <= #accepted + #queued: nothing is demanded that may never come.
  *
- * CODE THAT IS NOT OURS may run whenever a sender, a source, onError or a
- * listener of the signal is called, and may call any method of this buffer. So
- * each of them is called last, when the invariants hold again.
+ * CODE THAT IS NOT OURS runs in a sender's methods and getters, a source, onError
+ * and listeners of the signal, and it may call any method of this buffer. So
+ * `send` is called last, when the invariants hold again; after every other such
+ * call, #state is looked at anew before anything depends on it.
  * -------------------------------------------------------------------------- */
 
 type State = "open" | "reading" | "closing" | "closed";
@@ -329,6 +345,8 @@ type State = "open" | "reading" | "closing" | "closed";
 /** The bytes of one send, from when they leave the store to their acknowledgement. */
 interface Batch {
   readonly bytes: Uint8Array<ArrayBuffer>;
+  /** The size of `bytes`, which is 0 once a sender has transferred them. */
+  readonly size: number;
   readonly context: SendContext;
   /**
    * The store that `bytes` is a view of, which becomes the spare afterwards;
@@ -339,8 +357,8 @@ interface Batch {
   inFlight: boolean;
 }
 
-/** A `flush`, or a `close`: it waits until the stream is delivered up to `end`. */
-interface Flush extends PromiseWithResolvers<void> {
+/** Waits, for `flush` or `close`, until the stream is delivered up to `end`. */
+interface Waiter extends PromiseWithResolvers<void> {
   readonly end: number;
 }
 
@@ -382,8 +400,8 @@ class QueueEntry {
     return this.#length - this.#taken;
   }
 
-  /** The caller has transferred or shrunk its array, and its bytes are gone. */
-  get isDetached(): boolean {
+  /** The caller has transferred or shrunk its array, so that bytes are missing. */
+  get hasShrunk(): boolean {
     return this.#bytes.length < this.#length;
   }
 
@@ -409,7 +427,7 @@ class QueueEntry {
     }
   }
 
-  /** The next `size` bytes, which are accepted now. The view is good for a copy. */
+  /** The next `size` bytes, which count as taken. The view is only for copying. */
   take(size: number): Uint8Array {
     const start = this.#taken;
     this.#taken += size;
@@ -426,13 +444,13 @@ class QueueEntry {
 }
 
 /**
- * Collects writes in a fixed store and hands them to a {@linkcode Sender} each
- * time the store fills, every `flushInterval`, and on `flush` and `close`.
+ * Collects writes in a fixed store and hands them to a {@linkcode Sender} when
+ * the store is full, `flushInterval` after its first byte, and on `flush` and
+ * `close`.
  *
  * It gains nothing for a few large writes that are far apart, and it does not
  * outlive its process: bytes in memory are lost when a signal, a crash or
- * `Deno.exit` ends it. `await using`, or a call of `close`, guarantees that
- * they are sent before.
+ * `Deno.exit` ends it. Use `await using`, or call `close`, to send them first.
  *
  * - **A write that fits is a copy.** Its bytes are in the store when `write`
  *   returns, so the caller may reuse the array at once.
@@ -450,8 +468,8 @@ class QueueEntry {
  * partner in the same write becomes U+FFFD, as with `TextEncoder`.
  *
  * A promise of `write`, `flush` or `readFrom` that rejects never ends the
- * process, even if it is not awaited. That of `close` can: it is the last word
- * on bytes that were not delivered.
+ * process, even if it is not awaited. Those of `close` and `abort` can: they are
+ * the last chance to learn of bytes that were not delivered.
  *
  * @example Usage
  * ```ts
@@ -481,22 +499,26 @@ export class StreamBuffer implements AsyncDisposable {
 
   /** Everything before this position is acknowledged. */
   #delivered = 0;
-  /** The batch that was taken from the store last, until it is acknowledged. */
+  /** The batch that was made last, until it is acknowledged. */
   #head: Batch | undefined;
   /** Position of the first byte in #store, which is the end of #head. */
   #base = 0;
-  /** Its first #length bytes are accepted, and in no batch yet. */
+  /** Its first #filled bytes are accepted, and in no batch yet. */
   #store: Uint8Array<ArrayBuffer>;
-  #length = 0;
+  #filled = 0;
   readonly #queue: Queue<QueueEntry> = new Queue();
   /** Bytes in #queue. */
   #queued = 0;
 
-  /** The second store, empty. `undefined` before it is needed, or in #head. */
+  /**
+   * The second store, empty; `undefined` before it is first needed, and while it
+   * is lent out as #head.
+   */
   #spare: Uint8Array<ArrayBuffer> | undefined;
   /**
-   * A source is reading into #store, somewhere behind its #length bytes. From
-   * the call of `read` until its promise settles, #store must stay where it is.
+   * A source is reading into #store, somewhere behind its #filled bytes. From
+   * the call of `read` until its promise settles #store must stay where it is,
+   * and what has to be sent is sent from #spare.
    */
   #isTailLent = false;
   /**
@@ -519,8 +541,8 @@ export class StreamBuffer implements AsyncDisposable {
   /** Runs while there are bytes that nothing has demanded. */
   #timer: ReturnType<typeof setTimeout> | undefined;
   /** Those who wait for delivery, in the order of their ends. */
-  readonly #flushes: Queue<Flush> = new Queue();
-  /** `readFrom` waits for room. */
+  readonly #waiters: Queue<Waiter> = new Queue();
+  /** Pending while `readFrom` waits for room in the store. */
   #roomForReader: PromiseWithResolvers<void> | undefined;
 
   // -- The end --
@@ -532,7 +554,7 @@ export class StreamBuffer implements AsyncDisposable {
   #closePromise: Promise<void> | undefined;
   /** What `abort` returns. */
   #abortPromise: Promise<void> = RESOLVED;
-  /** Rejects, with the reason, when the buffer ends otherwise than by delivery. */
+  /** Rejects when the buffer ends without delivering everything. */
   readonly #terminated: PromiseWithResolvers<never> = Promise.withResolvers();
   /** Aborts the `signal` of every `SendContext`. */
   readonly #controller = new AbortController();
@@ -583,8 +605,10 @@ export class StreamBuffer implements AsyncDisposable {
     if (typeof this.#sender?.send !== "function") {
       throw new TypeError(
         `${ACTION}: sender must be a function or have a method "send", received ${
-          show(sender)
-        }`,
+          // It may be a URL, with a secret.
+          typeof sender === "string"
+            ? "a string; for a URL, use streamTo()"
+            : show(sender)}`,
       );
     }
     this.#capacity = capacity;
@@ -616,9 +640,10 @@ export class StreamBuffer implements AsyncDisposable {
    *
    * @param data A string, which is encoded as UTF-8, or bytes.
    * @returns A promise that resolves when the bytes have been accepted.
-   * @throws {FlushError} If it waited for room and a send failed. None of it
-   *   was accepted, except its first `acceptedBytes` bytes.
-   * @throws {BufferFullError} If more than `maxQueuedBytes` would be queued.
+   * @throws {FlushError} If a send fails while it waits for room, or an array in
+   *   the queue is detached. None of it was accepted, except its first
+   *   `acceptedBytes` bytes.
+   * @throws {BufferFullError} If the queue would exceed `maxQueuedBytes`.
    * @throws {TypeError} If the buffer is closed, or `data` is detached or of
    *   another type.
    * @throws {RangeError} If it is larger than `capacity` and `oversize` is
@@ -628,10 +653,10 @@ export class StreamBuffer implements AsyncDisposable {
     if (typeof data === "string") return this.#writeString(data);
     // The length of a detached array is 0: it must not pass for one that fits.
     if (data instanceof Uint8Array && data.length > 0) {
-      const end = this.#length + data.length;
+      const end = this.#filled + data.length;
       if (end < this.#copyLimit) {
-        this.#store.set(data, this.#length);
-        this.#length = end;
+        this.#store.set(data, this.#filled);
+        this.#filled = end;
         return RESOLVED;
       }
     }
@@ -665,7 +690,8 @@ export class StreamBuffer implements AsyncDisposable {
    *   closing it.
    * @returns A promise that resolves to the number of bytes read, when all of
    *   them have been accepted.
-   * @throws {FlushError} If it waited for room and a send failed.
+   * @throws {FlushError} If a send fails while it waits for room, or the source
+   *   transfers the store, which ends the buffer.
    * @throws {TypeError} If the buffer is closed, or becomes so, if it is reading
    *   already, or if `source` is not a {@linkcode Reader}.
    * @throws {NoProgressError} If the source returns 0 bytes 100 times in a row.
@@ -677,8 +703,8 @@ export class StreamBuffer implements AsyncDisposable {
 
   /**
    * Sends everything written before the call, including writes that still wait
-   * for room. Later writes never prolong it. With nothing to send it makes no
-   * request.
+   * for room. Later writes never prolong it. With nothing to send it does not
+   * call the sender.
    *
    * @example Usage
    * ```ts
@@ -713,7 +739,8 @@ export class StreamBuffer implements AsyncDisposable {
    *
    * @returns A promise that settles within `closeTimeout`, and resolves when
    *   every byte has been delivered. Bytes from a pending read of `readFrom`
-   *   that arrive after the last send are left to `takeUnsent`.
+   *   that arrive after the last send are left to `takeUnsent`. After `abort`,
+   *   which gives up delivery, it resolves at once.
    * @throws {FlushError} If some were not delivered. The buffer is closed
    *   nevertheless, and {@linkcode StreamBuffer.takeUnsent} returns them.
    */
@@ -760,8 +787,9 @@ export class StreamBuffer implements AsyncDisposable {
 
   /**
    * Returns the bytes that were accepted and never acknowledged, in order, and
-   * lets go of them: a second call returns none. A server may have received
-   * some of them, if only its acknowledgement was lost.
+   * lets go of them: a second call returns only bytes that a pending read of
+   * `readFrom` has brought since. A server may have received some of them, if
+   * only its acknowledgement was lost.
    *
    * @example Keep what a dead server did not receive
    * ```ts
@@ -783,17 +811,17 @@ export class StreamBuffer implements AsyncDisposable {
   takeUnsent(): Uint8Array<ArrayBuffer> {
     if (this.#state !== "closed") {
       throw new TypeError(
-        `Cannot take the unsent bytes: the buffer is ${this.#state}, and still sends them; close() or abort() it first`,
+        `Cannot take the unsent bytes: the buffer is ${this.#state} and may still send them; call close() or abort() first`,
       );
     }
     const sent = this.#head?.bytes ?? new Uint8Array();
-    const unsent = new Uint8Array(sent.length + this.#length);
+    const unsent = new Uint8Array(sent.length + this.#filled);
     // A sender may have transferred them; `set` throws for a detached array.
     if (sent.length > 0) unsent.set(sent);
-    unsent.set(this.#store.subarray(0, this.#length), sent.length);
+    unsent.set(this.#store.subarray(0, this.#filled), sent.length);
     this.#head = undefined;
-    this.#base += this.#length;
-    this.#length = 0;
+    this.#base += this.#filled; // so that they still count as accepted
+    this.#filled = 0;
     return unsent;
   }
 
@@ -877,9 +905,9 @@ export class StreamBuffer implements AsyncDisposable {
     return this.close();
   }
 
-  /** Position of the first byte that is not ours to deliver. */
+  /** Where the accepted bytes end. */
   get #accepted(): number {
-    return this.#base + this.#length;
+    return this.#base + this.#filled;
   }
 
   get #isOpen(): boolean {
@@ -898,11 +926,11 @@ export class StreamBuffer implements AsyncDisposable {
 
   // -- Accepting bytes --
 
-  /** Each way of encoding is the fastest for its lengths; the last always works. */
+  /** Each way of encoding is the fastest for its lengths; the last takes any string. */
   #writeString(text: string): Promise<void> {
     const { length } = text;
-    const start = this.#length;
-    if (length <= MAX_LOOP && start + length < this.#copyLimit) {
+    const start = this.#filled;
+    if (length <= MAX_LOOP_LENGTH && start + length < this.#copyLimit) {
       const store = this.#store;
       let units = 0;
       for (let i = 0; i < length; i++) {
@@ -911,17 +939,17 @@ export class StreamBuffer implements AsyncDisposable {
         units |= unit;
       }
       if (units < 0x80) {
-        this.#length += length;
+        this.#filled += length;
         return RESOLVED;
       }
       // It was not all ASCII: what the loop wrote is not counted, and is
       // overwritten by the next way.
     }
-    if (length <= MAX_SCRATCH && start < this.#copyLimit) {
+    if (length <= MAX_SCRATCH_LENGTH && start < this.#copyLimit) {
       const { written } = ENCODER.encodeInto(text, SCRATCH);
       if (start + written < this.#copyLimit) {
         this.#store.set(PREFIXES[written]!, start);
-        this.#length += written;
+        this.#filled += written;
         return RESOLVED;
       }
     }
@@ -934,8 +962,8 @@ export class StreamBuffer implements AsyncDisposable {
       }
       // It did not fit: what was written is not counted either.
     }
-    // Into an array of its own, not into SCRATCH: before the bytes are copied a
-    // sender may be called, and write a string to another buffer.
+    // Into a new array, not into SCRATCH: before the bytes are copied a sender may
+    // be called, and may write a string to another buffer.
     return this.#writeSlow(ENCODER.encode(text));
   }
 
@@ -971,20 +999,20 @@ export class StreamBuffer implements AsyncDisposable {
       return this.#refuse(this.#notOpen(`write ${length} bytes`), length);
     }
     if (!this.#fits(length)) return this.#enqueue(bytes);
-    this.#store.set(bytes, this.#length);
+    this.#store.set(bytes, this.#filled);
     this.#accept(length);
     return RESOLVED;
   }
 
   /** Whether the store has room for `length` bytes, and it is their turn. */
   #fits(length: number): boolean {
-    return this.#queue.isEmpty && this.#length + length <= this.#capacity;
+    return this.#queue.isEmpty && this.#filled + length <= this.#capacity;
   }
 
   /** Counts the next `length` bytes of the store, which have been filled. */
   #accept(length: number): void {
-    this.#length += length;
-    if (this.#length === this.#capacity) this.#demandAccepted();
+    this.#filled += length;
+    if (this.#filled === this.#capacity) this.#demandAccepted();
     this.#advance();
   }
 
@@ -996,12 +1024,13 @@ export class StreamBuffer implements AsyncDisposable {
   /** Queues a write that does not fit, if the queue may hold it. */
   #enqueue(bytes: Uint8Array): Promise<void> {
     const { length } = bytes;
-    // It takes no memory of ours, and would otherwise never be accepted.
-    const isOwnArray = length > this.#capacity && this.#queue.isEmpty;
-    if (this.#queued + length > this.#maxQueuedBytes && !isOwnArray) {
+    // A write that waits in the caller's array takes no memory of ours. Only one
+    // at a time: a caller that does not await would otherwise queue without end.
+    const isCallersArray = length > this.#capacity && this.#queue.isEmpty;
+    if (this.#queued + length > this.#maxQueuedBytes && !isCallersArray) {
       return this.#refuse(
         new BufferFullError(
-          `Cannot write ${length} bytes: ${this.#queued} are queued, and maxQueuedBytes is ${this.#maxQueuedBytes}; await write(), or raise it`,
+          `Cannot write ${length} bytes: ${this.#queued} are queued, and maxQueuedBytes is ${this.#maxQueuedBytes}; await write(), or raise maxQueuedBytes`,
         ),
         length,
       );
@@ -1016,14 +1045,13 @@ export class StreamBuffer implements AsyncDisposable {
   #pack(bytes: Uint8Array): QueueEntry {
     const { length } = bytes;
     const last = this.#queue.last;
-    const end = this.#accepted + this.#queued;
-    // A pack is accepted as a whole, so it must not continue behind the end of
-    // a flush: that flush would wait for bytes that were written after it.
-    const isFlushed = this.#flushes.last?.end === end;
-    if (last && !isFlushed && last.length + length <= this.#capacity) {
-      // No more room than what may follow, or memory would exceed its bound.
-      const mayFollow = this.#maxQueuedBytes - this.#queued - length;
-      const maxLength = last.length + length + mayFollow;
+    // A pack is accepted as a whole, so it must not extend past the end of a
+    // flush: that flush would wait for bytes that were written after it.
+    const endsFlush = this.#waiters.last?.end === this.#accepted + this.#queued;
+    if (last && !endsFlush && last.length + length <= this.#capacity) {
+      // It may grow by what the queue may still hold, and no further, so that
+      // memory stays within its bound.
+      const maxLength = last.length + this.#maxQueuedBytes - this.#queued;
       last.append(bytes, Math.min(maxLength, this.#capacity));
       return last;
     }
@@ -1034,44 +1062,55 @@ export class StreamBuffer implements AsyncDisposable {
     return entry;
   }
 
-  /** Moves queued writes into the store, in order, while there is room. */
+  /** Accepts queued writes, in order, while there is room. */
   #takeFromQueue(): void {
     for (;;) {
       const entry = this.#queue.first;
       if (entry === undefined) return;
-      if (entry.isDetached) {
-        const message = "Cannot write: its array was detached while it waited";
-        this.#rejectAll(forWrite(this.#error(message, new TypeError(message))));
-        // A flush may have demanded the bytes that were just rejected. If that
-        // demand stayed, it would send later writes before their time.
-        this.#demand = Math.min(this.#demand, this.#accepted);
-        return;
-      }
-      const sentWhole = entry.rest > this.#capacity &&
-        this.#oversize === "whole";
-      const size = sentWhole
-        ? entry.rest
-        : Math.min(entry.rest, this.#capacity);
-      const hasRoom = sentWhole
-        ? this.#length === 0 && this.#head === undefined
-        : this.#length + size <= this.#capacity;
-      if (!hasRoom) return this.#demandAccepted();
-      const bytes = entry.take(size);
-      this.#queued -= size;
-      if (sentWhole) {
-        // A copy: a batch must not change, and the array is the caller's again
-        // once the write has settled.
-        this.#head = this.#makeBatch(new Uint8Array(bytes));
-      } else {
-        this.#store.set(bytes, this.#length);
-        this.#length += size;
-      }
+      if (entry.hasShrunk) return this.#rejectShrunk();
+      const isWhole = entry.rest > this.#capacity && this.#oversize === "whole";
+      const isTaken = isWhole ? this.#takeWhole(entry) : this.#takePiece(entry);
+      if (!isTaken) return this.#demandAccepted(); // to make room for it
       if (entry.rest === 0) {
         this.#queue.shift();
         entry.resolve();
       }
-      if (sentWhole || this.#length === this.#capacity) this.#demandAccepted();
     }
+  }
+
+  /** Makes a batch of a write, unless bytes before it are still to be sent. */
+  #takeWhole(entry: QueueEntry): boolean {
+    if (this.#filled > 0 || this.#head !== undefined) return false;
+    const size = entry.rest;
+    // A copy: a batch must not change, and the array is the caller's again once
+    // the write has settled.
+    this.#head = this.#makeBatch(new Uint8Array(entry.take(size)));
+    this.#queued -= size;
+    this.#demandAccepted();
+    return true;
+  }
+
+  /** Copies a write into the store, or as much of it as a store holds. */
+  #takePiece(entry: QueueEntry): boolean {
+    const size = Math.min(entry.rest, this.#capacity);
+    if (this.#filled + size > this.#capacity) return false;
+    this.#store.set(entry.take(size), this.#filled);
+    this.#queued -= size;
+    this.#filled += size;
+    if (this.#filled === this.#capacity) this.#demandAccepted();
+    return true;
+  }
+
+  /**
+   * Rejects everyone who waits, because the first queued write has lost bytes.
+   * Everyone, not only this write: those behind it wait for positions in the
+   * stream that move when its bytes are left out.
+   */
+  #rejectShrunk(): void {
+    const message =
+      "Cannot write: an array in the queue was detached or shrunk while it waited";
+    const error = this.#error(message, new TypeError(message));
+    this.#rejectAll(errorForWrite(error));
   }
 
   // -- Reading from a source --
@@ -1093,7 +1132,7 @@ export class StreamBuffer implements AsyncDisposable {
     this.#state = "reading";
     const { promise, reject } = Promise.withResolvers<never>();
     this.#stopReading = reject;
-    this.#advance();
+    this.#advance(); // ends the fast path: a copy would collide with the source
     try {
       return await Promise.race([this.#readAll(source), promise]);
     } finally {
@@ -1116,11 +1155,11 @@ export class StreamBuffer implements AsyncDisposable {
         await this.#makeRoom();
         continue;
       }
-      // The source is lent the store behind the #length bytes that are in it. If
+      // The source is lent the store behind the #filled bytes that are in it. If
       // they have to be sent before it returns, they are copied to the spare and
       // sent from there (#fillBatch), as the store cannot be swapped under it.
-      // Nothing else writes to the store: other writes are rejected meanwhile.
-      const start = this.#length;
+      // Nothing else writes to the store: other writes reject meanwhile.
+      const start = this.#filled;
       const room = this.#store.subarray(start);
       this.#isTailLent = true;
       let size: number | null;
@@ -1128,6 +1167,7 @@ export class StreamBuffer implements AsyncDisposable {
         size = await source.read(room);
       } finally {
         this.#isTailLent = false;
+        this.#checkStore();
       }
       if (size === null) break;
       if (!Number.isInteger(size) || size < 0 || size > room.length) {
@@ -1143,14 +1183,29 @@ export class StreamBuffer implements AsyncDisposable {
           `Cannot read: the source returned 0 bytes ${emptyReads} times in a row (null is the end)`,
         );
       }
-      // If the bytes before these were sent meanwhile, #length is below `start`:
+      // If the bytes before these were sent meanwhile, #filled is below `start`:
       // close the gap.
-      this.#store.copyWithin(this.#length, start, start + size);
+      this.#store.copyWithin(this.#filled, start, start + size);
       if (this.#isOpen) this.#accept(size);
-      else this.#length += size; // close() sends it, or takeUnsent() returns it
+      else this.#filled += size; // close() sends it, or takeUnsent() returns it
       total += size;
     }
     return total;
+  }
+
+  /**
+   * Ends the buffer if a source has transferred the store. The accepted bytes in
+   * it are lost, and whatever is written to a detached array would be, too.
+   */
+  #checkStore(): void {
+    if (this.#store.length === this.#capacity) return;
+    this.#store = new Uint8Array();
+    this.#filled = 0;
+    const message =
+      "Cannot read: the source has transferred the store that it was lent, and the bytes in it are lost";
+    const error = this.#error(message, new TypeError(message));
+    this.#fail(error);
+    throw error;
   }
 
   /** Has the store sent, and waits until that has made room, or has failed. */
@@ -1171,15 +1226,15 @@ export class StreamBuffer implements AsyncDisposable {
   #deliver(): Promise<void> {
     const end = this.#accepted + this.#queued;
     if (this.#delivered === end) return RESOLVED;
-    let flush = this.#flushes.last;
-    if (flush?.end !== end) {
-      flush = { end, ...Promise.withResolvers<void>() };
-      handled(flush.promise);
-      this.#flushes.push(flush);
+    let waiter = this.#waiters.last;
+    if (waiter?.end !== end) {
+      waiter = { end, ...Promise.withResolvers<void>() };
+      handled(waiter.promise);
+      this.#waiters.push(waiter);
     }
     this.#demand = end;
     this.#advance();
-    return flush.promise;
+    return waiter.promise;
   }
 
   /** Demands what has been accepted; a flush may already have demanded more. */
@@ -1190,18 +1245,19 @@ export class StreamBuffer implements AsyncDisposable {
   /**
    * Does everything that can be done now: takes writes from the queue, fills a
    * batch and sends it if it is demanded, sets the clock. It is called after
-   * every change, and nothing else fills batches or calls the sender.
+   * every change that takes more than the fast path, and nothing else calls
+   * `send`.
    */
   #advance(): void {
     if (this.#state !== "closed") {
       this.#takeFromQueue();
-      if (this.#head === undefined && this.#length > 0 && this.#isDemanded) {
+      if (this.#head === undefined && this.#filled > 0 && this.#isDemanded) {
         this.#head = this.#fillBatch();
         this.#takeFromQueue(); // there is an empty store now
       }
     }
     this.#copyLimit =
-      this.#state === "open" && this.#queue.isEmpty && this.#length > 0
+      this.#state === "open" && this.#queue.isEmpty && this.#filled > 0
         ? this.#capacity
         : 0;
     this.#setClock();
@@ -1219,17 +1275,17 @@ export class StreamBuffer implements AsyncDisposable {
 
   /** Makes a batch of what is in the store, and leaves an empty store. */
   #fillBatch(): Batch {
-    const filled = this.#store.subarray(0, this.#length);
-    const other = this.#spare ?? new Uint8Array(this.#capacity);
+    const filled = this.#store.subarray(0, this.#filled);
+    const next = this.#spare ?? new Uint8Array(this.#capacity);
     this.#spare = undefined;
-    this.#length = 0;
+    this.#filled = 0;
     if (this.#isTailLent) {
-      // The source keeps this store, so the bytes move to the other one.
-      other.set(filled);
-      return this.#makeBatch(other.subarray(0, filled.length), other);
+      // The source keeps this store, so the bytes are sent from the other one.
+      next.set(filled);
+      return this.#makeBatch(next.subarray(0, filled.length), next);
     }
     const batch = this.#makeBatch(filled, this.#store);
-    this.#store = other;
+    this.#store = next;
     return batch;
   }
 
@@ -1243,8 +1299,9 @@ export class StreamBuffer implements AsyncDisposable {
       offset: this.#base,
       signal: this.#controller.signal,
     };
-    this.#base += bytes.length;
-    return { bytes, context, store, inFlight: false };
+    const size = bytes.length;
+    this.#base += size;
+    return { bytes, size, context, store, inFlight: false };
   }
 
   /**
@@ -1267,20 +1324,21 @@ export class StreamBuffer implements AsyncDisposable {
     }
   }
 
-  /** Calls the sender. Whatever it does, it is called once and settles once. */
+  /** Calls the sender. However it behaves, the call is settled exactly once. */
   #launch(batch: Batch): void {
     batch.inFlight = true;
-    // #sendEnded is set before the sender is called: a sender that calls close()
-    // must not make it wait for the send before this one.
+    // #sendEnded is set before the sender is called: if the sender calls close(),
+    // that has to wait for this send and not for the one before it.
     const { promise, resolve } = Promise.withResolvers<void>();
     this.#sendEnded = promise.then(
       () => this.#sendSucceeded(batch),
       (cause) => this.#sendFailed(batch, cause),
     );
-    // Within the executor, so that what the sender throws is a rejection.
+    // In an executor, what the sender throws is a rejection like any other.
     resolve(
       new Promise((settle) => {
-        if (batch.bytes.length === 0) {
+        // No batch is made without bytes: these have been transferred.
+        if (batch.bytes.length < batch.size) {
           throw new TypeError(
             "the sender has transferred the bytes, and did not deliver them; it must copy what it transfers",
           );
@@ -1293,16 +1351,13 @@ export class StreamBuffer implements AsyncDisposable {
   #sendSucceeded(batch: Batch): void {
     if (this.#head !== batch) return; // takeUnsent() has returned its bytes
     this.#head = undefined;
-    // A store that the sender has transferred is empty, and of no more use.
-    if (batch.store?.length === this.#capacity) this.#spare ??= batch.store;
+    // A store that the sender has transferred has no bytes, and is of no more use.
+    if (batch.store?.length === this.#capacity) this.#spare = batch.store;
     this.#delivered = this.#base;
     this.#sends++;
     this.#lastError = undefined;
-    for (;;) {
-      const flush = this.#flushes.first;
-      if (flush === undefined || flush.end > this.#delivered) break;
-      this.#flushes.shift();
-      flush.resolve();
+    while ((this.#waiters.first?.end ?? Infinity) <= this.#delivered) {
+      this.#waiters.shift()!.resolve();
     }
     this.#roomForReader?.resolve();
     this.#roomForReader = undefined;
@@ -1310,17 +1365,16 @@ export class StreamBuffer implements AsyncDisposable {
   }
 
   /**
-   * Holds the batch. No retry is scheduled but by the clock: a sender has its
-   * own policy of retries, and has given up. So what was demanded is not any
-   * more, and everyone who waits learns of the failure now. Whoever needs the
-   * bytes sent demands them again: the next flush, close, or write without room,
-   * or the clock, which #advance starts as the bytes are not demanded.
+   * Holds the batch, and withdraws the demand. Nothing is retried at once, because
+   * a sender has its own policy of retries and has given up. Everyone who waits
+   * learns of the failure now, and may demand the bytes again. If no one does, the
+   * clock will: #advance starts it, as no byte is demanded.
    */
   #sendFailed(batch: Batch, cause: unknown): void {
     batch.inFlight = false;
     const { sequence, offset } = batch.context;
     const error = this.#error(
-      `Cannot deliver ${batch.bytes.length} bytes at offset ${offset} (send ${sequence}): ${
+      `Cannot deliver ${batch.size} bytes at offset ${offset} (batch ${sequence}): ${
         messageOf(cause)
       }`,
       cause,
@@ -1329,7 +1383,7 @@ export class StreamBuffer implements AsyncDisposable {
     this.#lastError = error;
     if (this.#state === "closed") return;
     this.#demand = this.#delivered;
-    const anyoneWaited = this.#rejectAll(forWrite(error));
+    const anyoneWaited = this.#rejectAll(errorForWrite(error));
     const onError = this.#onError;
     if (!anyoneWaited && onError) queueMicrotask(() => onError(error));
     this.#advance();
@@ -1344,18 +1398,22 @@ export class StreamBuffer implements AsyncDisposable {
    * Rejects everyone who waits: queued writes, flushes, and a reader that waits
    * for room.
    *
-   * @param reasonFor The reason for a write of which some bytes were accepted.
+   * @param reasonFor Makes the reason, given how many bytes of a write were
+   *   accepted.
    * @returns Whether there was anyone.
    */
   #rejectAll(reasonFor: (acceptedBytes: number) => unknown): boolean {
-    const anyoneWaited = !this.#queue.isEmpty || !this.#flushes.isEmpty ||
+    const anyoneWaited = !this.#queue.isEmpty || !this.#waiters.isEmpty ||
       this.#roomForReader !== undefined;
     for (const entry of this.#queue) entry.reject(reasonFor(entry.taken));
     this.#queue.clear();
     this.#rejected += this.#queued;
     this.#queued = 0;
-    for (const flush of this.#flushes) flush.reject(reasonFor(0));
-    this.#flushes.clear();
+    // A flush may have demanded the bytes that were just rejected. If that demand
+    // stayed, it would send later writes before their time.
+    this.#demand = Math.min(this.#demand, this.#accepted);
+    for (const waiter of this.#waiters) waiter.reject(reasonFor(0));
+    this.#waiters.clear();
     this.#roomForReader?.reject(reasonFor(0));
     this.#roomForReader = undefined;
     return anyoneWaited;
@@ -1379,15 +1437,17 @@ export class StreamBuffer implements AsyncDisposable {
     try {
       await Promise.race([this.#drain(), this.#terminated.promise]);
     } catch (error) {
-      // It is of another kind only if abort() has ended the buffer.
-      if (error instanceof FlushError) this.#fail(error);
+      this.#fail(error); // does nothing if abort() has ended the buffer
       throw error;
     } finally {
       clearTimeout(deadline);
     }
   }
 
-  /** What the sender says of its latest failure. Nothing keeps `close` from ending. */
+  /**
+   * What the sender reports of its latest failure. A getter that throws must not
+   * keep `close` from settling.
+   */
   #lastFailure(): string {
     try {
       const { lastFailure } = this.#sender;
@@ -1417,15 +1477,22 @@ export class StreamBuffer implements AsyncDisposable {
     }
   }
 
-  /** Ends a buffer that could not deliver everything. */
-  #fail(error: FlushError): void {
-    handled(this.#terminate(error, forWrite(error)));
+  /**
+   * Ends a buffer that could not deliver everything. What the sender's `abort`
+   * throws is dropped, because `error` came first and says more.
+   */
+  #fail(error: unknown): void {
+    const reasonFor = error instanceof FlushError
+      ? errorForWrite(error)
+      : () => error;
+    handled(this.#terminate(error, reasonFor));
   }
 
   /**
    * Ends the buffer without delivering the rest. Called again, it does nothing.
    *
-   * @param reasonFor The reason for a write of which some bytes were accepted.
+   * @param reasonFor Makes the reason, given how many bytes of a write were
+   *   accepted.
    */
   async #terminate(
     reason: unknown,
@@ -1436,7 +1503,7 @@ export class StreamBuffer implements AsyncDisposable {
     // buffer without a clock, and cannot make it send.
     this.#state = "closed";
     this.#advance();
-    // Then those who wait: none of them runs before this method has returned.
+    // Then those who wait: their reactions are microtasks, and run later.
     this.#rejectAll(reasonFor);
     this.#terminated.reject(reason);
     this.#stopReading?.(reason);
@@ -1447,7 +1514,9 @@ export class StreamBuffer implements AsyncDisposable {
 }
 
 /** Makes the error of a write, given how many of its bytes were accepted. */
-function forWrite(error: FlushError): (acceptedBytes: number) => FlushError {
+function errorForWrite(
+  error: FlushError,
+): (acceptedBytes: number) => FlushError {
   const { message, cause, unsentBytes } = error;
   return (acceptedBytes) =>
     acceptedBytes === 0
