@@ -370,9 +370,14 @@ for (
 
 for (
   const [title, script, options, message] of [
-    ["accepts less than `length`", [offers({ "tus-max-size": "9" })], {
-      length: 10,
-    }, "Cannot upload 10 bytes or more: the server accepts at most 9 (Tus-Max-Size)"],
+    [
+      "accepts less than `length`",
+      [offers({ "tus-max-size": "9" })],
+      {
+        length: 10,
+      },
+      "Cannot upload 10 bytes or more: the server accepts at most 9 (Tus-Max-Size)",
+    ],
     [
       "accepts less than was written",
       [offers({ "tus-max-size": "9" })],

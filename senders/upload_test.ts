@@ -406,7 +406,10 @@ for (const length of [undefined, 8]) {
     assert(await isPending(closing));
     resolve();
     const { message } = await assertRejects(() => closing, FlushError);
-    assertMatch(message, /responded with 200 before it had the whole upload: "ok"/);
+    assertMatch(
+      message,
+      /responded with 200 before it had the whole upload: "ok"/,
+    );
     assertEquals(server.requests.length, 0);
   });
 
