@@ -176,7 +176,12 @@ const spec: TopLevelSpec = {
     {
       width: 260,
       height: 300,
-      title: "A write of 64 bytes",
+      title: {
+        text: "A write of 64 bytes, not awaited",
+        subtitle: "(WritableStream: its writer's ready is awaited)",
+        subtitleColor: light("others"),
+        subtitleFontSize: 10,
+      },
       data: { values: writes },
       layer: [
         { mark: { type: "bar", color: light("loopback") } },

@@ -120,6 +120,7 @@ if (import.meta.main) {
   }
   show("streamed, capacity 1 MiB", totals);
 
+  // Each write is awaited, as in a program that keeps pace with its server.
   const writes: Point[] = [];
   for (let size = 1; size <= MIB; size *= 4) {
     const count = Math.ceil(Math.min(4e6, 256 * MIB / size));

@@ -228,7 +228,11 @@ async function latency(server: Server, rounds: number): Promise<Ratio> {
 
 // -- Memory --
 
-/** The growth of the peak resident set; in place of a peer, the limit of 16 MiB. */
+/**
+ * The growth of the peak resident set from sending 256 MiB: to sending 4 GiB, and to
+ * sending 256 MiB to a server that does not read for the first 5 s. In place of a
+ * peer, the limit of 16 MiB.
+ */
 async function memory(): Promise<Record<string, Ratio>> {
   const peak = async (size: number, stall = 0) => {
     await using server = await startServer(0, stall);

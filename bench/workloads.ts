@@ -23,7 +23,7 @@ function writesPerStore(size: number): number {
   return Math.ceil(CAPACITY / size) - 1;
 }
 
-/** Un-awaited writes, flushed to a sender that does nothing before a store is full. */
+/** Writes that are not awaited, flushed to a sender that does nothing before a store is full. */
 export async function writes(
   data: string | Uint8Array,
   count: number,
@@ -68,7 +68,10 @@ export async function sets(count: number): Promise<void> {
   }
 }
 
-/** The platform's alternative: a `WritableStream` over the same store. */
+/**
+ * The platform's alternative: a `WritableStream` over the same store. It awaits
+ * `ready` before each write, because without that its queue would hold them all.
+ */
 export async function writerWrites(count: number): Promise<void> {
   const store = new Uint8Array(CAPACITY);
   let at = 0;
@@ -87,7 +90,7 @@ export async function writerWrites(count: number): Promise<void> {
   await writer.close();
 }
 
-/** sonic-boom in buffer mode, to the null device. */
+/** sonic-boom in buffer mode, to the null device; its `write` returns no promise. */
 export async function sonicBoomWrites(count: number): Promise<void> {
   const sonic = new sonicBoom.SonicBoom({
     dest: Deno.build.os === "windows" ? "NUL" : "/dev/null",
