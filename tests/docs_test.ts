@@ -4,12 +4,16 @@
  */
 import { assert, assertEquals } from "@std/assert";
 import { fileURLToPath } from "node:url";
+import bench from "../bench/results/bench.json" with { type: "json" };
+import results from "../bench/results/curves.json" with { type: "json" };
 import config from "../deno.json" with { type: "json" };
 import { BEHAVIOURS } from "../testing/faulty_server.ts";
 import { temporary } from "../testing/temporary.ts";
 
 const ROOT = new URL("../", import.meta.url);
 const MAX_WORDS = 900;
+const { ratios } = bench;
+const { curves } = results;
 
 /** Every page, by its path in the repository. */
 const PAGES = new Map(
@@ -92,6 +96,22 @@ function anchorsOf(markdown: string): Set<string> {
   return anchors;
 }
 
+/** The links of a page to files of the repository, by their paths in it. */
+function linksOf(
+  path: string,
+): { target: string; anchor: string | undefined }[] {
+  const links = withoutBlocks(PAGES.get(path)!).matchAll(/\]\(([^)\s]+)\)/g);
+  return [...links].map((match) => match[1]!)
+    .filter((link) => !/^[a-z]+:/.test(link))
+    .map((link) => {
+      const [file, anchor] = link.split("#");
+      const target = file === ""
+        ? path
+        : new URL(file!, `file:///${path}`).pathname.slice(1);
+      return { target, anchor };
+    });
+}
+
 Deno.test(`README.md has at most ${MAX_WORDS} words`, () => {
   const words = PAGES.get("README.md")!.split(/\s+/).filter(Boolean);
   assert(words.length <= MAX_WORDS, `It has ${words.length}`);
@@ -99,14 +119,7 @@ Deno.test(`README.md has at most ${MAX_WORDS} words`, () => {
 
 for (const [path, markdown] of PAGES) {
   Deno.test(`${path} has no broken link`, () => {
-    const links = [
-      ...withoutBlocks(markdown).matchAll(/\]\(([^)\s]+)\)/g),
-    ].map((match) => match[1]!).filter((link) => !/^[a-z]+:/.test(link));
-    const broken = links.filter((link) => {
-      const [file, anchor] = link.split("#");
-      const target = file === ""
-        ? path
-        : new URL(file!, `file:///${path}`).pathname.slice(1);
+    const broken = linksOf(path).filter(({ target, anchor }) => {
       if (!exists(target)) return true;
       if (anchor === undefined) return false;
       return !anchorsOf(PAGES.get(target) ?? read(target)).has(anchor);
@@ -132,19 +145,65 @@ for (const [path, markdown] of PAGES) {
   });
 }
 
-Deno.test("README.md quotes what was measured and counted", () => {
-  const { ratios } = JSON.parse(read("bench/results/bench.json"));
-  const readme = PAGES.get("README.md")!.replace(/\s+/g, " ");
-  const { records_vs_fetch, write64_vs_set, memory_growth_mib } = ratios;
-  const facts = [
+/** What each page quotes of the benchmarks, and of what the tests do. */
+const FACTS: Record<string, string[]> = {
+  "README.md": [
     `against ${Object.keys(BEHAVIOURS).length} server behaviours`,
-    `at ${(records_vs_fetch.ours / 1e6).toFixed(1)} million per second`,
-    `${Math.round(records_vs_fetch.ratio).toLocaleString("en")} times as many`,
-    `takes ${write64_vs_set.ours.toFixed()} ns`,
-    `takes ${write64_vs_set.peer.toFixed()}.`,
-    `by ${memory_growth_mib.ours.toFixed()} MiB`,
-  ];
-  assertEquals(facts.filter((fact) => !readme.includes(fact)), []);
+    `${
+      (ratios.records_vs_fetch.ours / 1e6).toFixed(1)
+    } million 64-byte records`,
+    `${quoted(ratios.records_vs_fetch.ratio)} times as many`,
+    `An awaited \`write\` of 64 bytes takes ${awaitedWrite64()} ns`,
+    `raises the peak by ${ratios.memory_growth_mib.ours.toFixed()} MiB`,
+  ],
+  "docs/performance.md": [
+    `a \`write\` of 64 B takes ${awaitedWrite64()} ns`,
+    `raises the peak by ${ratios.memory_growth_mib.ours.toFixed()} MiB`,
+    `by at most ${ratios.memory_growth_stalled_mib.ours.toFixed()} MiB`,
+    ...Object.entries(ratios).flatMap(([name, ratio]) => {
+      if (name.startsWith("memory")) return []; // not in the table
+      const { ours, peer, min, max } = ratio;
+      return [
+        ...[ours, peer, ratio.ratio].map((value) => `${quoted(value)} `),
+        `${quoted(min)} to ${quoted(max)} |`,
+      ];
+    }),
+  ],
+};
+
+/** A number as the table of docs/performance.md has it. */
+function quoted(value: number): string {
+  return value >= 1_000
+    ? Math.round(value).toLocaleString("en")
+    : `${Number(value.toPrecision(3))}`;
+}
+
+/** What a write of 64 B takes in ns if it is awaited, by the curves. */
+function awaitedWrite64(): string {
+  const name = "size of a write, to a sender that does nothing";
+  const { rate } = curves[name].find(({ x }) => x === 64)!;
+  return (1e3 * 64 / rate).toFixed();
+}
+
+for (const [path, facts] of Object.entries(FACTS)) {
+  Deno.test(`${path} quotes what was measured and counted`, () => {
+    const text = PAGES.get(path)!.replace(/\s+/g, " ");
+    assertEquals(facts.filter((fact) => !text.includes(fact)), []);
+  });
+}
+
+Deno.test("the package has what its pages link to, except tests and tools", () => {
+  const { include } = config.publish;
+  const missing = [...PAGES.keys()]
+    .filter((path) => !path.startsWith("."))
+    .flatMap((path) => linksOf(path).map(({ target }) => target))
+    .filter((target) => !/^(testing|tests|tools)\/|_test\.ts$/.test(target))
+    .filter((target) =>
+      !include.some((name) =>
+        name.endsWith("/") ? target.startsWith(name) : target === name
+      )
+    );
+  assertEquals(missing, []);
 });
 
 Deno.test("docs/options.md has every option of the public interfaces, and no other", async () => {
