@@ -1,6 +1,6 @@
 /**
- * The rule of who may import whom, room by room (docs/architecture.md has the
- * same table, with reasons), and what the package is made of.
+ * The rule of who may import whom (docs/architecture.md has the same table, with
+ * reasons), and what the package is made of.
  */
 import { assert, assertEquals } from "@std/assert";
 import { fileURLToPath } from "node:url";
@@ -13,11 +13,11 @@ const PUBLIC = Object.values(config.exports).map((path) => path.slice(2));
 const ANY_LIBRARY = ["node:", "npm:", "jsr:"];
 
 /**
- * A room is a file at the top level, or a folder, and lists what it may import
- * besides itself: rooms, files, or schemes. `type` in front of one restricts it
- * to `import type`. The tests of every room are a room of their own.
+ * A part is a file at the top level, or a folder, and lists what it may import
+ * besides itself: parts, files, or schemes. `type` in front of one restricts it
+ * to `import type`. All tests together are a part of their own.
  */
-const ROOMS: Record<string, string[]> = {
+const PARTS: Record<string, string[]> = {
   "mod.ts": ["buffer.ts", "sender.ts"],
   "buffer.ts": ["internal/"],
   "sender.ts": ["buffer.ts", "http/", "internal/"],
@@ -45,18 +45,18 @@ interface Arrow {
   readonly isType: boolean;
 }
 
-function roomOf(file: string): string {
+function partOf(file: string): string {
   if (file.endsWith("_test.ts") || file.startsWith("tests/")) return "tests";
   return file.includes("/") ? file.slice(0, file.indexOf("/") + 1) : file;
 }
 
-/** The arrows that their room does not allow. */
+/** The arrows that are not allowed. */
 function wrongArrows(arrows: Arrow[]): string[] {
   return arrows.filter(({ from, to, isType }) => {
-    const room = roomOf(from);
-    const allowed = ROOMS[room];
+    const part = partOf(from);
+    const allowed = PARTS[part];
     if (allowed === undefined) return true;
-    return !DATA.includes(to) && !to.startsWith(room) &&
+    return !DATA.includes(to) && !to.startsWith(part) &&
       !allowed.some((name) => {
         const [, type, target] = name.match(/^(type )?(.*)$/)!;
         return (isType || !type) && to.startsWith(target!);
@@ -132,11 +132,11 @@ async function listArrows(modules: string[]): Promise<Arrow[]> {
     );
 }
 
-Deno.test("no module imports what its room must not import", async () => {
+Deno.test("no module imports what it must not import", async () => {
   const modules = listModules();
   const arrows = await listArrows(modules);
   assert(arrows.length > modules.length, `only ${arrows.length} imports found`);
-  assertEquals(modules.filter((path) => !(roomOf(path) in ROOMS)), []);
+  assertEquals(modules.filter((path) => !(partOf(path) in PARTS)), []);
   assertEquals(wrongArrows(arrows), []);
   assertEquals(findCycle(arrows), undefined);
 });
@@ -215,7 +215,7 @@ Deno.test("the package has every module that its entry points import, and no tes
   );
 });
 
-Deno.test("only what has no room of its own stands at the top level", () => {
+Deno.test("only what belongs in no folder stands at the top level", () => {
   const allowed = [
     ...["mod.ts", "buffer.ts", "sender.ts", "buffer_test.ts", "sender_test.ts"],
     ...["deno.json", "deno.lock", "README.md", "CHANGELOG.md", "LICENSE"],
