@@ -1,5 +1,5 @@
 /**
- * {@linkcode FetchSender}: one HTTP request per flush, with retry, timeout,
+ * {@linkcode FetchSender}: one HTTP request per batch, with retry, timeout,
  * compression and an idempotency key; and {@linkcode streamTo}, which puts it
  * behind a {@linkcode StreamBuffer}.
  *
@@ -71,7 +71,7 @@ export interface FetchSenderOptions extends AttemptOptions {
    */
   method?: string;
   /**
-   * Compresses each flush on its own, and sets `Content-Encoding`: `"gzip"`,
+   * Compresses each batch on its own, and sets `Content-Encoding`: `"gzip"`,
    * `"deflate"` or, where the platform has it, `"brotli"`.
    *
    * @default {undefined}
@@ -79,7 +79,7 @@ export interface FetchSenderOptions extends AttemptOptions {
   compression?: Compression;
   /**
    * The stream's part of the `Idempotency-Key` header, which is this and the
-   * flush's sequence number, as a structured field string: `"<this>-0"`,
+   * batch's sequence number, as a structured field string: `"<this>-0"`,
    * `"<this>-1"`, …. Printable ASCII without `"` and `\`. No two streams may
    * have the same. `false` sends no key.
    *
@@ -91,16 +91,16 @@ export interface FetchSenderOptions extends AttemptOptions {
 }
 
 /**
- * Delivers each flush of one {@linkcode StreamBuffer} in one HTTP request.
+ * Delivers each batch of one {@linkcode StreamBuffer} in one HTTP request.
  *
  * - **A 2xx is a delivery. Nothing else is.** Redirects are not followed:
  *   `fetch` would turn a POST that meets a 302 into an empty GET and report 200.
  * - **At least once.** A request whose response was lost is sent again, with
  *   the same bytes and the same `Idempotency-Key`. An attempt that timed out
- *   may even arrive after later flushes. A server that drops the keys it has
- *   seen makes that exactly once, and in order.
+ *   may even arrive after later batches. A server that ignores requests whose
+ *   key it has seen makes it exactly once, and in order.
  * - **Retry** with exponential backoff and full jitter, for at most `maxElapsed`.
- *   `Retry-After` is honoured; if it reaches past `maxElapsed`, the flush fails
+ *   `Retry-After` is honoured; if it reaches past `maxElapsed`, the send fails
  *   at once.
  * - **No secrets in errors**: see {@linkcode SendError}.
  *
@@ -129,7 +129,7 @@ export class FetchSender implements Sender, AsyncDisposable {
    * Constructs a new instance.
    *
    * @param url Where to send to: http or https, without credentials.
-   * @param options Times in milliseconds.
+   * @param options Options; times in milliseconds.
    * @throws {TypeError} If the URL is invalid, is not http(s) or carries
    *   credentials, or an option has the wrong type.
    * @throws {RangeError} If an option is out of range.
@@ -165,11 +165,11 @@ export class FetchSender implements Sender, AsyncDisposable {
   }
 
   /**
-   * Delivers one flush, in one or more attempts.
+   * Delivers one batch, in one or more attempts.
    *
    * @param bytes The body of the request. It must not change before the promise
    *   settles.
-   * @param context Which flush of which stream it is.
+   * @param context Which batch of which stream it is.
    * @returns A promise that resolves when the server has responded with a 2xx.
    * @throws {SendError} If it was not delivered.
    * @throws {TypeError} If the sender is closed, or serves another stream.
@@ -207,9 +207,9 @@ export class FetchSender implements Sender, AsyncDisposable {
   }
 
   /**
-   * Why the newest request failed.
+   * Why the latest attempt failed.
    *
-   * @returns The failure; `undefined` before the first request, and after one
+   * @returns The failure; `undefined` before the first attempt, and after one
    *   that succeeded.
    */
   get lastFailure(): SendError | undefined {
@@ -292,7 +292,7 @@ export class FetchSender implements Sender, AsyncDisposable {
  * ```
  *
  * @param url Where to send to: http or https, without credentials.
- * @param options The options of both.
+ * @param options Options of the buffer and the sender.
  * @returns The buffer.
  * @throws {TypeError} If the URL is invalid, is not http(s) or carries
  *   credentials, or an option has the wrong type.

@@ -73,7 +73,7 @@ Deno.test("streamTo() checks the options of both", () => {
 
 // -- A delivery --
 
-Deno.test("streamTo() delivers everything, in order, in one request per flush", async () => {
+Deno.test("streamTo() delivers everything, in order, in one request per batch", async () => {
   await using server = new FaultyServer();
   await using out = streamTo(server.url, { capacity: 8 });
   for (const text of ["0123", "4567", "89", "ab"]) await out.write(text);
@@ -134,7 +134,7 @@ for (
 
 // -- The key --
 
-Deno.test("Idempotency-Key names stream and flush, and is the same for each attempt", async () => {
+Deno.test("Idempotency-Key names stream and batch, and is the same for each attempt", async () => {
   await using server = new FaultyServer([respond(503), respond(200), close]);
   await using out = streamTo(server.url, { capacity: 4, retry: FAST });
   for (const text of ["abcd", "efgh"]) await out.write(text);
@@ -153,7 +153,7 @@ Deno.test("Idempotency-Key differs between streams", async () => {
   assertEquals(new Set(server.keys).size, 2);
 });
 
-Deno.test("Idempotency-Key is the same when a failed flush is sent again", async () => {
+Deno.test("Idempotency-Key is the same when a failed batch is resent", async () => {
   await using server = new FaultyServer([respond(400)]);
   await using out = streamTo(server.url, { idempotencyKey: "mine" });
   await out.write("abcd");
@@ -195,18 +195,18 @@ Deno.test("send() rejects a second stream, which would repeat the keys of the fi
   assertEquals(server.requests.length, 2);
 });
 
-Deno.test("send() accepts a failed flush again, with any signal", async () => {
+Deno.test("send() accepts a failed batch again, with any signal", async () => {
   await using server = new FaultyServer([respond(400)]);
   const sender = new FetchSender(server.url);
   await assertRejects(() => sender.send(BYTES, context(0)), SendError);
   await sender.send(BYTES, context(0));
   await sender.send(BYTES, context(1));
   assertEquals(server.keys[0], server.keys[1]);
-  // A stream may repeat a flush, and is recognised by its signal.
+  // A stream may repeat a batch, and is recognised by its signal.
   const same = context(2);
   for (let i = 0; i < 2; i++) await sender.send(BYTES, same);
   assertEquals(server.keys[3], server.keys[4]);
-  // A failed flush does not make those before it acceptable again.
+  // A failed batch does not make those before it acceptable again.
   await using other = new FaultyServer([respond(200), respond(400)]);
   const failing = new FetchSender(other.url);
   await failing.send(BYTES, context(0));
@@ -245,7 +245,7 @@ for (
     ["brotli", "br"],
   ] as const
 ) {
-  Deno.test(`compression: "${compression}" restores the same bytes, and runs once per flush`, async () => {
+  Deno.test(`compression: "${compression}" restores the same bytes, and runs once per batch`, async () => {
     await using server = new FaultyServer([respond(503), close]);
     const { CompressionStream } = globalThis;
     let made = 0;

@@ -73,7 +73,7 @@ Deno.test("abort() during a backoff leaves no timer and sends no more", async ()
 });
 
 for (const how of ["onRetry", "shouldRetry", "headers", "fetch"] as const) {
-  Deno.test(`abort() from within ${how} ends the flush with its reason`, async () => {
+  Deno.test(`abort() from within ${how} makes flush() reject with its reason`, async () => {
     using time = fakeTime();
     await using server = new FaultyServer([], respond(503));
     for (const reason of [new Error("enough"), null]) {
@@ -119,7 +119,7 @@ Deno.test("close() during a long backoff ends by closeTimeout and returns every 
   const close = assertRejects(
     () => out.close(),
     FlushError,
-    "closeTimeout of 2000 ms has passed: Cannot POST 4 bytes to",
+    "closeTimeout of 2000 ms has passed: POST of 4 bytes to",
   );
   await time.tickAsync(2_000);
   const error = await close;

@@ -4,7 +4,7 @@
  * was attempted, and `advice.ts`, which knows what helps.
  */
 
-/** What a {@linkcode SendError} is made from. */
+/** Options of a {@linkcode SendError}. */
 export interface SendErrorOptions extends ErrorOptions {
   /** The number of attempts made. */
   attempts: number;
@@ -21,7 +21,7 @@ export interface SendErrorOptions extends ErrorOptions {
 }
 
 /**
- * An attempt to deliver a flush failed.
+ * An attempt to deliver a batch failed.
  *
  * **It shows no secrets**: neither the query of the URL nor the values of
  * headers. If a server repeats them, words of six characters or more are
@@ -30,7 +30,7 @@ export interface SendErrorOptions extends ErrorOptions {
 export class SendError extends Error {
   /** The name of the error. */
   override readonly name = "SendError";
-  /** The number of attempts made to deliver this flush. */
+  /** The number of attempts made to deliver this batch. */
   readonly attempts: number;
   /** The HTTP status; `undefined` if there was no response. */
   readonly status: number | undefined;

@@ -22,11 +22,11 @@ export interface HttpClient {
 
 /** What a header function is called with: the attempt that needs headers. */
 export interface SendAttempt {
-  /** The sequence number of the flush. */
+  /** The sequence number of the batch. */
   readonly sequence: number;
-  /** Position of the flush's first byte in the whole stream, in bytes. */
+  /** Position of the batch's first byte in the whole stream, in bytes. */
   readonly offset: number;
-  /** 1 for the first attempt to deliver this flush. */
+  /** 1 for the first attempt to deliver this batch. */
   readonly attempt: number;
   /** Why the previous attempt failed; `undefined` for the first one. */
   readonly failure: SendError | undefined;
@@ -56,7 +56,7 @@ export interface RetryOptions {
    */
   maxDelay?: number;
   /**
-   * Maximum time for all attempts of one flush together, in milliseconds. `0`
+   * Maximum time for all attempts of one batch together, in milliseconds. `0`
    * makes one attempt, which `timeout` alone limits.
    *
    * @default {120_000}
@@ -65,7 +65,7 @@ export interface RetryOptions {
   /**
    * Decides instead of the default whether a failed attempt is followed by
    * another. By default these are: network errors, timeouts, 408, 425, 429 and
-   * 5xx except 501 and 505; and, once per flush, 401 and 403 if `headers` is a
+   * 5xx except 501 and 505; and, once per batch, 401 and 403 if `headers` is a
    * function.
    */
   shouldRetry?: (failure: SendError) => boolean;
@@ -77,11 +77,15 @@ export interface RequestOptions {
    * The headers of each request, or a function that is called for each attempt,
    * and once more with `failure` set after a 401 or 403, to get a fresh token.
    *
-   * If the function fails, so does the flush; the `cause` is then a copy of its
-   * error without the secrets known so far. `Content-Type` is
-   * `application/octet-stream` unless given here.
+   * If the function fails, so does the send; the `cause` is then a copy of its
+   * error without the secrets known so far.
    *
-   * @default {{}}
+   * `Content-Type` is `application/octet-stream` unless given here. Headers that
+   * the sender sets itself replace those given here: `Content-Encoding` with
+   * `compression`, `Idempotency-Key` unless `idempotencyKey` is `false`, those
+   * of the tus protocol; and `Content-Length`, which the platform sets.
+   *
+   * @default {no headers}
    */
   headers?: RequestHeaders | HeaderFunction;
   /**
@@ -99,7 +103,7 @@ export interface RequestOptions {
   client?: HttpClient;
 }
 
-/** Options of a sender that makes several attempts to deliver a flush. */
+/** Options of a sender that makes several attempts to deliver a batch. */
 export interface AttemptOptions extends RequestOptions {
   /**
    * Maximum time for one attempt in milliseconds, including the header function

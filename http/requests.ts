@@ -128,14 +128,14 @@ export class Requests {
   ): Promise<ServerResponse | SendError> {
     const { attempt: attempts, signal } = details;
     const byteLength = byteLengthOf(body);
-    const size = byteLength === undefined ? "" : ` ${byteLength} bytes to`;
-    const target = `${url.origin}${url.pathname}`;
+    const size = byteLength === undefined ? "" : ` of ${byteLength} bytes to`;
+    const what = `${method}${size} ${url.origin}${url.pathname}`;
     const fail = (
       problem: string,
       options: Omit<SendErrorOptions, "attempts">,
     ) =>
       new SendError(
-        `Cannot ${method}${size} ${target} (attempt ${attempts}): ${problem}`,
+        `${what} failed (attempt ${attempts}): ${problem}`,
         { attempts, ...options },
       );
     const causeOf = (thrown: unknown) =>
@@ -183,11 +183,15 @@ export class Requests {
       headers: response.headers,
       toError: (advice = adviceForStatus(status)) => {
         const excerpt = redact(text, secrets).slice(0, MAX_EXCERPT);
+        const retryAfter = parseRetryAfter(response.headers);
+        const wait = retryAfter
+          ? `; it asks to wait ${Math.ceil(retryAfter / 1_000)} s`
+          : "";
         return fail(
-          `the server responded with ${status}${advice}${
+          `the server responded with ${status}${advice}${wait}${
             excerpt && `: ${JSON.stringify(excerpt)}`
           }`,
-          { status, excerpt, retryAfter: parseRetryAfter(response.headers) },
+          { status, excerpt, retryAfter },
         );
       },
     };

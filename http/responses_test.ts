@@ -122,7 +122,7 @@ for (
   });
 }
 
-Deno.test("short bodies are read to the end, so that one connection serves all flushes", async () => {
+Deno.test("short bodies are read to the end, so that one connection serves all batches", async () => {
   await using server = new FaultyServer([], respond(200, {}, "x".repeat(9999)));
   await using out = streamTo(server.url, { capacity: 4 });
   for (let i = 0; i < 20; i++) await out.write("abcd");

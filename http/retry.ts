@@ -21,7 +21,7 @@ const RETRYABLE_STATUSES = new Set([408, 425, 429]);
  */
 const PERMANENT_STATUSES = new Set([501, 505]);
 
-/** Makes the attempts of one sender, and remembers why the newest one failed. */
+/** Makes the attempts of one sender, and remembers why the latest one failed. */
 export class RetryLoop {
   readonly #initialDelay: number;
   readonly #maxDelay: number;
@@ -30,7 +30,7 @@ export class RetryLoop {
   readonly #onRetry: AttemptOptions["onRetry"];
   /** A header function may have a fresh token after a 401 or 403. */
   readonly #canRefresh: boolean;
-  /** Why the newest attempt failed, if it did. */
+  /** Why the latest attempt failed, if it did. */
   lastFailure: SendError | undefined;
 
   /**

@@ -2,6 +2,7 @@ import {
   assert,
   assertEquals,
   assertInstanceOf,
+  assertMatch,
   assertRejects,
 } from "@std/assert";
 import { FlushError } from "../buffer.ts";
@@ -131,6 +132,7 @@ for (
     const { cause } = await assertRejects(() => out.flush(), FlushError);
     assertInstanceOf(cause, SendError);
     assert(cause.retryAfter! > 120_000);
+    assertMatch(cause.message, /responded with 429; it asks to wait \d{8,} s$/);
     assertEquals(server.requests.length, 1);
     await out.close();
     assertEquals(server.bodies, ["kept", "kept"]);

@@ -66,7 +66,7 @@ for (
     const excerpt = status === 304 ? "" : "no, thanks"; // a 304 has no body
     assertEquals(
       cause.message,
-      `Cannot POST 10 bytes to ${server.url} (attempt 1): the server responded with ${status}${advice}${
+      `POST of 10 bytes to ${server.url} failed (attempt 1): the server responded with ${status}${advice}${
         excerpt && `: "${excerpt}"`
       }`,
     );
@@ -178,7 +178,7 @@ Deno.test("shouldRetry overrides the default in both directions", async () => {
   assertEquals(asked, [404, 503]);
 });
 
-Deno.test("lastFailure is the failure of the newest request", async () => {
+Deno.test("lastFailure is the failure of the latest attempt", async () => {
   await using server = new FaultyServer([
     respond(503),
     respond(200),

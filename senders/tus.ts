@@ -55,8 +55,8 @@ const ALGORITHMS = [
   { name: "sha256", digest: "SHA-256" },
   { name: "sha1", digest: "SHA-1" },
 ];
-/** What header functions are called with for a request that belongs to no flush. */
-const NO_FLUSH = { sequence: 0, offset: 0 };
+/** What header functions are called with for a request that belongs to no batch. */
+const NO_BATCH = { sequence: 0, offset: 0 };
 const TOO_LARGE = "; the object is larger than it allows";
 const GONE =
   "; the upload no longer exists, if this is its URL: it has expired, was terminated, or was removed once complete";
@@ -67,7 +67,7 @@ export interface TusSenderOptions extends AttemptOptions {
    * Describes the object to the server, for example `filename` and `filetype`.
    * Names are printable ASCII without spaces and commas; values are arbitrary.
    *
-   * @default {{}}
+   * @default {no metadata}
    */
   metadata?: Record<string, string | Uint8Array>;
   /**
@@ -80,14 +80,14 @@ export interface TusSenderOptions extends AttemptOptions {
    */
   length?: number;
   /**
-   * Whether each flush is sent with a checksum, if the server supports SHA-256
+   * Whether each batch is sent with a checksum, if the server supports SHA-256
    * or SHA-1.
    *
    * @default {true}
    */
   checksum?: boolean;
   /**
-   * Whether `abort`, and a `close` that fails, remove the upload from the server,
+   * Whether `abort`, or a failed `close`, removes the upload from the server,
    * so that it cannot be resumed. To know that it is removed, await `abort`;
    * `close` does not wait for that.
    *
@@ -98,7 +98,7 @@ export interface TusSenderOptions extends AttemptOptions {
 
 /**
  * Sends everything written to one `StreamBuffer` to one resumable upload: each
- * flush is a `PATCH`, and `close` completes it.
+ * batch is a `PATCH`, and `close` completes it.
  *
  * - **The server's offset decides.** After a failure the sender asks for it:
  *   bytes that the server has are not sent again, and bytes that it lacks are
@@ -117,7 +117,7 @@ export interface TusSenderOptions extends AttemptOptions {
  *   too.
  *
  * The server may place an upload on another origin. It is then sent there, without
- * the headers of the options, unless that would give up `https`.
+ * the headers of the options, but never from `https` to `http`.
  *
  * @example Resume the upload of a process that has died
  * ```ts ignore
@@ -157,9 +157,9 @@ export class TusSender implements Sender {
   // Positions in the upload: #start <= #next <= #offset <= #sent.
   /** Where the stream begins: not at 0 after `resume`. */
   #start = 0;
-  /** Where the next flush begins, or the one being sent. */
+  /** Where the next batch begins, or the one being sent. */
   #next = 0;
-  /** Where the flush ends that is being sent, or has failed. */
+  /** Where the batch ends that is being sent, or has failed. */
   #pendingEnd: number | undefined;
   /** The server has acknowledged the bytes up to here. */
   #offset = 0;
@@ -169,12 +169,12 @@ export class TusSender implements Sender {
   #offsetUnknown = false;
 
   /**
-   * Constructs a new instance. The upload is created at the first flush, by
+   * Constructs a new instance. The upload is created for the first batch, by
    * {@linkcode TusSender.create}, or by `close` for an empty object.
    *
    * @param url Where the server creates uploads: http or https, without
    *   credentials.
-   * @param options The size in bytes, times in milliseconds.
+   * @param options Options; the size in bytes, times in milliseconds.
    * @throws {TypeError} If the URL is invalid, is not http(s) or carries
    *   credentials, or an option has the wrong type.
    * @throws {RangeError} If an option is out of range, or the protocol does not
@@ -199,7 +199,7 @@ export class TusSender implements Sender {
    * the object, at the {@linkcode TusSender.offset} of the sender.
    *
    * @param url The {@linkcode TusSender.url} of the upload.
-   * @param options The size in bytes, times in milliseconds.
+   * @param options Options; the size in bytes, times in milliseconds.
    * @returns A promise that resolves to a sender for the remaining bytes.
    * @throws {SendError} If the server does not respond, or not as tus requires,
    *   or the upload no longer exists.
@@ -224,7 +224,7 @@ export class TusSender implements Sender {
   }
 
   /**
-   * Creates the upload now rather than at the first flush, so that its URL can
+   * Creates the upload now rather than for the first batch, so that its URL can
    * be stored before anything is sent. Further calls return the same upload.
    *
    * An upload whose creation was not confirmed, because the response was lost,
@@ -243,7 +243,7 @@ export class TusSender implements Sender {
   }
 
   /**
-   * Delivers one flush, in one or more attempts.
+   * Delivers one batch, in one or more attempts.
    *
    * @param bytes The next part of the object. It must not change before the
    *   promise settles.
@@ -288,13 +288,13 @@ export class TusSender implements Sender {
    * @returns A promise that resolves when the server has the whole object.
    * @throws {SendError} If the server refuses, or does not respond.
    * @throws {RangeError} If the stream was shorter than `length`.
-   * @throws {TypeError} If the last flush has not been delivered.
+   * @throws {TypeError} If the last batch has not been delivered.
    * @throws The reason of `abort`.
    */
   async close(): Promise<void> {
     if (this.#pendingEnd !== undefined) {
       throw new TypeError(
-        "Cannot complete the upload: its last flush has not been delivered",
+        "Cannot complete the upload: its last batch has not been delivered",
       );
     }
     this.#length ??= this.#offset;
@@ -333,7 +333,7 @@ export class TusSender implements Sender {
       const response = await this.#request({ method: "DELETE", url }, attempt);
       if (response instanceof SendError) return response;
       return response.ok || isGone(response) ? undefined : response.toError();
-    }, { ...NO_FLUSH, signal: new AbortController().signal });
+    }, { ...NO_BATCH, signal: new AbortController().signal });
   }
 
   /**
@@ -347,7 +347,7 @@ export class TusSender implements Sender {
 
   /**
    * The number of bytes of the object that the server has acknowledged. After
-   * {@linkcode TusSender.resume} that many are to be skipped.
+   * {@linkcode TusSender.resume}, skip that many.
    *
    * @returns The number of bytes from the beginning of the object.
    */
@@ -365,7 +365,7 @@ export class TusSender implements Sender {
   }
 
   /**
-   * Why the newest attempt failed.
+   * Why the latest attempt failed.
    *
    * @returns The failure; `undefined` before the first attempt, and after one
    *   that succeeded.
@@ -389,7 +389,7 @@ export class TusSender implements Sender {
   /** Makes attempts at something that concerns an existing upload. */
   #try(
     work: (attempt: Attempt) => Promise<SendError | undefined>,
-    context: SendContext = { ...NO_FLUSH, signal: this.#controller.signal },
+    context: SendContext = { ...NO_BATCH, signal: this.#controller.signal },
   ): Promise<void> {
     return this.#retries.run(context, work, ALSO_RETRYABLE);
   }
@@ -403,7 +403,7 @@ export class TusSender implements Sender {
   }
 
   async #create(): Promise<string> {
-    const context = { ...NO_FLUSH, signal: this.#controller.signal };
+    const context = { ...NO_BATCH, signal: this.#controller.signal };
     await this.#retries.run(context, async (attempt) => {
       const failure = await this.#discover(attempt);
       if (failure !== undefined) return failure;
@@ -498,11 +498,14 @@ export class TusSender implements Sender {
     const length = integer(response, "Upload-Length");
     if (length !== undefined) {
       const offset = integer(response, "Upload-Offset") ?? 0;
-      if (length < offset || length !== (this.#length ?? length)) {
+      const problem = length !== (this.#length ?? length)
+        ? `\`length\` is ${this.#length}`
+        : length < offset
+        ? `its offset is ${offset}`
+        : undefined;
+      if (problem !== undefined) {
         throw response.toError(
-          ` and Upload-Length ${length}, but the length is ${
-            this.#length ?? `at least ${offset}`
-          }`,
+          `; the upload is ${length} bytes long, but ${problem}`,
         );
       }
     }

@@ -158,7 +158,7 @@ for (const url of ["nonsense", "ftp://a/?secret", "http://me:secret@a/"]) {
 
 // -- An upload --
 
-Deno.test("an upload is created, each flush is one PATCH, and close() sets the length", async () => {
+Deno.test("an upload is created, each batch is one PATCH, and close() sets the length", async () => {
   await using given = setUp([at(4), at(8), at(10), at(10, 10)]);
   const { sender, server } = given;
   const out = new StreamBuffer(sender, { capacity: 4 });
@@ -366,7 +366,7 @@ for (
   });
 }
 
-// -- Servers that cannot take the upload --
+// -- Servers that cannot accept the upload --
 
 for (
   const [title, script, options, message] of [
@@ -424,7 +424,7 @@ for (
       "does not speak tus: 404",
       [respond(404), respond(404, {}, "no such page")],
       {},
-      '/files (attempt 1): the server responded with 404; it does not seem to speak tus: "no such page"',
+      '/files failed (attempt 1): the server responded with 404; it does not seem to speak tus: "no such page"',
     ],
     [
       "does not speak tus: 405",
@@ -479,7 +479,7 @@ for (
     } else assertMatch(error.message, message);
     const methods = server.requests.map(({ method }) => method);
     assertEquals(methods, ["OPTIONS", "POST"].slice(0, script.length));
-    // The next flush fails for the same reason.
+    // The next send fails for the same reason.
     if (methods.length === 1) {
       server.next(script[0]!);
       await assertRejects(() => out.flush(), FlushError, error.message);
@@ -753,7 +753,7 @@ Deno.test("close() rejects when the server reports another length", async () => 
     await assertRejects(
       () => given.sender.close(),
       SendError,
-      "and Upload-Length 11, but the length is 10",
+      "; the upload is 11 bytes long, but `length` is 10",
     );
   }
   assertEquals(given.lines().slice(2), ["HEAD /files/1", "HEAD /files/1"]);
@@ -827,7 +827,7 @@ Deno.test("close() rejects when no server is there, and keeps the bytes", async 
     new TusSender(`http://127.0.0.1:${freePort()}/`, ONCE),
   );
   await out.write(TEXT);
-  await assertRejects(() => out.close(), FlushError, "Cannot OPTIONS http");
+  await assertRejects(() => out.close(), FlushError, ": OPTIONS http");
   assertEquals(out.takeUnsent().length, 10);
 });
 
@@ -871,24 +871,24 @@ Deno.test("close() of nothing rejects when `length` is not 0, and creates nothin
   assertEquals(given.server.connections, 0);
 });
 
-Deno.test("close() after a flush that failed half-way does not complete the upload", async () => {
+Deno.test("close() after a send that failed half-way does not complete the upload", async () => {
   await using given = setUp([at(4), tus(400)]);
   await assertRejects(() => given.sender.send(BYTES, context()), SendError);
   assertEquals(given.sender.offset, 4);
-  await assertRejects(() => given.sender.close(), TypeError, "last flush");
+  await assertRejects(() => given.sender.close(), TypeError, "last batch");
   assertEquals(given.lines().length, 2);
 });
 
-Deno.test("close() during a flush, and after it failed, does not complete the upload", async () => {
+Deno.test("close() during a send, and after it failed, does not complete the upload", async () => {
   const { release, behaviour } = held(tus(400));
   await using given = setUp([at(10), behaviour]);
   await given.sender.send(BYTES, context());
   const sending = assertRejects(() => given.sender.send(BYTES, context(10)));
   await given.server.received(4);
-  await assertRejects(() => given.sender.close(), TypeError, "last flush");
+  await assertRejects(() => given.sender.close(), TypeError, "last batch");
   release();
   await sending;
-  await assertRejects(() => given.sender.close(), TypeError, "last flush");
+  await assertRejects(() => given.sender.close(), TypeError, "last batch");
   assertEquals(given.lines().length, 2);
 });
 
@@ -935,7 +935,7 @@ Deno.test("abort() rejects when the upload cannot be removed", async () => {
   await assertRejects(
     () => given.sender.abort(),
     SendError,
-    "Cannot DELETE http",
+    "DELETE http",
   );
 });
 
@@ -1012,7 +1012,7 @@ Deno.test("close() that ends at closeTimeout reports the last failure", async ()
   const out = new StreamBuffer(given.sender, { closeTimeout: 50 });
   await out.write(TEXT);
   const { message } = await assertRejects(() => out.close(), FlushError);
-  assertMatch(message, /closeTimeout of 50 ms has passed: Cannot PATCH 10 b/);
+  assertMatch(message, /closeTimeout of 50 ms has passed: PATCH of 10 b/);
   assertEquals(out.takeUnsent().length, 10);
 });
 
@@ -1218,7 +1218,7 @@ for (
     [
       "has another length",
       at(0, 11),
-      "and Upload-Length 11, but the length is 10",
+      "; the upload is 11 bytes long, but `length` is 10",
     ],
   ] as const
 ) {
@@ -1238,7 +1238,7 @@ Deno.test("resume() rejects an offset beyond the length", async () => {
   await assertRejects(
     () => TusSender.resume(server.url),
     SendError,
-    "and Upload-Length 10, but the length is at least 11",
+    "; the upload is 10 bytes long, but its offset is 11",
   );
 });
 
@@ -1303,7 +1303,7 @@ Deno.test("a real server: an upload above its maximum fails before anything is s
 });
 
 for (const direction of ["up", "down"] as const) {
-  Deno.test(`a real server: one cut ${direction}stream repeats at most one flush`, async () => {
+  Deno.test(`a real server: one cut ${direction}stream repeats at most one batch`, async () => {
     // Steps of 7 bytes cut heads, bodies and responses.
     for (let size = 0; size < 600; size += 7) {
       await using server = await startTusServer();

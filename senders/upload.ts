@@ -138,11 +138,11 @@ export class UploadSender implements Sender {
   readonly #closed = Promise.withResolvers<void>();
 
   /**
-   * Constructs a new instance. The request is made at the first flush, or by
+   * Constructs a new instance. The request is made for the first batch, or by
    * `close` for an empty object.
    *
    * @param url Where to send to: http or https, without credentials.
-   * @param options The size in bytes, the time in milliseconds.
+   * @param options Options; the size in bytes, the time in milliseconds.
    * @throws {TypeError} If the URL is invalid, is not http(s) or carries
    *   credentials, or an option has the wrong type.
    * @throws {RangeError} If an option is out of range.
@@ -159,7 +159,7 @@ export class UploadSender implements Sender {
   }
 
   /**
-   * Hands one flush to the connection.
+   * Hands one batch to the connection.
    *
    * @param bytes The next part of the object.
    * @param context Its position in the stream.
@@ -185,7 +185,7 @@ export class UploadSender implements Sender {
       await this.#step(signal, async (signal) => {
         if (end > (this.#length ?? end)) {
           throw new RangeError(
-            `the upload has at least ${end} bytes, but length is ${this.#length}`,
+            `the upload has at least ${end} bytes, but \`length\` is ${this.#length}`,
           );
         }
         await this.#ready(signal);
@@ -210,7 +210,7 @@ export class UploadSender implements Sender {
     await this.#step(this.#controller.signal, async (signal) => {
       if (this.#enqueued < (this.#length ?? 0)) {
         throw new RangeError(
-          `the upload has only ${this.#enqueued} bytes, but length is ${this.#length}`,
+          `the upload has only ${this.#enqueued} bytes, but \`length\` is ${this.#length}`,
         );
       }
       await this.#ready(signal);
@@ -315,13 +315,13 @@ export class UploadSender implements Sender {
   #explain(error: unknown): SendError {
     const { origin, pathname } = this.#requests.url;
     const details = error instanceof SendError ? error : new SendError(
-      `Cannot ${this.#method} ${origin}${pathname}: ${messageOf(error)}`,
+      `${this.#method} ${origin}${pathname} failed: ${messageOf(error)}`,
       { attempts: 1, cause: error },
     );
     if (this.#enqueued === 0) return details;
     const { message, attempts, status, retryAfter, excerpt, cause } = details;
     return new SendError(
-      `${message}; the connection had accepted up to ${this.#enqueued} bytes, and how many of them the server has is unknown`,
+      `${message}; at most ${this.#enqueued} bytes were sent, and it is unknown how many of them the server has`,
       { attempts, status, retryAfter, excerpt, cause },
     );
   }

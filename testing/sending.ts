@@ -17,7 +17,7 @@ export const BYTES: Uint8Array<ArrayBuffer> = new TextEncoder().encode(
 /** Retries almost without a delay. */
 export const FAST = { initialDelay: 1, maxDelay: 1 };
 
-/** The context of one flush, by default of a stream of its own. */
+/** The context of one batch, by default of a stream of its own. */
 export function context(
   sequence = 0,
   signal: AbortSignal = new AbortController().signal,
@@ -25,7 +25,7 @@ export function context(
   return { sequence, offset: 10 * sequence, signal };
 }
 
-/** Sends `BYTES` as the first flush of a new sender. */
+/** Sends `BYTES` as the first batch of a new sender. */
 export function deliver(
   url: string,
   options: FetchSenderOptions,
