@@ -1,5 +1,6 @@
 /** The files of the command line: whether they can be read, and their sizes. */
-import { tryTo, UsageError } from "./usage.ts";
+import { resolve } from "node:path";
+import { AccessError, tryTo } from "./usage.ts";
 
 /**
  * The size of the object whose end the files are: `offset` and their sizes.
@@ -7,7 +8,7 @@ import { tryTo, UsageError } from "./usage.ts";
  * @param files Paths; `-` is standard input.
  * @param offset Where in the object the first file begins.
  * @returns The size in bytes; `undefined` if it cannot be known before reading.
- * @throws {UsageError} If a file cannot be read.
+ * @throws {AccessError} If a file cannot be read.
  */
 export async function objectSize(
   files: readonly string[],
@@ -24,10 +25,15 @@ export async function objectSize(
   return size;
 }
 
+/** The absolute path of a file; `-` stays standard input. */
+export function absolutePath(file: string): string {
+  return file === "-" ? file : resolve(file);
+}
+
 async function statInput(file: string): Promise<Deno.FileInfo> {
   const stat = await tryTo(`read ${file}`, () => Deno.stat(file));
   if (stat.isDirectory) {
-    throw new UsageError(`cannot read ${file}: it is a directory`);
+    throw new AccessError(`cannot read ${file}: it is a directory`);
   }
   return stat;
 }

@@ -3,7 +3,7 @@
  * is replaced by an environment variable. No message shows a value, since it may be
  * a secret.
  */
-import { tryTo, UsageError } from "./usage.ts";
+import { AccessError, tryTo, UsageError } from "./usage.ts";
 
 /** `${NAME}`, in the value of a header. */
 export const VARIABLE = /\$\{(\w+)\}/g;
@@ -43,7 +43,7 @@ function addHeader(headers: Headers, text: string): void {
     (_, variable: string) => {
       const value = readVariable(variable);
       if (value !== undefined) return value;
-      throw new UsageError(
+      throw new AccessError(
         `cannot set the header ${name}: the environment variable ${variable} is not set`,
       );
     },
@@ -64,7 +64,7 @@ function readVariable(name: string): string | undefined {
   try {
     return Deno.env.get(name);
   } catch {
-    throw new UsageError(
+    throw new AccessError(
       `cannot read the environment variable ${name}: add --allow-env=${name}`,
     );
   }

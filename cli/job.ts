@@ -24,7 +24,8 @@ import {
   type Values,
 } from "./options.ts";
 import { UnsentFile } from "./unsent.ts";
-import { tryTo, UsageError } from "./usage.ts";
+import { inTermsOfTheCommand } from "./terms.ts";
+import { AccessError, tryTo, UsageError } from "./usage.ts";
 
 const DEFAULT_CAPACITY = 256 * 1024;
 
@@ -146,11 +147,8 @@ async function connect(
     await requestNet(new URL(url));
     return connection;
   } catch (error) {
-    if (error instanceof SendError) throw error;
-    throw new UsageError(
-      // Class names mean nothing to users of the command.
-      (error as Error).message.replace(/^Cannot create \w+: /, ""),
-    );
+    if (error instanceof SendError || error instanceof UsageError) throw error;
+    throw new UsageError(inTermsOfTheCommand((error as Error).message));
   }
 }
 
@@ -212,6 +210,6 @@ async function requestNet(url: URL): Promise<void> {
     () => Deno.permissions.request({ name: "net", host }),
   );
   if (state !== "granted") {
-    throw new UsageError(`cannot connect to ${host}: add --allow-net=${host}`);
+    throw new AccessError(`cannot connect to ${host}: add --allow-net=${host}`);
   }
 }

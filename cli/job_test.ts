@@ -15,8 +15,8 @@ for (const [url, port] of [["http:", 80], ["https:", 443]] as const) {
 for (
   const [missing, message] of [
     ["-N", /cannot connect to (127.0.0.1:\d+): add --allow-net=\1/],
-    ["-R", /cannot read .*: Requires read access.*--allow-read/],
-    ["-W", /cannot write .*: Requires write access.*--allow-write/],
+    ["-R", /cannot read (.*input): add --allow-read=\1\n/],
+    ["-W", /cannot write (.*unsent): add --allow-write=\1\n/],
   ] as const
 ) {
   Deno.test(`cli names the missing permission ${missing}`, async () => {
@@ -35,6 +35,21 @@ for (
     assertEquals(server.connections, 0);
   });
 }
+
+Deno.test("cli names the file of headers that it may not read", async () => {
+  await using folder = await temporary();
+  const file = folder.file("headers", "X-A: b");
+  const { code, stderr } = await run(
+    ["-H", `@${file}`, "http://127.0.0.1/"],
+    "",
+    [],
+  );
+  assertEquals(code, 2);
+  assertEquals(
+    stderr,
+    `stream-buffer: cannot read headers from ${file}: add --allow-read=${file}\n`,
+  );
+});
 
 Deno.test("cli needs no permission except -N for standard input", async () => {
   await using server = new FaultyServer();

@@ -9,23 +9,24 @@
  * ```
  *
  * It exits with 0 when every byte of the input has been acknowledged, with 1
- * when some bytes were not or it was interrupted, and with 2 when its usage was
- * invalid; then nothing was sent.
+ * when it failed or was interrupted, and with 2 after invalid usage or for lack
+ * of a permission; then nothing was sent.
  *
  * @module
  */
 import config from "../deno.json" with { type: "json" };
 import { SendError } from "../mod.ts";
-import { objectSize } from "./files.ts";
+import { absolutePath, objectSize } from "./files.ts";
 import { Input } from "./input.ts";
 import { createJob, type Job } from "./job.ts";
 import { LineWriter } from "./lines.ts";
 import { log } from "./log.ts";
-import { HELP, parseOptions } from "./options.ts";
+import { help, parseOptions } from "./options.ts";
 import { showProgress } from "./progress.ts";
 import { resumeCommand } from "./resume.ts";
 import { Interrupts } from "./signals.ts";
-import { UsageError } from "./usage.ts";
+import { inTermsOfTheCommand } from "./terms.ts";
+import { AccessError, UsageError } from "./usage.ts";
 
 /**
  * What to pass to `deno run` to run this command again: in a clone the absolute
@@ -52,17 +53,18 @@ export async function main(args: string[]): Promise<number> {
   try {
     const { values, positionals } = parseOptions(args);
     if (values.help || values.version) {
-      console.log(values.help ? HELP.trimEnd() : config.version);
+      console.log(values.help ? help(PROGRAM).trimEnd() : config.version);
       return 0;
     }
     return await run(await createJob(values, positionals));
   } catch (error) {
     if (error instanceof SendError) { // of createJob(): nothing has been read
-      log(error.message);
+      log(inTermsOfTheCommand(error.message));
       return 1;
     }
     if (!(error instanceof UsageError)) throw error;
-    log(`${error.message}\nTry --help.`);
+    const advice = error instanceof AccessError ? "" : "\nTry --help.";
+    log(error.message + advice);
     return 2;
   }
 }
@@ -92,7 +94,9 @@ async function run(job: Job): Promise<number> {
   }
   progress.stop();
 
-  if (failure !== undefined) log(inTermsOfTheCommand(failure as Error));
+  if (failure !== undefined) {
+    log(inTermsOfTheCommand((failure as Error).message));
+  }
   const isUnfinished = failure !== undefined || input.error !== undefined ||
     interrupts.received;
   if (isUnfinished || progress.shown) {
@@ -133,14 +137,9 @@ async function sendAll(
   await out.flush();
   // Closing the buffer completes the object, and this one lacks its end.
   if (mode !== "records" && (interrupts.received || input.error)) {
-    throw new Error("the object is incomplete");
+    throw new Error("the upload is incomplete");
   }
   await out.close();
-}
-
-/** Replaces advice to use an option that only the library has. */
-function inTermsOfTheCommand({ message }: Error): string {
-  return message.replace("so give `length`", "so send a file");
 }
 
 /**
@@ -171,7 +170,7 @@ async function saveUndelivered(
   // The rest of an object can be read again if it is in a file.
   if (mode === "records" || (lost > 0 && files.includes("-"))) {
     log(
-      `${lost} bytes were read but not acknowledged (--unsent FILE saves them)`,
+      `${lost} bytes were read but not acknowledged; use --unsent FILE to save them next time`,
     );
   }
   return false;
@@ -188,14 +187,24 @@ async function printResumeCommand(
 ): Promise<void> {
   const url = upload?.url;
   if (url === undefined) return;
+  const { header = [], ...values } = job.values;
+  // With absolute paths, since it may be run in another directory.
   const command = resumeCommand({
     ...job,
+    values: {
+      ...values,
+      header: header.map((text) => text.replace(/(?<=^@).+/s, absolutePath)),
+    },
+    files: job.files.map(absolutePath),
     program: PROGRAM,
     url,
     currentSize: await objectSize(job.files, job.offset)
       .catch(() => undefined),
     saved: isSaved && unsent !== undefined
-      ? { path: unsent.path, offset: start + out.stats.bytesDelivered }
+      ? {
+        path: absolutePath(unsent.path),
+        offset: start + out.stats.bytesDelivered,
+      }
       : undefined,
   });
   log(

@@ -95,7 +95,10 @@ Deno.test("cli stops when a send fails while it waits for input", async () => {
   const { code, stderr } = await running.outcome;
   assertEquals(code, 1);
   assertStringIncludes(stderr, 'the server responded with 400: "no"');
-  assertStringIncludes(stderr, "4 bytes were read but not acknowledged");
+  assertStringIncludes(
+    stderr,
+    "4 bytes were read but not acknowledged; use --unsent FILE to save them next time\n",
+  );
 
   // Even if the server would accept later bytes: there would be a gap.
   await using recovered = new FaultyServer([respond(400)]);
@@ -190,7 +193,7 @@ Deno.test("cli --upload stops when the server refuses it while it waits for inpu
   assertEquals(code, 1);
   assertStringIncludes(
     stderr,
-    "the server responded with 401; check the credent",
+    "the server responded with 401; check the credentials in --header;",
   );
 });
 
@@ -310,7 +313,12 @@ Deno.test("cli --resume rejects an input that cannot be the same", async () => {
   for (
     const [args, input, code, message] of [
       [[url], "short", 1, "read failed: the input is 5 bytes shorter than"],
-      [[url, folder.file("a", "short")], "", 1, "Upload-Length 20, but the le"],
+      [
+        [url, folder.file("a", "short")],
+        "",
+        1,
+        "20 bytes long, but the size of the input is 5",
+      ],
       [
         ["--offset", "11", url],
         "x",

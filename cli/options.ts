@@ -6,10 +6,15 @@ import { basename } from "node:path";
 import { parseArgs } from "node:util";
 import { UsageError } from "./usage.ts";
 
-export const HELP =
-  `Sends standard input or files to a URL: few requests, and no byte is lost.
+/**
+ * The help text.
+ *
+ * @param program What to pass to `deno run`: a path, or a specifier.
+ */
+export function help(program: string): string {
+  return `Sends standard input or files to a URL in few requests; loses nothing silently.
 
-Usage: deno run -N -R cli/main.ts [options] URL [FILE...]
+Usage: deno run -N -R ${program} [options] URL [FILE...]
 
 Without FILE, or when FILE is -, reads standard input.
 
@@ -17,7 +22,8 @@ To send one object instead of many requests:
       --upload           Send it in one request, to the URL of the object.
       --tus              Send it as a resumable upload (tus 1.0.0), to the URL
                          where the server creates uploads.
-      --resume           Resume an upload, at its own URL, with the same input.
+      --resume           Resume an upload from its upload URL, with the same
+                         input.
 
 Options:
   -H, --header HEADER    "Name: value", or @FILE with one header per line.
@@ -47,15 +53,19 @@ Options:
       --help             Show this help.
       --version          Show the version.
 
+--upload, --tus and --resume exclude --lines and --compress; --upload also
+excludes --retry-for and --unsent, --tus and --resume exclude --method.
+
 A SIZE is in bytes, or has a unit: 64K, 1M, 1G.
 A TIME is in milliseconds, or has a unit: 500ms, 30s, 2m.
 
 Permissions: -N for the URL, -R for each FILE, -R -W for --unsent, and
 --allow-env=NAME for \${NAME}.
 
-Exit codes: 0 everything acknowledged, 1 not everything, or interrupted,
-2 invalid usage.
+Exit codes: 0 all bytes acknowledged, 1 failed or interrupted,
+2 invalid usage or missing permission.
 `;
+}
 
 /** How a number with a unit is written. */
 interface Unit {
@@ -130,7 +140,9 @@ export function parseOptions(args: readonly string[]) {
       },
     });
   } catch (error) {
-    throw new UsageError((error as Error).message);
+    const { message } = error as Error;
+    const [, option] = message.match(/^Unknown option '(.*?)'/) ?? [];
+    throw new UsageError(option ? `unknown option ${option}` : message);
   }
 }
 

@@ -7,7 +7,7 @@ import {
 } from "@std/assert";
 import { toText } from "@std/streams";
 import config from "../deno.json" with { type: "json" };
-import { PERMISSIONS } from "../testing/child.ts";
+import { CLI, PERMISSIONS } from "../testing/child.ts";
 import { run, SUCCESS } from "../testing/command.ts";
 import { FaultyServer, respond } from "../testing/faulty_server.ts";
 import { temporary } from "../testing/temporary.ts";
@@ -189,76 +189,112 @@ Deno.test("cli --help and --version print to standard output", async () => {
   const help = await run(["--help"], "", []);
   assertEquals([help.code, help.stderr], [0, ""]);
   assertMatch(help.stdout, /^Sends standard input.*\n\nUsage: /);
+  assertStringIncludes(help.stdout, `: deno run -N -R ${CLI} [options] URL`);
   assertMatch(help.stdout, /-R for each FILE, -R -W for --unsent.*\n.*-env=/);
   const version = await run(["--version"], "", []);
   assertEquals(version, { ...SUCCESS, stdout: `${config.version}\n` });
 });
 
+/** Arguments that are invalid, and what is reported. */
+const INVALID: [string[], string][] = [
+  [[], "missing URL"],
+  [["nonsense"], 'URL must be an absolute URL, received "nonsense"'],
+  [
+    ["http://me:hunter2@127.0.0.1/"],
+    "URL must not carry credentials, send them in --header; received",
+  ],
+  [["ftp://127.0.0.1/"], "URL must begin with http"],
+  [["URL", "--capcity", "1"], "unknown option --capcity\n"],
+  [["URL", "--bogus=1"], "unknown option --bogus\n"],
+  [["-h"], "unknown option -h\n"],
+  [["URL", "-qz"], "unknown option -z\n"],
+  [["URL", "--capacity"], "Option '--capacity <value>' argument missing"],
+  [
+    ["URL", "--capacity", "0"],
+    "stream-buffer: --capacity must be an integer from 1",
+  ],
+  [["URL", "--capacity", "1X"], 'like 64K or 1M, received "1X"'],
+  [["URL", "--capacity", "3G"], "received 3221225472"],
+  [["URL", "--capacity", "3000M"], "received 3145728000"],
+  [["URL", "--capacity", "3000000K"], "received 3072000000"],
+  [["URL", "--timeout", "40000m"], "received 2400000000"],
+  [["URL", "--timeout", "2500000s"], "received 2500000000"],
+  [["URL", "--timeout", "2500000000ms"], "received 2500000000"],
+  [["URL", "--interval", "40000m"], "--interval must be an integer from 0"],
+  [["URL", "--interval=-1"], "--interval must be a time"],
+  [["URL", "--interval", "1.5s"], "--interval must be a time"],
+  [["URL", "--timeout", "1h"], 'like 500ms, 30s or 2m, received "1h"'],
+  [
+    ["URL", "--timeout", "0"],
+    "stream-buffer: --timeout must be an integer from 1",
+  ],
+  [["URL", "--retry-for", "40000m"], "--retry-for must be an integer from 0"],
+  [["URL", "--retry-for", "x"], "--retry-for must be a time like 500ms"],
+  [["URL", "--compress=zip"], '--compress must be "gzip"'],
+  [
+    ["URL", "-X", "GET"],
+    '--method must be an HTTP method that may carry a body, received "GET"',
+  ],
+  [["URL", "-H", "hunter2"], '--header must be "Name: value"\n'],
+  [["URL", "-H", "a b: hunter2"], 'the name or value of "a b" is invalid'],
+  [
+    ["URL", "--upload", "--tus"],
+    "--upload and --tus cannot be used together",
+  ],
+  [
+    ["URL", "--resume", "--tus"],
+    "--tus and --resume cannot be used together",
+  ],
+  [
+    ["URL", "--upload", "--unsent", "x"],
+    "--unsent cannot be used with --upl",
+  ],
+  [
+    ["URL", "--upload", "--retry-for", "1"],
+    "--retry-for cannot be used with",
+  ],
+  [["URL", "--upload", "--lines"], "--lines cannot be used with --upload"],
+  [["URL", "--tus", "--compress"], "--compress cannot be used with --tus"],
+  [["URL", "--tus", "-X", "PUT"], "--method cannot be used with --tus"],
+  [
+    ["URL", "--resume", "--metadata", "a=b"],
+    "--metadata cannot be used with",
+  ],
+  [["URL", "--metadata", "a=b"], "--metadata requires --tus"],
+  [["URL", "--offset", "1"], "--offset requires --resume"],
+  [["URL", "--resume", "--offset", "x"], 'like 64K or 1M, received "x"'],
+  [["URL", "--tus", "--metadata", "a"], 'must be NAME=VALUE, received "a"'],
+  [
+    ["URL", "--tus", "--metadata", "a b=c"],
+    "a name in --metadata must be printable ASCII without",
+  ],
+  [["URL", "--upload", "-X", "GET"], 'may carry a body, received "GET"'],
+  [["nonsense", "--tus"], 'URL must be an absolute URL, received "nonsense"'],
+  [["nonsense", "--resume"], "URL must be an absolute URL"],
+  [
+    ["URL", "--resume", "--timeout", "0"],
+    "stream-buffer: --timeout must be an integer from",
+  ],
+  [
+    ["URL", "--resume", "--capacity", "0"],
+    "stream-buffer: --capacity must be an integer fr",
+  ],
+];
+/** Arguments that name something that cannot be used, and what is reported. */
+const INACCESSIBLE: [string[], string][] = [
+  [["http://a;b/"], "cannot connect to a;b:80: "],
+  [["URL", "/no/such/file"], "cannot read /no/such/file: no such file"],
+  [["URL", "/"], "cannot read /: it is a directory"],
+  [["URL", "-H", "@/no/such"], "cannot read headers from /no/such: no"],
+  [["URL", "--unsent", "/no/such/file"], "cannot write /no/such/file: no"],
+  [["URL", "-H", "A: ${TEST_TOKEN}"], "add --allow-env=TEST_TOKEN"],
+];
+
 for (
-  const [args, message] of [
-    [[], "missing URL"],
-    [["nonsense"], 'url must be an absolute URL, received "nonsense"'],
-    [["http://me:hunter2@127.0.0.1/"], "must not carry credentials"],
-    [["ftp://127.0.0.1/"], "url must begin with http"],
-    [["http://a;b/"], "cannot connect to a;b:80: "],
-    [["URL", "--bogus"], "--bogus"],
-    [["URL", "/no/such/file"], "cannot read /no/such/file: no such file"],
-    [["URL", "/"], "cannot read /: it is a directory"],
-    [["URL", "--capacity", "0"], "capacity must be an integer from 1"],
-    [["URL", "--capacity", "1X"], 'like 64K or 1M, received "1X"'],
-    [["URL", "--capacity", "3G"], "received 3221225472"],
-    [["URL", "--capacity", "3000M"], "received 3145728000"],
-    [["URL", "--capacity", "3000000K"], "received 3072000000"],
-    [["URL", "--timeout", "40000m"], "received 2400000000"],
-    [["URL", "--timeout", "2500000s"], "received 2500000000"],
-    [["URL", "--timeout", "2500000000ms"], "received 2500000000"],
-    [["URL", "--interval", "40000m"], "flushInterval must be"],
-    [["URL", "--interval=-1"], "--interval must be a time"],
-    [["URL", "--interval", "1.5s"], "--interval must be a time"],
-    [["URL", "--timeout", "1h"], 'like 500ms, 30s or 2m, received "1h"'],
-    [["URL", "--timeout", "0"], "timeout must be an integer from 1"],
-    [["URL", "--retry-for", "x"], "--retry-for must be a time like 500ms"],
-    [["URL", "--compress=zip"], 'compression must be "gzip"'],
-    [["URL", "-X", "GET"], 'may carry a body, received "GET"'],
-    [["URL", "-H", "hunter2"], '--header must be "Name: value"\n'],
-    [["URL", "-H", "a b: hunter2"], 'the name or value of "a b" is invalid'],
-    [["URL", "-H", "@/no/such"], "cannot read headers from /no/such: no"],
-    [["URL", "--unsent", "/no/such/file"], "cannot write /no/such/file: no"],
-    [["URL", "-H", "A: ${TEST_TOKEN}"], "add --allow-env=TEST_TOKEN"],
-    [
-      ["URL", "--upload", "--tus"],
-      "--upload and --tus cannot be used together",
-    ],
-    [
-      ["URL", "--resume", "--tus"],
-      "--tus and --resume cannot be used together",
-    ],
-    [
-      ["URL", "--upload", "--unsent", "x"],
-      "--unsent cannot be used with --upl",
-    ],
-    [
-      ["URL", "--upload", "--retry-for", "1"],
-      "--retry-for cannot be used with",
-    ],
-    [["URL", "--upload", "--lines"], "--lines cannot be used with --upload"],
-    [["URL", "--tus", "--compress"], "--compress cannot be used with --tus"],
-    [["URL", "--tus", "-X", "PUT"], "--method cannot be used with --tus"],
-    [
-      ["URL", "--resume", "--metadata", "a=b"],
-      "--metadata cannot be used with",
-    ],
-    [["URL", "--metadata", "a=b"], "--metadata requires --tus"],
-    [["URL", "--offset", "1"], "--offset requires --resume"],
-    [["URL", "--resume", "--offset", "x"], 'like 64K or 1M, received "x"'],
-    [["URL", "--tus", "--metadata", "a"], 'must be NAME=VALUE, received "a"'],
-    [["URL", "--tus", "--metadata", "a b=c"], "ASCII without spaces and com"],
-    [["URL", "--upload", "-X", "GET"], 'may carry a body, received "GET"'],
-    [["nonsense", "--tus"], 'url must be an absolute URL, received "nonsense"'],
-    [["nonsense", "--resume"], "url must be an absolute URL"],
-    [["URL", "--resume", "--timeout", "0"], "timeout must be an integer from"],
-    [["URL", "--resume", "--capacity", "0"], "capacity must be an integer fr"],
-  ] as const
+  const [args, message, advice] of [
+    ...INVALID.map((row) => [...row, "Try --help.\n"] as const),
+    ...INACCESSIBLE.map((row) => [...row, ""] as const),
+  ]
 ) {
   Deno.test(`cli rejects ${args.join(" ") || "no arguments"}`, async () => {
     await using server = new FaultyServer();
@@ -268,7 +304,8 @@ for (
     );
     assertEquals([code, stdout], [2, ""]);
     assertStringIncludes(stderr, message);
-    assertMatch(stderr, /^stream-buffer: .*\nTry --help.\n$/);
+    assertMatch(stderr, /^stream-buffer: .*\n/);
+    assertEquals(stderr.replace(/.*\n/, ""), advice);
     assert(!stderr.includes("hunter2"), stderr);
     assert(!/\w+Sender/.test(stderr), stderr);
     assertEquals(server.connections, 0);

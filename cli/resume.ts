@@ -18,7 +18,7 @@ export interface UnfinishedUpload {
   readonly origin: string;
   /** The options as they were given. */
   readonly values: Values;
-  /** The files of the input; `-` is standard input. */
+  /** The absolute paths of the files of the input; `-` is standard input. */
   readonly files: readonly string[];
   /** Where in the object the files begin, in bytes. */
   readonly offset: number;
@@ -56,7 +56,7 @@ export function resumeCommand(upload: UnfinishedUpload): string | undefined {
   const input = isRead && saved !== undefined
     ? { files: [saved.path], offset: saved.offset }
     : { files, offset: upload.offset };
-  if (isRead && saved === undefined) needed.push("the same input");
+  if (isRead && saved === undefined) needed.push("give the same input");
 
   const headers = new URL(url).origin === upload.origin
     ? values.header ?? []
@@ -70,7 +70,7 @@ export function resumeCommand(upload: UnfinishedUpload): string | undefined {
     PUBLIC_HEADER.test(header) ? header : header.replace(/:.*/s, ": ...")
   );
   if (shown.some((header, i) => header !== headers[i])) {
-    needed.push("the header values in place of ...");
+    needed.push("fill in the header values (...)");
   }
 
   const words = [
@@ -87,8 +87,8 @@ export function resumeCommand(upload: UnfinishedUpload): string | undefined {
     ...input.files.some((file) => /^-./.test(file)) ? ["--"] : [],
     ...[url, ...input.files],
   ];
-  const how = needed.length > 0 ? `, with ${needed.join(" and ")}` : "";
-  return `to resume${how}:\n${words.map(quote).join(" ")}`;
+  const steps = new Intl.ListFormat("en").format([...needed, "run"]);
+  return `to resume, ${steps}:\n${words.map(quote).join(" ")}`;
 }
 
 /** Quotes a word for a shell, where necessary. */

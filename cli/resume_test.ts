@@ -43,17 +43,17 @@ for (
     [
       "the same files",
       { files: ["a.tar", "b/c.tar"] },
-      `to resume:\n${RESUME} https://example.com/files/1 a.tar b/c.tar`,
+      `to resume, run:\n${RESUME} https://example.com/files/1 a.tar b/c.tar`,
     ],
     [
       "the program that runs",
       { program: "jsr:@scope/name@1.2.3/cli" },
-      "to resume:\ndeno run -N -R jsr:@scope/name@1.2.3/cli --resume https://example.com/files/1 backup.tar",
+      "to resume, run:\ndeno run -N -R jsr:@scope/name@1.2.3/cli --resume https://example.com/files/1 backup.tar",
     ],
     [
       "a program whose path has to be quoted",
       { program: "C:\\my files\\main.ts" },
-      "to resume:\ndeno run -N -R 'C:\\my files\\main.ts' --resume https://example.com/files/1 backup.tar",
+      "to resume, run:\ndeno run -N -R 'C:\\my files\\main.ts' --resume https://example.com/files/1 backup.tar",
     ],
     [
       "options, as they were given",
@@ -64,7 +64,7 @@ for (
           metadata: ["a=b"],
         },
       },
-      `to resume:\n${RESUME} --capacity 1M --interval 0 --timeout 5s --retry-for 1m https://example.com/files/1 backup.tar`,
+      `to resume, run:\n${RESUME} --capacity 1M --interval 0 --timeout 5s --retry-for 1m https://example.com/files/1 backup.tar`,
     ],
     [
       "words that a shell would read otherwise in quotes",
@@ -72,12 +72,12 @@ for (
         url: "https://example.com/files/1?a=b&c=d",
         files: ["it's one", "$HOME", "two;", "*", "", "ä"],
       },
-      `to resume:\n${RESUME} 'https://example.com/files/1?a=b&c=d' 'it'\\''s one' '$HOME' 'two;' '*' '' 'ä'`,
+      `to resume, run:\n${RESUME} 'https://example.com/files/1?a=b&c=d' 'it'\\''s one' '$HOME' 'two;' '*' '' 'ä'`,
     ],
     [
       "-- before files that begin with a dash",
       { files: ["a", "-b"] },
-      `to resume:\n${RESUME} -- https://example.com/files/1 a -b`,
+      `to resume, run:\n${RESUME} -- https://example.com/files/1 a -b`,
     ],
     [
       "--allow-env for variables in headers, each once",
@@ -90,12 +90,12 @@ for (
           ],
         },
       },
-      "to resume:\ndeno run -N -R --allow-env=TOKEN --allow-env=A cli/main.ts --resume -H 'Authorization: Bearer ${TOKEN}' -H 'X-A: ${A}' -H 'x-b:${TOKEN}' https://example.com/files/1 backup.tar",
+      "to resume, run:\ndeno run -N -R --allow-env=TOKEN --allow-env=A cli/main.ts --resume -H 'Authorization: Bearer ${TOKEN}' -H 'X-A: ${A}' -H 'x-b:${TOKEN}' https://example.com/files/1 backup.tar",
     ],
     [
       "a file of headers",
       { values: { header: ["@my headers"] } },
-      `to resume:\n${RESUME} -H '@my headers' https://example.com/files/1 backup.tar`,
+      `to resume, run:\n${RESUME} -H '@my headers' https://example.com/files/1 backup.tar`,
     ],
     [
       "no value of a header that may be secret",
@@ -109,7 +109,7 @@ for (
           ],
         },
       },
-      "to resume, with the header values in place of ...:\ndeno run -N -R --allow-env=B cli/main.ts --resume -H 'X-A: ...' -H 'X-B: ...' -H 'X-C: ...' -H 'X-D: ...' https://example.com/files/1 backup.tar",
+      "to resume, fill in the header values (...) and run:\ndeno run -N -R --allow-env=B cli/main.ts --resume -H 'X-A: ...' -H 'X-B: ...' -H 'X-C: ...' -H 'X-D: ...' https://example.com/files/1 backup.tar",
     ],
     [
       "no headers to another origin",
@@ -117,7 +117,7 @@ for (
         url: "https://other.example.com/files/1",
         values: { header: ["X-A: hunter2", "X-B: ${B}", "@headers"] },
       },
-      `to resume:\n${RESUME} https://other.example.com/files/1 backup.tar`,
+      `to resume, run:\n${RESUME} https://other.example.com/files/1 backup.tar`,
     ],
     [
       "no headers to another port",
@@ -125,42 +125,42 @@ for (
         url: "https://example.com:8443/files/1",
         values: { header: ["@headers"] },
       },
-      `to resume:\n${RESUME} https://example.com:8443/files/1 backup.tar`,
+      `to resume, run:\n${RESUME} https://example.com:8443/files/1 backup.tar`,
     ],
     [
       "where in the object the files begin",
       { offset: 30_000 },
-      `to resume:\n${RESUME} --offset 30000 https://example.com/files/1 backup.tar`,
+      `to resume, run:\n${RESUME} --offset 30000 https://example.com/files/1 backup.tar`,
     ],
     [
       "the files, even if the rest of them was saved",
       { saved: { path: "rest", offset: 5 } },
-      `to resume:\n${RESUME} https://example.com/files/1 backup.tar`,
+      `to resume, run:\n${RESUME} https://example.com/files/1 backup.tar`,
     ],
     [
       "what was saved in place of standard input",
       { ...STDIN, saved: { path: "rest", offset: 5 } },
-      `to resume:\n${RESUME} --offset 5 https://example.com/files/1 rest`,
+      `to resume, run:\n${RESUME} --offset 5 https://example.com/files/1 rest`,
     ],
     [
       "what was saved from the beginning",
       { ...STDIN, saved: { path: "-rest", offset: 0 } },
-      `to resume:\n${RESUME} -- https://example.com/files/1 -rest`,
+      `to resume, run:\n${RESUME} -- https://example.com/files/1 -rest`,
     ],
     [
       "what was saved in place of files and standard input",
       { ...STDIN, files: ["a", "-"], saved: { path: "rest", offset: 5 } },
-      `to resume:\n${RESUME} --offset 5 https://example.com/files/1 rest`,
+      `to resume, run:\n${RESUME} --offset 5 https://example.com/files/1 rest`,
     ],
     [
       "standard input again, if nothing was saved",
       STDIN,
-      `to resume, with the same input:\n${RESUME} https://example.com/files/1 -`,
+      `to resume, give the same input and run:\n${RESUME} https://example.com/files/1 -`,
     ],
     [
       "standard input again, and header values",
       { ...STDIN, offset: 7, values: { header: ["X-A: hunter2"] } },
-      `to resume, with the same input and the header values in place of ...:\n${RESUME} -H 'X-A: ...' --offset 7 https://example.com/files/1 -`,
+      `to resume, give the same input, fill in the header values (...), and run:\n${RESUME} -H 'X-A: ...' --offset 7 https://example.com/files/1 -`,
     ],
     ["nothing if the input has grown", { currentSize: 11 }, undefined],
     ["nothing if the input has shrunk", { currentSize: 9 }, undefined],
@@ -168,7 +168,7 @@ for (
     [
       "the command if the size of the input was never known",
       { size: undefined, currentSize: 11 },
-      `to resume:\n${RESUME} https://example.com/files/1 backup.tar`,
+      `to resume, run:\n${RESUME} https://example.com/files/1 backup.tar`,
     ],
   ] as [string, Partial<UnfinishedUpload>, string | undefined][]
 ) {
@@ -196,7 +196,7 @@ Deno.test("cli --tus prints a command that resumes with the same files", async (
   assert(!/hunter2|--unsent/.test(stderr), stderr);
   assertStringIncludes(
     stderr,
-    `\nstream-buffer: to resume, with the header values in place of ...:\ndeno run -N -R --allow-env=TEST_TOKEN ${CLI} --resume --capacity 10000 -H 'X-A: \${TEST_TOKEN}' -H 'X-Secret: ...' ${url} '`,
+    `\nstream-buffer: to resume, fill in the header values (...) and run:\ndeno run -N -R --allow-env=TEST_TOKEN ${CLI} --resume --capacity 10000 -H 'X-A: \${TEST_TOKEN}' -H 'X-Secret: ...' ${url} '`,
   );
   tus.recover();
   assertEquals(await runLastLine(stderr), { code: 0, stderr: "" });
@@ -221,7 +221,10 @@ Deno.test("cli --tus resumes from what --unsent saved of standard input, twice",
   assertEquals(second.code, 1);
   const command = first.stderr.trimEnd().split("\n").at(-1)!;
   assertStringIncludes(command, " --offset 30000 ");
-  assert(second.stderr.endsWith(`to resume:\n${command}\n`), second.stderr);
+  assert(
+    second.stderr.endsWith(`to resume, run:\n${command}\n`),
+    second.stderr,
+  );
   tus.recover();
   assertEquals(await runLastLine(second.stderr), { code: 0, stderr: "" });
   const found = uploaded(tus.server, first.stderr);
@@ -235,7 +238,10 @@ Deno.test("cli --tus resumes when only the end of standard input was refused", a
   const args = ["--tus", "--unsent", unsent, tus.url];
   const { code, stderr } = await run(args, "an object");
   assertEquals(code, 1);
-  assertMatch(stderr, /9 bytes acknowledged.*\n.*\n.* 0 bytes saved to/);
+  assertMatch(
+    stderr,
+    /9 bytes acknowledged.*\n.* saving undelivered bytes to .*\n.* to resume, run:\n/,
+  );
   tus.recover();
   assertEquals(await runLastLine(stderr), { code: 0, stderr: "" });
   const found = uploaded(tus.server, stderr);
@@ -250,7 +256,7 @@ Deno.test("cli --tus does not resume from an --unsent that lacks a part", async 
   const { code, stderr } = await run(args, "an object", after(fillTheDisk));
   assertEquals(code, 1);
   assertStringIncludes(stderr, `cannot write ${unsent}: the disk is full`);
-  assertMatch(stderr, /to resume, with the same input:\n.* -\n$/);
+  assertMatch(stderr, /to resume, give the same input and run:\n.* -\n$/);
   assert(!/--offset/.test(stderr), stderr);
 });
 
@@ -271,7 +277,7 @@ Deno.test("cli --tus resumes only from the whole input after an interrupt", {
   running.kill("SIGINT");
   const { code, stderr } = await running.outcome;
   assertEquals([code, Deno.readTextFileSync(unsent)], [1, "two, and"]);
-  assertMatch(stderr, /to resume, with the same input:\n.* -\n$/);
+  assertMatch(stderr, /to resume, give the same input and run:\n.* -\n$/);
 });
 
 Deno.test("cli --tus resumes with a file whose name begins with a dash", {
@@ -285,14 +291,46 @@ Deno.test("cli --tus resumes with a file whose name begins with a dash", {
   await using running = start(args, PERMISSIONS, shell);
   const { code, stderr } = await running.outcome;
   assertEquals(code, 1);
-  const { url } = uploaded(tus.server, stderr);
-  const command = stderr.trimEnd().split("\n").at(-1)!;
-  assert(command.endsWith(` -- ${url} -x`), command);
+  assert(stderr.endsWith("/-x\n"), stderr);
   tus.recover();
-  assertEquals(
-    await runLastLine(`${shell}; ${command}`),
-    { code: 0, stderr: "" },
-  );
+  assertEquals(await runLastLine(stderr), { code: 0, stderr: "" });
+  assert(uploaded(tus.server, stderr).isComplete);
+});
+
+Deno.test("cli --tus prints a command that resumes in another directory", {
+  ignore: Deno.build.os === "windows",
+}, async () => {
+  await using tus = await startRefusingTusServer(0);
+  await using folder = await temporary();
+  folder.file("input", "an object");
+  folder.file("headers", "X-A: b");
+  const shell = `cd ${folder.file("")}`;
+  const args = ["--tus", "-H", "@headers", tus.url, "input"];
+  await using running = start(args, PERMISSIONS, shell);
+  const { code, stderr } = await running.outcome;
+  assertEquals(code, 1);
+  const { url } = uploaded(tus.server, stderr);
+  assertMatch(stderr, / -H @\/\S*\/headers http:\S+ \/\S*\/input\n$/);
+  tus.recover();
+  assertEquals(await runLastLine(stderr), { code: 0, stderr: "" });
+  assert(tus.server.isComplete(url!));
+});
+
+Deno.test("cli --tus prints the absolute path of what --unsent saved", {
+  ignore: Deno.build.os === "windows",
+}, async () => {
+  await using tus = await startRefusingTusServer(0);
+  await using folder = await temporary();
+  const shell = `cd ${folder.file("")}`;
+  const args = ["--tus", "--unsent", "rest", tus.url];
+  await using running = start(args, PERMISSIONS, shell);
+  await running.write("an object");
+  await running.end();
+  const { code, stderr } = await running.outcome;
+  assertEquals(code, 1);
+  assertMatch(stderr, / http:\S+ \/\S*\/rest\n$/);
+  tus.recover();
+  assertEquals(await runLastLine(stderr), { code: 0, stderr: "" });
   assert(uploaded(tus.server, stderr).isComplete);
 });
 

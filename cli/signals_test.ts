@@ -319,7 +319,7 @@ for (const signal of ["SIGINT", "SIGTERM"] as const) {
       running.kill(signal);
       const { code, stderr } = await running.outcome;
       assertEquals(code, 1);
-      assertStringIncludes(stderr, "\nstream-buffer: the object is incompl");
+      assertStringIncludes(stderr, "\nstream-buffer: the upload is incompl");
       if (mode === "--upload") {
         await ended.promise;
         assertEquals(faulty.requests.length, 0);

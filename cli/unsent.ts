@@ -22,7 +22,7 @@ export class UnsentFile {
    * when the file is needed.
    *
    * @param inputs The files of the input; it must not be one of them.
-   * @throws {UsageError} If it cannot be opened, or must not be written to.
+   * @throws {AccessError} If it cannot be opened, or must not be written to.
    */
   static open(
     path: string,
@@ -42,7 +42,7 @@ export class UnsentFile {
   }
 
   /**
-   * Appends all chunks, and reports the number of bytes saved.
+   * Appends all chunks, and reports the number of bytes saved, if any.
    *
    * @returns Whether all of them are on disk.
    */
@@ -63,7 +63,7 @@ export class UnsentFile {
       isComplete = false;
       log(`cannot write ${this.path}: ${(error as Error).message}`);
     }
-    log(`${saved} bytes saved to ${this.path}`);
+    if (saved > 0) log(`${saved} bytes saved to ${this.path}`);
     return isComplete;
   }
 

@@ -5,10 +5,17 @@
 export class UsageError extends Error {}
 
 /**
+ * Something that the command line names, such as a file, a host or a variable, cannot
+ * be used. `--help` does not explain that, so `main` does not suggest it.
+ */
+export class AccessError extends UsageError {}
+
+/**
  * Calls `fn`, and reports its failure as invalid usage: "cannot read FILE: no such
- * file or directory".
+ * file or directory", or "cannot read FILE: add --allow-read=FILE".
  *
  * @param action What `fn` does: "read FILE".
+ * @throws {AccessError} If `fn` fails.
  */
 export async function tryTo<T>(
   action: string,
@@ -18,10 +25,14 @@ export async function tryTo<T>(
     return await fn();
   } catch (error) {
     const { name, message } = error as Error;
-    throw new UsageError(
-      `cannot ${action}: ${
-        name === "NotFound" ? "no such file or directory" : message
-      }`,
-    );
+    const [, kind, path] = message.match(
+      /^Requires (read|write) access to "(.*)", run again/s,
+    ) ?? [];
+    const reason = kind !== undefined
+      ? `add --allow-${kind}=${path}`
+      : name === "NotFound"
+      ? "no such file or directory"
+      : message;
+    throw new AccessError(`cannot ${action}: ${reason}`);
   }
 }

@@ -1,0 +1,33 @@
+/**
+ * The library's messages in terms of the command: its users know its options, and
+ * neither the classes of the library nor their options.
+ */
+
+/** What the library's messages contain, and what the command says instead. */
+const TERMS: readonly (readonly [RegExp, string])[] = [
+  // Invalid options.
+  [/^Cannot create \w+: capacity/, "--capacity"],
+  [/^Cannot create \w+: compression/, "--compress"],
+  [/^Cannot create \w+: flushInterval/, "--interval"],
+  [/^Cannot create \w+: maxElapsed/, "--retry-for"],
+  [/^Cannot create \w+: a name in metadata/, "a name in --metadata"],
+  [/^Cannot create \w+: method/, "--method"],
+  [/^Cannot create \w+: timeout/, "--timeout"],
+  [/^Cannot create \w+: url/, "URL"],
+  [/^Cannot create \w+: /, ""],
+  [/send them in headers/, "send them in --header"],
+  // Failures, and advice on them.
+  [/closeTimeout of/, "the time limit of"],
+  [/credentials in `headers`/, "credentials in --header"],
+  [/make `capacity` smaller/, "make --capacity smaller"],
+  [/so give `length`/, "so send a file"],
+  [/`length` is/, "the size of the input is"],
+];
+
+/** A message of the library, for users of the command. */
+export function inTermsOfTheCommand(message: string): string {
+  return TERMS.reduce(
+    (text, [library, command]) => text.replace(library, command),
+    message,
+  );
+}
