@@ -53,7 +53,7 @@ export const headers: HeaderFunction = (
   const token = failure?.status === 401 ? "fresh" : "cached";
   return {
     Authorization: token,
-    "X-Flush": `${sequence}/${offset}/${attempt}`,
+    "X-Batch": `${sequence}/${offset}/${attempt}`,
   };
 };
 

@@ -718,9 +718,9 @@ const HELP = `An HTTP server that misbehaves on purpose.
 
 Usage: deno run -N testing/faulty_server.ts [options] [BEHAVIOUR...]
 
-Handles each request with the next BEHAVIOUR, and responds with 200 after the
-last. Without any, it handles about half of the requests with random faults that
-a retry can overcome. Press Ctrl+C for a summary of what it has stored.
+Each request gets the next BEHAVIOUR; after the last, the response is 200. Without
+any, about half of the requests get random faults that a retry can overcome.
+Press Ctrl+C for a summary of what it has stored.
 
 Options:
       --port PORT   Port on 127.0.0.1 (default: 8000).
@@ -746,9 +746,11 @@ async function main(): Promise<void> {
     },
   });
   if (values.help) return console.log(HELP.trimEnd());
+  script(positionals); // throws for a name that does not exist
   const logged = (name: string): Behaviour => (exchange) => {
     const { method, path } = exchange.request;
-    console.log(`${method} ${path} ${keyOf(exchange.request)}: ${name}`);
+    const key = keyOf(exchange.request) ?? "without a key";
+    console.log(`${method} ${path} ${key}: ${name}`);
     return behaviour(name)(exchange);
   };
   const otherwise = positionals.length > 0
@@ -764,7 +766,14 @@ async function main(): Promise<void> {
   await new Promise<void>((resolve) => {
     Deno.addSignalListener("SIGINT", resolve);
   });
-  const bodies = deduplicate(server.stored);
+  const keyed = Map.groupBy(
+    server.stored,
+    (request) => keyOf(request) !== null,
+  );
+  const bodies = [
+    ...deduplicate(keyed.get(true) ?? []),
+    ...(keyed.get(false) ?? []).map(({ body }) => body),
+  ];
   for (const body of bodies) {
     if (values.out) Deno.writeFileSync(values.out, body, { append: true });
   }
@@ -775,4 +784,11 @@ async function main(): Promise<void> {
   );
 }
 
-if (import.meta.main) await main();
+if (import.meta.main) {
+  try {
+    await main();
+  } catch (error) {
+    console.error((error as Error).message);
+    Deno.exit(1);
+  }
+}

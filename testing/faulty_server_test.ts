@@ -1,4 +1,6 @@
-import { assertEquals, assertRejects } from "@std/assert";
+import { assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
+import { fileURLToPath } from "node:url";
+import { run } from "./child.ts";
 import { turns } from "./event_loop.ts";
 import { FaultyServer, held } from "./faulty_server.ts";
 
@@ -47,4 +49,32 @@ Deno.test("a server stops although a held response is never released", async () 
   await server[Symbol.asyncDispose]();
   await response;
   await turns();
+});
+
+const PROGRAM = fileURLToPath(import.meta.resolve("./faulty_server.ts"));
+
+Deno.test("the program rejects an unknown behaviour before it listens", async () => {
+  await using child = run(["-N", PROGRAM, "--port", "0", "200", "nonsense"]);
+  const { code, stdout, stderr } = await child.outcome;
+  assertEquals(
+    [code, stdout, stderr],
+    [1, "", 'There is no behaviour "nonsense"; see --help\n'],
+  );
+});
+
+Deno.test("the program logs and counts requests without a key", {
+  ignore: Deno.build.os === "windows",
+}, async () => {
+  await using child = run(["-N", PROGRAM, "--port", "0", "200", "400"]);
+  await child.waitForOutput("Listening at");
+  const [url] = child.output.stdout.match(/http:[^,]+/)!;
+  for (let i = 0; i < 3; i++) {
+    const response = await fetch(url, { method: "PUT", body: "data" });
+    await response.body?.cancel();
+  }
+  child.kill("SIGINT");
+  const { code, stdout } = await child.outcome;
+  assertEquals(code, 0);
+  assertEquals(stdout.match(/PUT \/ingest without a key: \d+\n/g)?.length, 3);
+  assertStringIncludes(stdout, "2 requests stored, 2 distinct: 8 bytes, ");
 });

@@ -115,6 +115,10 @@ export async function startTusServer(
 
 if (import.meta.main) {
   const [port = "1080"] = Deno.args;
+  if (!/^\d+$/.test(port)) {
+    console.error("usage: tus_server.ts [PORT]");
+    Deno.exit(2);
+  }
   const server = await startTusServer({ port: Number(port) });
-  console.log(`${server.url} accepts uploads; press Ctrl+C to stop`);
+  console.log(`${server.url} accepts uploads until interrupted`);
 }
