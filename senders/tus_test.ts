@@ -952,7 +952,7 @@ Deno.test("abort() does not remove an upload that is complete", async () => {
   assertEquals(given.lines(), []);
 });
 
-Deno.test("abort() rejects a flush in flight with the reason", async () => {
+Deno.test("abort() rejects a pending flush() with the reason", async () => {
   await using given = setUp([never]);
   const out = new StreamBuffer(given.sender);
   await out.write(TEXT);
