@@ -287,8 +287,8 @@ export class NoProgressError extends Error {
  *                      delivered      is the source's
  *
  * A byte enters on the right and leaves on the left: queue (unless it fits at
- * once) -> store -> head -> acknowledged. Nothing else moves bytes, and no step
- * changes their order. Up to #accepted they are ours to deliver: a failure may
+ * once) -> store (unless its write is sent whole) -> head -> acknowledged. No step
+ * changes the order. Up to #accepted they are ours to deliver: a failure may
  * reject a queued write, but never lets go of an accepted byte.
  *
  * WHAT STATE THE BUFFER IS IN (#state). It moves forward only, except for
@@ -297,7 +297,8 @@ export class NoProgressError extends Error {
  *   open    <-> reading   readFrom() owns the input: other writes reject
  *   open     -> closing   close(): no more writes; the rest is sent
  *   reading  -> closing   the same
- *   closing  -> closed    all is delivered, and the sender closed
+ *   closing  -> closed    all is delivered, and the sender closed. A read that is
+ *                         pending even then may bring bytes for takeUnsent()
  *   any      -> closed    #terminate: abort(), or close() that fails or times out
  *
  * WHAT STATE SENDING IS IN (#head). There is at most one batch:
@@ -324,7 +325,7 @@ export class NoProgressError extends Error {
  * 2. The bytes, sequence and offset of a batch do not change between its first
  *    send and its acknowledgement.
  * 3. The queue is empty unless its first write does not fit. Then a batch is in
- *    flight, whose end will make room or reject the queue.
+ *    flight, whose end moves the queue up, or rejects it.
  * 4. No byte is forgotten. With a flushInterval, each accepted byte of an open
  *    buffer is acknowledged, or demanded, or in a store with one that is and so
  *    leaves with it, or the clock (#timer) runs for it. A failed send withdraws
@@ -538,7 +539,7 @@ export class StreamBuffer implements AsyncDisposable {
   #sequence = 0;
   /** Fulfills when the send in flight, or the last one, has ended either way. */
   #sendEnded: Promise<void> | undefined;
-  /** Runs while there are bytes that nothing has demanded. */
+  /** Runs while there are accepted bytes that nothing is about to send. */
   #timer: ReturnType<typeof setTimeout> | undefined;
   /** Those who wait for delivery, in the order of their ends. */
   readonly #waiters: Queue<Waiter> = new Queue();
@@ -1305,8 +1306,8 @@ export class StreamBuffer implements AsyncDisposable {
   }
 
   /**
-   * Runs the clock while there are accepted bytes that nothing demands. It is
-   * never restarted, so it counts from the first of them.
+   * Runs the clock while there are accepted bytes that nothing is about to send.
+   * It is never restarted, so it counts from the first of them.
    */
   #setClock(): void {
     if (

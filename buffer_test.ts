@@ -998,6 +998,22 @@ for (const oversize of ["split", "whole"] as const) {
   }
 }
 
+Deno.test('oversize: "split": what an array that shrinks leaves in the store is not sent early', async () => {
+  const [first, second] = [gate(), gate()];
+  const { out, sender } = setUp({ capacity: 4 }, [first.step, second.step]);
+  for (const text of ["abcd", "efgh", "x"]) void out.write(text);
+  const data = new Uint8Array(9);
+  const write = out.write(data);
+  data.buffer.transfer();
+  first.resolve();
+  await assertRejects(() => write, FlushError, "detached");
+  second.resolve();
+  await settle();
+  assertEquals(sender.sends, ["abcd", "efgh"]);
+  await out.close();
+  assertEquals(sender.sends, ["abcd", "efgh", "x"]);
+});
+
 // -- flush() --
 
 Deno.test("flush() resolves when every byte written before it is delivered, queued ones included", async () => {
@@ -1214,6 +1230,24 @@ Deno.test("flush(), close() and abort() leave no clock running", async () => {
   await other.out.write("a");
   await other.out.abort();
   assertEquals(time.countTimers(), 0);
+});
+
+Deno.test("flushInterval is not prolonged by a source that brings a byte now and then", async () => {
+  using time = fakeTime();
+  const bytes = ["a", "b", "c"].map((text) => ({
+    text,
+    ...Promise.withResolvers<string>(),
+  }));
+  const { out, sender } = setUp({ flushInterval: 100 });
+  const reading = out.readFrom(new Source(bytes.map(({ promise }) => promise)));
+  for (const { text, resolve } of bytes) {
+    resolve(text);
+    await time.tickAsync(49);
+  }
+  // The first byte arrived 147 ms ago, the last one 49.
+  assertEquals(sender.sends, ["abc"]);
+  await reading;
+  await out.close();
 });
 
 Deno.test("flushInterval: 1 is the minimum", async () => {
@@ -1764,6 +1798,34 @@ Deno.test("abort() settles even if the sender ignores its signal", async () => {
   assertEquals(textOf(out.takeUnsent()), "a");
 });
 
+Deno.test("abort() has ended the buffer when listeners of its signal are called", async () => {
+  let unsent: Uint8Array | undefined;
+  const out: StreamBuffer = new StreamBuffer((_, { signal }) => {
+    signal.addEventListener("abort", () => {
+      void out.flush();
+      unsent = out.takeUnsent();
+    });
+    return new Promise(() => {});
+  }, { flushInterval: 0 });
+  await out.write("abc");
+  void out.flush();
+  await out.abort();
+  assertEquals(unsent && textOf(unsent), "abc");
+  assertEquals(out.stats.sends, 0);
+});
+
+for (const reason of [null, "enough", 0]) {
+  Deno.test(`abort(${JSON.stringify(reason)}) during close() rejects it with the reason`, async () => {
+    const { out } = setUp({}, [stall]);
+    await out.write("a");
+    const close = out.close();
+    await settle();
+    await out.abort(reason);
+    assertEquals(await close.catch((error) => error), reason);
+    assertEquals(textOf(out.takeUnsent()), "a");
+  });
+}
+
 Deno.test("abort() during close() rejects it with the reason", async () => {
   const { out, sender } = setUp({}, [stall]);
   await out.write("a");
@@ -2115,6 +2177,28 @@ for (const capacity of [1, 2, 7, 8, 64]) {
   }
 }
 
+Deno.test("a failed send is reported to onError, although readFrom() waited for room before", async () => {
+  const [first, second] = [gate(), gate()];
+  const late = Promise.withResolvers<string>();
+  const errors: FlushError[] = [];
+  const { out, sender } = setUp(
+    { capacity: 4, onError: (error) => errors.push(error) },
+    [first.step, second.step],
+  );
+  const reading = out.readFrom(new Source(["abcdefgh", late.promise]));
+  await settle();
+  assertEquals(out.stats.bytesAccepted, 8, "it waits for room");
+  first.resolve();
+  await settle();
+  second.reject(DOWN);
+  await settle();
+  assertEquals(errors.map(({ cause }) => cause), [DOWN]);
+  late.resolve("ij");
+  assertEquals(await reading, 10);
+  await out.close();
+  assertEquals(sender.text, "abcdefghij");
+});
+
 Deno.test("readFrom() continues during a send, and reads only when there is room", async () => {
   const { promise, resolve, step } = gate();
   const { out, sender } = setUp({ capacity: 4 }, [step]);
@@ -2418,6 +2502,23 @@ Deno.test("close() ends readFrom() at once, and sends what a pending read brings
   await closed;
   assertEquals(sender.sends, ["abc", "defg"]);
   assertEquals(source.text, "abcdefg");
+});
+
+Deno.test("close() also sends bytes that a pending read brings during its own send", async () => {
+  const first = gate();
+  const late = Promise.withResolvers<string>();
+  const { out, sender } = setUp({ capacity: 8 }, [first.step]);
+  await out.write("ab");
+  void out.readFrom(new Source([late.promise]));
+  const closed = out.close();
+  await settle();
+  assertEquals(sender.sends, ["ab"]);
+  late.resolve("xy");
+  await settle();
+  first.resolve();
+  await closed;
+  assertEquals(sender.sends, ["ab", "xy"]);
+  assertEquals(out.takeUnsent().length, 0);
 });
 
 Deno.test("close() does not wait for the source, and takeUnsent() returns later bytes", async () => {
