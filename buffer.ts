@@ -1,7 +1,7 @@
 /**
  * {@linkcode StreamBuffer}: collects many small writes in a fixed store and
  * hands them to a {@linkcode Sender} in few large batches. It knows nothing of
- * HTTP and runs wherever `Uint8Array` and timers do.
+ * HTTP, and uses nothing that only one runtime has.
  *
  * @example Usage
  * ```ts
@@ -34,7 +34,7 @@ const ACTION = "Cannot create StreamBuffer";
 const DEFAULT_MAX_QUEUED_BYTES = 16 * 1024 * 1024;
 
 /**
- * How often in a row a source may return 0 bytes before `readFrom` gives up on
+ * How many times in a row a source may return 0 bytes before `readFrom` gives up on
  * it instead of spinning forever; the number is that of Go's bufio.
  */
 const MAX_EMPTY_READS = 100;
@@ -72,8 +72,9 @@ export interface SendContext {
   /** Position of its first byte in the whole stream, in bytes. */
   readonly offset: number;
   /**
-   * Aborted by {@linkcode StreamBuffer.abort} and when `closeTimeout` has
-   * passed. It is the same signal for the whole life of a buffer.
+   * Aborted when the buffer ends without delivering everything: by
+   * {@linkcode StreamBuffer.abort}, or a `close` that fails or times out. It is
+   * the same signal for the whole life of a buffer.
    */
   readonly signal: AbortSignal;
 }
@@ -86,7 +87,7 @@ export interface Sender {
    * same bytes are then sent again, with the same `sequence` and `offset`. There
    * is one call at a time.
    *
-   * `bytes` is a view of the store. It does not change until the promise
+   * `bytes` is usually a view of a store. It does not change until the promise
    * settles, and is overwritten after that: a sender that keeps bytes longer
    * must copy them. It must not change or transfer them. It may call the buffer,
    * but must not await its `flush` or `close`, which wait for this send.
@@ -136,25 +137,26 @@ export interface StreamBufferOptions {
   capacity?: number;
   /**
    * Maximum time in milliseconds that a byte waits before it is first sent,
-   * counted from the first byte in an empty store. While a send is in flight,
-   * the time ends with that send; after a failed one, it is the longest time
-   * until the next. `0` turns it off: bytes then wait for a write that does not
-   * fit, for `flush` or for `close`, and a script that ends without `close`
-   * loses what it wrote last.
+   * counted from the first byte in an empty store. If a send is in flight when
+   * the time is up, the bytes go out as soon as it ends. After a failed send,
+   * the batch is sent again within this time. `0` turns it off: bytes then wait
+   * for a write that does not fit, for `flush` or for `close`, and a script that
+   * ends without `close` loses what it wrote last.
    *
    * @default {1_000}
    */
   flushInterval?: number;
   /**
    * Maximum time in milliseconds that {@linkcode StreamBuffer.close} takes to
-   * deliver the rest.
+   * deliver the rest and close the sender. `0` does not turn it off.
    *
    * @default {30_000}
    */
   closeTimeout?: number;
   /**
-   * How many bytes may be queued behind a full store before
-   * {@linkcode StreamBuffer.write} rejects with a {@linkcode BufferFullError}.
+   * How many bytes may be queued, when a write does not fit while a send is in
+   * flight, before {@linkcode StreamBuffer.write} rejects with a
+   * {@linkcode BufferFullError}.
    * A write larger than `capacity` may always wait if the queue is empty,
    * because it waits in the caller's own array.
    *
@@ -164,16 +166,15 @@ export interface StreamBufferOptions {
   /**
    * What to do with a write larger than `capacity`: `"split"` it into batches
    * of `capacity`, send it `"whole"` as a batch of its own, from a copy, or
-   * `"reject"` it with a `RangeError`. As any other, a split write resolves when
-   * its last bytes are in a store, which may be two batches before they are
-   * delivered.
+   * `"reject"` it with a `RangeError`. Like any write, a split one resolves
+   * once its last bytes are in a store; delivery may be up to two batches later.
    *
    * @default {"split"}
    */
   oversize?: "split" | "whole" | "reject";
   /**
-   * Called when a send fails and no call is waiting for it. It is called in a
-   * microtask of its own and should not throw.
+   * Called when a send fails and no `write`, `flush` or `readFrom` is waiting for
+   * it. It is called in a microtask of its own and should not throw.
    */
   onError?: (error: FlushError) => void;
 }
@@ -186,7 +187,7 @@ export interface StreamBufferStats {
   readonly bytesDelivered: number;
   /** Bytes of writes that wait for room, and are not accepted yet. */
   readonly bytesQueued: number;
-  /** Bytes of writes that rejected, and so were not accepted. */
+  /** Bytes that were not accepted because their write rejected. */
   readonly bytesRejected: number;
   /** Number of sends that succeeded. */
   readonly sends: number;
@@ -209,8 +210,9 @@ export interface FlushErrorOptions extends ErrorOptions {
 }
 
 /**
- * Bytes were not delivered. They are not lost: an open buffer sends them again,
- * and a closed one returns them from {@linkcode StreamBuffer.takeUnsent}.
+ * Bytes were not delivered. Unless the message says otherwise, they are kept: an
+ * open buffer sends them again, and a closed one returns them from
+ * {@linkcode StreamBuffer.takeUnsent}.
  *
  * @example Usage
  * ```ts
@@ -253,9 +255,8 @@ export class FlushError extends Error {
 
 /**
  * A write was rejected because it would have made the queue exceed
- * `maxQueuedBytes`. None
- * of it was accepted. Await {@linkcode StreamBuffer.write}, or raise
- * `maxQueuedBytes`.
+ * `maxQueuedBytes`. None of it was accepted. Await
+ * {@linkcode StreamBuffer.write}, or raise `maxQueuedBytes`.
  */
 export class BufferFullError extends Error {
   /** The name of the error. */
@@ -281,10 +282,13 @@ export class NoProgressError extends Error {
  *   |----------------|--------------|---------------|---------------|
  *     acknowledged     #head          #store          #queue
  *     the server's     lent to the    ours; while     writes that wait for room:
- *                      sender, and    readFrom()      copies of ours, or the
+ *                      sender, and    readFrom()      copies that we made, or the
  *                      frozen: the    reads, the      caller's array if it is
  *                      batch to be    room behind     larger than the store
  *                      delivered      is the source's
+ *
+ * There are two stores. #fillBatch lends one to the sender, as #head, and the other
+ * becomes #store; the one that is not in use is #spare.
  *
  * A byte enters on the right and leaves on the left: queue (unless it fits at
  * once) -> store (unless its write is sent whole) -> head -> acknowledged. No step
@@ -299,11 +303,12 @@ export class NoProgressError extends Error {
  *   reading  -> closing   the same
  *   closing  -> closed    all is delivered, and the sender closed. A read that is
  *                         pending even then may bring bytes for takeUnsent()
- *   any      -> closed    #terminate: abort(), or close() that fails or times out
+ *   any      -> closed    #terminate: abort(), close() that fails or times out, or
+ *                         a source that takes the store away
  *
  * WHAT STATE SENDING IS IN (#head). There is at most one batch:
  *
- *   none      -> in flight   bytes are demanded (#launch)
+ *   none      -> in flight   bytes are demanded (#fillBatch, then #launch)
  *   in flight -> none        the sender acknowledges (#sendSucceeded)
  *   in flight -> held        the sender fails (#sendFailed)
  *   held      -> in flight   bytes are demanded again; the batch is the same
@@ -316,7 +321,8 @@ export class NoProgressError extends Error {
  * number, #demand, the position up to which bytes are to be sent without waiting
  * for a full store, and call #advance(), which alone calls `send`. A failed send
  * withdraws the demand: the batch is held until one of them asks again, so that
- * a dead server is not called in a loop.
+ * a dead server is not called in a loop. close() is the one caller that insists:
+ * if the send in flight fails, it demands that batch once more before it fails too.
  *
  * INVARIANTS, whenever no method of ours is running, until takeUnsent():
  *
@@ -354,7 +360,7 @@ interface Batch {
    * `undefined` if `bytes` is a copy of a write that is sent whole.
    */
   readonly store: Uint8Array<ArrayBuffer> | undefined;
-  /** The sender has it. Else it is held, after a send that failed. */
+  /** The sender has it. Otherwise it is new, or held after a send that failed. */
   inFlight: boolean;
 }
 
@@ -463,7 +469,8 @@ class QueueEntry {
  *   unchanged, when anything next asks for a send. Only an acknowledgement
  *   lets go of them.
  * - **Nothing is lost even at the end.** After a failed `close`, or an `abort`,
- *   `takeUnsent` returns exactly what was accepted and not acknowledged.
+ *   `takeUnsent` returns exactly what was accepted and not acknowledged, unless a
+ *   sender or a source has transferred the array that it was lent.
  *
  * Strings are encoded as UTF-8, each write on its own: a surrogate without its
  * partner in the same write becomes U+FFFD, as with `TextEncoder`.
@@ -551,7 +558,7 @@ export class StreamBuffer implements AsyncDisposable {
   #state: State = "open";
   /** Rejects the promise of `readFrom`. */
   #stopReading: ((reason: unknown) => void) | undefined;
-  /** What `close` returns, once it has been called. */
+  /** What `close` returns, once the buffer is closing or has ended. */
   #closePromise: Promise<void> | undefined;
   /** What `abort` returns. */
   #abortPromise: Promise<void> = RESOLVED;
@@ -645,8 +652,8 @@ export class StreamBuffer implements AsyncDisposable {
    *   the queue is detached. None of it was accepted, except its first
    *   `acceptedBytes` bytes.
    * @throws {BufferFullError} If the queue would exceed `maxQueuedBytes`.
-   * @throws {TypeError} If the buffer is closed, or `data` is detached or of
-   *   another type.
+   * @throws {TypeError} If the buffer is not open (closing, closed, or reading
+   *   from a source), or `data` is detached or of another type.
    * @throws {RangeError} If it is larger than `capacity` and `oversize` is
    *   `"reject"`.
    */
@@ -669,9 +676,10 @@ export class StreamBuffer implements AsyncDisposable {
    * reads straight into the store, as much at a time as there is room for, and
    * continues while a full store is sent: the fastest way to send a file.
    *
-   * It reads only when there is room. So when a send fails, or the source does,
-   * everything that was read has been accepted, and another call continues
-   * from there. Meanwhile `flush`, `flushInterval` and `stats` work as usual,
+   * It reads only when there is room. If a send fails while it waits for room, it
+   * rejects; if it is waiting for the source, it carries on, and `onError` is
+   * called. Either way every byte that was read has been accepted, and another
+   * call continues from there. Meanwhile `flush`, `flushInterval` and `stats` work as usual,
    * but nothing else can be written.
    *
    * `close` and `abort` end it at once. Bytes from a read that was pending then
@@ -718,7 +726,8 @@ export class StreamBuffer implements AsyncDisposable {
    *
    * @returns A promise that resolves when all of it has been delivered.
    * @throws {FlushError} If a send fails first. The bytes are kept: flush again.
-   * @throws {TypeError} If the buffer is closed.
+   * @throws {TypeError} If the buffer is closing or closed.
+   * @throws The reason of `abort`, if that is called meanwhile.
    */
   flush(): Promise<void> {
     if (this.#isOpen) return this.#deliver();
@@ -742,8 +751,10 @@ export class StreamBuffer implements AsyncDisposable {
    *   every byte has been delivered. Bytes from a pending read of `readFrom`
    *   that arrive after the last send are left to `takeUnsent`. After `abort`,
    *   which gives up delivery, it resolves at once.
-   * @throws {FlushError} If some were not delivered. The buffer is closed
-   *   nevertheless, and {@linkcode StreamBuffer.takeUnsent} returns them.
+   * @throws {FlushError} If some were not delivered, or the sender could not be
+   *   closed. The buffer is closed nevertheless, and
+   *   {@linkcode StreamBuffer.takeUnsent} returns them.
+   * @throws The reason of `abort`, if that is called meanwhile.
    */
   close(): Promise<void> {
     return this.#closePromise ??= this.#close();
@@ -927,7 +938,10 @@ export class StreamBuffer implements AsyncDisposable {
 
   // -- Accepting bytes --
 
-  /** Each way of encoding is the fastest for its lengths; the last takes any string. */
+  /**
+   * Encodes by the way that is fastest for the length. What does not fit, or is
+   * not ASCII, falls through to the next way, and at last to an array of its own.
+   */
   #writeString(text: string): Promise<void> {
     const { length } = text;
     const start = this.#filled;
@@ -977,13 +991,13 @@ export class StreamBuffer implements AsyncDisposable {
     try {
       bytes = toBytes(data);
     } catch (error) {
-      return this.#refuse(error, 0);
+      return this.#rejectWrite(error, 0);
     }
     const { length } = bytes;
     if (this.#state === "open") {
       if (length === 0) return RESOLVED;
       if (length > this.#capacity && this.#oversize === "reject") {
-        return this.#refuse(
+        return this.#rejectWrite(
           new RangeError(
             `Cannot write ${length} bytes: the capacity is ${this.#capacity}, and oversize is "reject"`,
           ),
@@ -997,7 +1011,7 @@ export class StreamBuffer implements AsyncDisposable {
     }
     // Only now, because a sender that was just called may have ended the buffer.
     if (this.#state !== "open") {
-      return this.#refuse(this.#notOpen(`write ${length} bytes`), length);
+      return this.#rejectWrite(this.#notOpen(`write ${length} bytes`), length);
     }
     if (!this.#fits(length)) return this.#enqueue(bytes);
     this.#store.set(bytes, this.#filled);
@@ -1017,7 +1031,7 @@ export class StreamBuffer implements AsyncDisposable {
     this.#advance();
   }
 
-  #refuse(error: unknown, length: number): Promise<void> {
+  #rejectWrite(error: unknown, length: number): Promise<void> {
     this.#rejected += length;
     return handled(Promise.reject(error));
   }
@@ -1029,7 +1043,7 @@ export class StreamBuffer implements AsyncDisposable {
     // at a time: a caller that does not await would otherwise queue without end.
     const isCallersArray = length > this.#capacity && this.#queue.isEmpty;
     if (this.#queued + length > this.#maxQueuedBytes && !isCallersArray) {
-      return this.#refuse(
+      return this.#rejectWrite(
         new BufferFullError(
           `Cannot write ${length} bytes: ${this.#queued} are queued, and maxQueuedBytes is ${this.#maxQueuedBytes}; await write(), or raise maxQueuedBytes`,
         ),
@@ -1201,6 +1215,7 @@ export class StreamBuffer implements AsyncDisposable {
   #checkStore(): void {
     if (this.#store.length === this.#capacity) return;
     this.#store = new Uint8Array();
+    this.#base += this.#filled; // they were accepted, and count as unsent
     this.#filled = 0;
     const message =
       "Cannot read: the source has transferred the store that it was lent, and the bytes in it are lost";
@@ -1290,7 +1305,7 @@ export class StreamBuffer implements AsyncDisposable {
     return batch;
   }
 
-  /** The next bytes of the stream, which are no longer part of #store. */
+  /** Makes `bytes`, which are no longer in #store, the next batch of the stream. */
   #makeBatch(
     bytes: Uint8Array<ArrayBuffer>,
     store?: Uint8Array<ArrayBuffer>,
@@ -1307,7 +1322,7 @@ export class StreamBuffer implements AsyncDisposable {
 
   /**
    * Runs the clock while there are accepted bytes that nothing is about to send.
-   * It is never restarted, so it counts from the first of them.
+   * While it runs it is never reset, so it counts from the first of them.
    */
   #setClock(): void {
     if (
@@ -1354,7 +1369,7 @@ export class StreamBuffer implements AsyncDisposable {
     this.#head = undefined;
     // A store that the sender has transferred has no bytes, and is of no more use.
     if (batch.store?.length === this.#capacity) this.#spare = batch.store;
-    this.#delivered = this.#base;
+    this.#delivered += batch.size;
     this.#sends++;
     this.#lastError = undefined;
     while ((this.#waiters.first?.end ?? Infinity) <= this.#delivered) {
@@ -1368,8 +1383,9 @@ export class StreamBuffer implements AsyncDisposable {
   /**
    * Holds the batch, and withdraws the demand. Nothing is retried at once, because
    * a sender has its own policy of retries and has given up. Everyone who waits
-   * learns of the failure now, and may demand the bytes again. If no one does, the
-   * clock will: #advance starts it, as no byte is demanded.
+   * for room or for delivery learns of the failure now, and may demand the bytes
+   * again. If no one does, the clock will, if there is one: #advance starts it, as
+   * no byte is demanded.
    */
   #sendFailed(batch: Batch, cause: unknown): void {
     batch.inFlight = false;
@@ -1438,7 +1454,7 @@ export class StreamBuffer implements AsyncDisposable {
     try {
       await Promise.race([this.#drain(), this.#terminated.promise]);
     } catch (error) {
-      this.#fail(error); // does nothing if abort() has ended the buffer
+      this.#fail(error); // does nothing if abort() or the deadline already has
       throw error;
     } finally {
       clearTimeout(deadline);
@@ -1461,8 +1477,8 @@ export class StreamBuffer implements AsyncDisposable {
   /** Delivers everything and closes the sender, unless the buffer ends before. */
   async #drain(): Promise<void> {
     this.#advance(); // in this state there is no fast path, and no clock
-    // A failure of the send in flight is not that of close(), which sends the
-    // batch again.
+    // If the send in flight fails, close() does not fail with it: it sends that
+    // batch once more first.
     await this.#sendEnded;
     // More than once if a source brings bytes meanwhile.
     while (
@@ -1504,6 +1520,8 @@ export class StreamBuffer implements AsyncDisposable {
     // buffer without a clock, and cannot make it send.
     this.#state = "closed";
     this.#advance();
+    // close() and abort() have set it already; else a later close() rejects.
+    this.#closePromise ??= this.#terminated.promise;
     // Then those who wait: their reactions are microtasks, and run later.
     this.#rejectAll(reasonFor);
     this.#terminated.reject(reason);
@@ -1525,7 +1543,7 @@ function errorForWrite(
       : new FlushError(message, { cause, unsentBytes, acceptedBytes });
 }
 
-/** A view of the bytes of `data`; throws if it has none. */
+/** A view of the bytes of `data`; throws if it is detached or of another type. */
 function toBytes(data: ArrayBuffer | ArrayBufferView): Uint8Array {
   const view = ArrayBuffer.isView(data);
   if (!view && !(data instanceof ArrayBuffer)) {

@@ -1,9 +1,9 @@
 /**
- * Tests of `StreamBuffer`, in sections. Each promise of the buffer (they are
+ * Tests of `StreamBuffer`, in sections. Each guarantee of the buffer (they are
  * listed in docs/architecture.md) has a section, and there a test whose name
- * begins with the promise:
+ * begins with the guarantee:
  *
- * | promise                                         | section                         |
+ * | guarantee                                       | section                         |
  * | ----------------------------------------------- | ------------------------------- |
  * | one store, and bounded memory                   | One store                       |
  * | a write that fits is a copy                     | A write that fits is a copy     |
@@ -559,7 +559,7 @@ Deno.test("a string write during which a sender writes to another buffer keeps b
 
 for (const oversize of OVERSIZE) {
   for (const text of ["i", "ijkl"]) {
-    Deno.test(`backpressure: write() of ${text} waits while both stores are full, and no longer, oversize: "${oversize}"`, async () => {
+    Deno.test(`backpressure: write() of ${text} waits only while both stores are full, oversize: "${oversize}"`, async () => {
       const [first, second] = [gate(), gate()];
       const script = [first.step, second.step];
       const { out, sender } = setUp({ capacity: 4, oversize }, script);
@@ -698,7 +698,7 @@ Deno.test("order: there is one send at a time, in the order of the writes", asyn
   assertEquals(sequences, [...sequences.keys()]);
 });
 
-Deno.test("order: writes that are not awaited keep it", async () => {
+Deno.test("order: it is kept for writes that are not awaited", async () => {
   const { out, sender } = setUp({ capacity: 4 }, [() => settle()]);
   for (const text of ["ab", "cdef", "gh", "ij"]) void out.write(text);
   await out.close();
@@ -720,7 +720,7 @@ Deno.test("write() during a send goes out with the next batch", async () => {
   assertEquals(sender.sends, ["first", "second"]);
 });
 
-Deno.test("order: a write comes after those still queued when one was accepted", async () => {
+Deno.test("order: a new write goes behind those still queued", async () => {
   const first = gate();
   const { out, sender } = setUp({ capacity: 4 }, [first.step], () => settle());
   const texts = ["abcd", "efgh", "ijkl", "mnop"];
@@ -925,7 +925,7 @@ Deno.test('oversize: "split": a failed send rejects with acceptedBytes', async (
   assertEquals(out.stats.bytesRejected, 1);
 });
 
-Deno.test('oversize: "split": a failed send rejects with acceptedBytes, even if it is 1', async () => {
+Deno.test('oversize: "split": a failed send rejects with acceptedBytes, at capacity 1 too', async () => {
   const first = gate();
   const { out, sender } = setUp({ capacity: 1 }, [first.step]);
   await out.write("a");
@@ -1127,7 +1127,7 @@ Deno.test("writes after a flush() are collected again", async () => {
   assertEquals(sender.sends, ["a", "bc"]);
 });
 
-Deno.test("flush() settles while a producer never stops", async () => {
+Deno.test("flush() resolves even if the producer never stops", async () => {
   const { out, sender } = setUp({ capacity: 4 }, [], () => settle());
   let flushed = false;
   await out.write("abc");
@@ -1182,7 +1182,7 @@ Deno.test("flushInterval restarts with the first byte after a full store", async
   await out.close();
 });
 
-Deno.test("flushInterval that passes during a send causes the next one right after it", async () => {
+Deno.test("flushInterval that elapses during a send starts the next one as soon as it ends", async () => {
   using time = fakeTime();
   const first = gate();
   const { out, sender } = setUp({ flushInterval: 100 }, [first.step]);
@@ -1901,7 +1901,7 @@ Deno.test("close() settles even if the abort() of the sender hangs", async () =>
   await out.close();
 });
 
-Deno.test("abort() after the sender was closed leaves it closed", async () => {
+Deno.test("abort() after close() does not call the sender's abort()", async () => {
   const events: string[] = [];
   const out = new StreamBuffer({
     send: () => {},
@@ -1963,7 +1963,7 @@ Deno.test("a sender may write, flush and close from send(), and its writes come 
   assertEquals(sends, ["before ", "before ", "from within"]);
 });
 
-Deno.test("a sender sees every byte of the write that started its send accounted for", async () => {
+Deno.test("stats read inside send() account for the whole write that started it", async () => {
   const queued: number[] = [];
   await using out: StreamBuffer = new StreamBuffer(() => {
     const { bytesAccepted, bytesDelivered, bytesQueued } = out.stats;
@@ -2177,7 +2177,7 @@ for (const capacity of [1, 2, 7, 8, 64]) {
   }
 }
 
-Deno.test("a failed send is reported to onError, although readFrom() waited for room before", async () => {
+Deno.test("onError is called even if readFrom() waited for room earlier", async () => {
   const [first, second] = [gate(), gate()];
   const late = Promise.withResolvers<string>();
   const errors: FlushError[] = [];
@@ -2269,7 +2269,7 @@ Deno.test("readFrom() reads straight into the two stores", async () => {
 });
 
 for (const behind of ["e", "ef"]) {
-  Deno.test(`readFrom() continues when there is room, before a flush() of ${behind} behind it has ended`, async () => {
+  Deno.test(`readFrom() resumes once there is room, even if a later flush() of ${behind} is pending`, async () => {
     const [first, second] = [gate(), gate()];
     const late = Promise.withResolvers<string>();
     const { out } = setUp({ capacity: 4 }, [first.step, second.step]);
@@ -2409,11 +2409,50 @@ for (const flushInterval of [0, 100]) {
     await assertRejects(() => out.write("d"), TypeError, "closed");
     await assertRejects(() => out.flush(), TypeError, "closed");
     await time.tickAsync(1_000);
+    assertInstanceOf(error.cause, TypeError);
+    assertEquals(error.unsentBytes, 3);
+    assertStrictEquals(
+      await assertRejects(() => out.close(), FlushError),
+      error,
+    );
     assertEquals(sender.events, ["abort"]);
     assertEquals(out.takeUnsent().length, 0);
-    assertInstanceOf(error.cause, TypeError);
+    assertEquals(out.stats.bytesAccepted, 3);
   });
 }
+
+Deno.test("a source that transfers the store during a send leaves that send to end on its own", async () => {
+  for (const ending of ["ack", "fail"]) {
+    const first = gate();
+    const { out, sender } = setUp({ capacity: 4 }, [first.step]);
+    const chunks = ["abcd", "ef"];
+    await assertRejects(
+      () =>
+        out.readFrom({
+          read: (p) => {
+            const chunk = chunks.shift();
+            if (chunk === undefined) {
+              structuredClone(p, { transfer: [p.buffer as ArrayBuffer] });
+              return Promise.resolve(1);
+            }
+            new TextEncoder().encodeInto(chunk, p);
+            return Promise.resolve(chunk.length);
+          },
+        }),
+      FlushError,
+      "transferred",
+    );
+    if (ending === "ack") first.resolve();
+    else first.reject(DOWN);
+    await settle();
+    await assertRejects(() => out.close(), FlushError, "transferred");
+    await settle();
+    assertEquals(sender.events, ["send 0", "abort", `${ending} 0`]);
+    const delivered = ending === "ack" ? 4 : 0;
+    assertEquals(out.stats.bytesDelivered, delivered);
+    assertEquals(textOf(out.takeUnsent()), delivered ? "" : "abcd");
+  }
+});
 
 for (const how of ["throws", "rejects"]) {
   Deno.test(`readFrom() rejects with what a source ${how}, and keeps what it read`, async () => {
@@ -2438,7 +2477,7 @@ for (const how of ["throws", "rejects"]) {
   });
 }
 
-Deno.test("readFrom() whose source fails lends the store no longer", async () => {
+Deno.test("readFrom() takes the store back when its source fails", async () => {
   const sent = new Set<ArrayBuffer>();
   const out = new StreamBuffer(({ buffer }) => void sent.add(buffer));
   const source = { read: () => Promise.reject(DOWN) };
