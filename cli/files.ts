@@ -1,6 +1,6 @@
 /** The files of the command line: whether they can be read, and their sizes. */
 import { resolve } from "node:path";
-import { AccessError, tryTo } from "./usage.ts";
+import { AccessError, tryTo } from "./errors.ts";
 
 /**
  * The size of the object whose end the files are: `offset` and their sizes.

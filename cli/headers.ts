@@ -3,7 +3,7 @@
  * is replaced by an environment variable. No message shows a value, since it may be
  * a secret.
  */
-import { AccessError, tryTo, UsageError } from "./usage.ts";
+import { AccessError, tryTo, UsageError } from "./errors.ts";
 
 /** `${NAME}`, in the value of a header. */
 export const VARIABLE = /\$\{(\w+)\}/g;

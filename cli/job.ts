@@ -25,7 +25,7 @@ import {
 } from "./options.ts";
 import { UnsentFile } from "./unsent.ts";
 import { inTermsOfTheCommand } from "./terms.ts";
-import { AccessError, tryTo, UsageError } from "./usage.ts";
+import { AccessError, tryTo, UsageError } from "./errors.ts";
 
 const DEFAULT_CAPACITY = 256 * 1024;
 

@@ -23,10 +23,10 @@ import { LineWriter } from "./lines.ts";
 import { log } from "./log.ts";
 import { help, parseOptions } from "./options.ts";
 import { showProgress } from "./progress.ts";
-import { resumeCommand } from "./resume.ts";
+import { resumeCommand } from "./resume_command.ts";
 import { Interrupts } from "./signals.ts";
 import { inTermsOfTheCommand } from "./terms.ts";
-import { AccessError, UsageError } from "./usage.ts";
+import { AccessError, UsageError } from "./errors.ts";
 
 /**
  * What to pass to `deno run` to run this command again: in a clone the absolute

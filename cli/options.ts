@@ -4,7 +4,7 @@
  */
 import { basename } from "node:path";
 import { parseArgs } from "node:util";
-import { UsageError } from "./usage.ts";
+import { UsageError } from "./errors.ts";
 
 /**
  * The help text.

@@ -19,7 +19,7 @@ import {
   TIME,
   type Values,
 } from "./options.ts";
-import { UsageError } from "./usage.ts";
+import { UsageError } from "./errors.ts";
 
 for (
   const [value, kind, expected] of [

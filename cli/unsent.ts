@@ -2,7 +2,7 @@
 import { fstatSync } from "node:fs";
 import { log } from "./log.ts";
 import type { Mode } from "./options.ts";
-import { tryTo } from "./usage.ts";
+import { tryTo } from "./errors.ts";
 
 /** The file. It stays open during the whole run. */
 export class UnsentFile {

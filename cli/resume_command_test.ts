@@ -21,7 +21,7 @@ import {
   respond,
 } from "../testing/faulty_server.ts";
 import { temporary } from "../testing/temporary.ts";
-import { resumeCommand, type UnfinishedUpload } from "./resume.ts";
+import { resumeCommand, type UnfinishedUpload } from "./resume_command.ts";
 
 /** An upload of one file, nothing of which is saved. */
 const UPLOAD: UnfinishedUpload = {
