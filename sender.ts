@@ -183,6 +183,7 @@ export class FetchSender implements Sender, AsyncDisposable {
     try {
       await this.#deliver(bytes, context);
     } catch (error) {
+      // Not delivered: this buffer may send it again, or another one may send it.
       this.#claimed.next = context.sequence;
       context.signal.throwIfAborted();
       throw error;

@@ -1,3 +1,5 @@
+/** Errors that `main` reports without a stack, and how they are made. */
+
 /**
  * Invalid usage: a mistake that the user can correct, found before the first byte is
  * read. `main` reports it and returns exit code 2.

@@ -3,7 +3,7 @@ import { resolve } from "node:path";
 import { AccessError, tryTo } from "./errors.ts";
 
 /**
- * The size of the object whose end the files are: `offset` and their sizes.
+ * The size of the object: `offset`, plus the sizes of the files, which are its end.
  *
  * @param files Paths; `-` is standard input.
  * @param offset Where in the object the first file begins.

@@ -58,7 +58,7 @@ export async function main(args: string[]): Promise<number> {
     }
     return await run(await createJob(values, positionals));
   } catch (error) {
-    if (error instanceof SendError) { // of createJob(): nothing has been read
+    if (error instanceof SendError) { // thrown by createJob(): nothing has been read
       log(inTermsOfTheCommand(error.message));
       return 1;
     }
@@ -112,10 +112,11 @@ async function run(job: Job): Promise<number> {
     await saveUndelivered(job, input, lines, interrupts);
   if (input.error !== undefined) log(`read failed: ${input.error.message}`);
   // The rest of the object is complete only if the input was read to its end.
-  const isRest = isSaved && job.upload !== undefined && !interrupts.received &&
+  const hasWholeRest = isSaved && job.upload !== undefined &&
+    !interrupts.received &&
     input.error === undefined;
-  await job.unsent?.close(isRest);
-  if (failure !== undefined) await printResumeCommand(job, isRest);
+  await job.unsent?.close(hasWholeRest);
+  if (failure !== undefined) await printResumeCommand(job, hasWholeRest);
   return isUnfinished ? 1 : 0;
 }
 

@@ -128,7 +128,7 @@ Deno.test("cli reports only the first retry", async () => {
   assertMatch(stderr, /^stream-buffer: .* responded with 503; retrying\n$/);
 });
 
-Deno.test("cli waits for the server as long as --timeout allows, not only as long as close()", async () => {
+Deno.test("cli waits for the full --timeout, even beyond closeTimeout", async () => {
   await using server = new FaultyServer();
   const { code, stdout } = await run(
     ["--timeout", "20s", server.url],
@@ -266,7 +266,7 @@ Deno.test("cli --tus reports the response of a server that does not support tus"
   assert(!stderr.includes("to resume"));
 });
 
-Deno.test("cli advises to send a file when the server requires a size", async () => {
+Deno.test("cli suggests sending a file when the server requires a size", async () => {
   const offers = { "tus-version": "1.0.0", "tus-extension": "creation" };
   for (
     const [mode, behaviour] of [

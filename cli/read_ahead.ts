@@ -49,7 +49,7 @@ function readAhead(): void {
     function readFile(path: string): void {
       using opened = path === "-" ? null : Deno.openSync(path);
       const file = opened ?? Deno.stdin;
-      // Of a file the bytes to leave out need not be read, of a pipe they do.
+      // In a file, seek past the bytes to leave out; from a pipe they must be read.
       if (opened?.statSync().isFile) {
         const size = Math.min(skip, opened.statSync().size);
         opened.seekSync(size, Deno.SeekMode.Start);

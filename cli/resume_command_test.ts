@@ -248,7 +248,7 @@ Deno.test("cli --tus resumes when only the end of standard input was refused", a
   assertEquals([found.text, found.isComplete], ["an object", true]);
 });
 
-Deno.test("cli --tus does not resume from an --unsent that lacks a part", async () => {
+Deno.test("cli --tus does not offer an incomplete --unsent file for resuming", async () => {
   await using tus = await startRefusingTusServer(1);
   await using folder = await temporary();
   const unsent = folder.file("rest");

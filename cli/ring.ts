@@ -27,7 +27,7 @@
  * the index of position `n`.
  */
 export const RING_SIZE = 2 * 1024 * 1024;
-/** The first position: 1 MiB before the integers overflow, so that tests see it. */
+/** The first position: 1 MiB before the integers overflow, so that every test with a larger input crosses it. */
 const START = 2 ** 31 - 2 ** 20;
 
 /** The memory that both threads share. */

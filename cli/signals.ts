@@ -8,8 +8,8 @@
 import { log } from "./log.ts";
 
 /**
- * How long sending may continue after a first interrupt, in ms. Orchestrators
- * usually allow 10 s between SIGTERM and SIGKILL; the rest is for saving.
+ * How long sending may continue after a first interrupt, in ms. Docker allows 10 s
+ * between SIGTERM and SIGKILL by default; the rest is for saving.
  */
 export const SEND_GRACE = 5_000;
 /**

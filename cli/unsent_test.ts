@@ -140,7 +140,7 @@ Deno.test("cli reports how much it saved when the disk is full", async () => {
   assertStringIncludes(stderr, `5 bytes saved to ${unsent}`);
 });
 
-Deno.test("cli reports that a file is missing from what it saved", async () => {
+Deno.test("cli saves what it can when an input file disappears, and reports it", async () => {
   await using folder = await temporary();
   const gone = folder.file("gone", "data");
   const unsent = folder.file("unsent");

@@ -9,8 +9,8 @@ import type { StreamBuffer } from "@stream-buffer/stream-buffer";
  * Sends the remaining bytes before the process exits, and appends to the file
  * `unsent` what could not be sent. Call it once, before the first write.
  *
- * The exit takes at most `closeTimeout` milliseconds. Orchestrators usually
- * allow a container 10 seconds.
+ * The exit takes at most `closeTimeout` milliseconds. By default Docker allows a
+ * container 10 seconds, Kubernetes 30.
  */
 export function closeOnExit(out: StreamBuffer, unsent: string): void {
   let closing = false;

@@ -152,7 +152,7 @@ Deno.test("send() leaves no listener on the signal of the stream", async () => {
   assertEquals(listeners.size, 0);
 });
 
-Deno.test("the signal of an attempt has the reason of the stream", async () => {
+Deno.test("an attempt's signal is aborted with the stream's reason", async () => {
   const controller = new AbortController();
   const reason = new Error("enough");
   const signals: AbortSignal[] = [];

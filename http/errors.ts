@@ -1,7 +1,7 @@
 /**
  * The error of a delivery that failed. It imports nothing, so that every file
- * here can use it. Its messages are written in `requests.ts`, which knows what
- * was attempted, and `advice.ts`, which knows what helps.
+ * here can use it. Most of its messages are written in `requests.ts`, which knows
+ * what was attempted, and `advice.ts`, which knows what helps.
  */
 
 /** Options of a {@linkcode SendError}. */
@@ -24,8 +24,8 @@ export interface SendErrorOptions extends ErrorOptions {
  * An attempt to deliver a batch failed.
  *
  * **It shows no secrets**: neither the query of the URL nor the values of
- * headers. If a server repeats them, words of six characters or more are
- * replaced by `***`, and so are any eight consecutive characters of longer ones.
+ * headers. If a server repeats them, any secret word of six or more characters is
+ * replaced by `***`, and so is any run of eight characters from a longer one.
  */
 export class SendError extends Error {
   /** The name of the error. */

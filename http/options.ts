@@ -74,8 +74,9 @@ export interface RetryOptions {
 /** Options of every sender that makes HTTP requests. */
 export interface RequestOptions {
   /**
-   * The headers of each request, or a function that is called for each attempt,
-   * and once more with `failure` set after a 401 or 403, to get a fresh token.
+   * The headers of each request, or a function that is called for each attempt. A
+   * 401 or 403 is then retried once per batch, so that the function can get a
+   * fresh token; its `failure` says why it is called again.
    *
    * If the function fails, so does the send; the `cause` is then a copy of its
    * error without the secrets known so far.

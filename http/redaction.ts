@@ -14,7 +14,7 @@ import { isPermissionError } from "./platform_errors.ts";
 /** Secrets sent by the attempts of one delivery. */
 export type Secrets = Set<string>;
 
-/** A shorter word is not a secret, and is too common to be hidden. */
+/** A shorter word is assumed to be no secret: hiding it would garble messages. */
 const MIN_SECRET = 6;
 /** Of a longer word, any piece of this length is hidden too. */
 const MAX_PIECE = 8;

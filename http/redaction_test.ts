@@ -120,7 +120,7 @@ for (
   });
 }
 
-Deno.test("no error shows the beginning of a secret that its excerpt would cut", async () => {
+Deno.test("an excerpt that ends inside a secret does not show its beginning", async () => {
   const before = "x".repeat(194);
   await using server = new FaultyServer([respond(400, {}, `${before}hunter2`)]);
   const error = await assertRejects(

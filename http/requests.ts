@@ -101,6 +101,7 @@ export class Requests {
     request: OutgoingRequest,
     attempt: Attempt,
   ): Promise<ServerResponse | SendError> {
+    // An attempt that starts too late gets 1 ms, and so fails as a timeout.
     const left = Math.max(attempt.deadline - Date.now(), 1);
     const timeout = Math.min(this.#timeout, left);
     return within(
@@ -114,7 +115,8 @@ export class Requests {
    * Makes one request, without a time limit.
    *
    * @returns The response, whatever its status; a failure if there was none.
-   * @throws {SendError} If there are no headers, so that no request was made.
+   * @throws {SendError} If the headers could not be obtained, so that no request
+   *   was made.
    */
   async exchange(
     {
@@ -143,7 +145,8 @@ export class Requests {
 
     addSecretsOfUrl(secrets, url);
     let headers = new Headers();
-    // Another origin gets the bytes that are meant for it, and no credentials.
+    // Another origin gets the bytes that are meant for it, and none of the
+    // caller's headers, as they may hold credentials.
     if (url.origin === this.url.origin) {
       try {
         headers = await until(signal, this.#headersFor(details));

@@ -107,7 +107,7 @@ export class RetryLoop {
 
   /** A delay in ms, random below a bound that doubles with each attempt. */
   #backoff(attempt: number): number {
-    const doublings = Math.min(attempt - 1, 31); // 2 ** 1024 is infinite
+    const doublings = Math.min(attempt - 1, 31); // 2 ** 1024 is infinite, and 0 * Infinity is NaN
     const bound = this.#initialDelay * 2 ** doublings;
     return Math.random() * Math.min(bound, this.#maxDelay);
   }

@@ -229,7 +229,7 @@ Deno.test("send() fails before maxElapsed has passed, and reports the number of 
   assertEquals(time.countTimers(), 0);
 });
 
-Deno.test("maxElapsed ends attempts without delays between them", async () => {
+Deno.test("maxElapsed also limits retries that have no delay", async () => {
   using time = fakeTime();
   let attempts = 0;
   const failing = () => {

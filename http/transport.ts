@@ -42,6 +42,7 @@ export function makeRequest(
     redirect: "manual",
     duplex: "half",
   } as RequestInit);
+  // Turns the body into a stream, which Deno cannot resend.
   if (mayConnect(url)) void request.body;
   return request;
 }
@@ -50,7 +51,8 @@ export function makeRequest(
  * Gets the response to a request.
  *
  * @param signal That of the request, which `request.signal` only follows.
- * @param fetch Not called as a method, which that of browsers would refuse.
+ * @param fetch Called as a plain function: a browser's `fetch` throws if `this` is
+ *   another object.
  * @param wasStream Whether the body was a stream when it was given.
  */
 export async function getResponse(

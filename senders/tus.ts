@@ -59,7 +59,7 @@ const ALGORITHMS = [
 const NO_BATCH = { sequence: 0, offset: 0 };
 const TOO_LARGE = "; the object is larger than it allows";
 const GONE =
-  "; the upload no longer exists, if this is its URL: it has expired, was terminated, or was removed once complete";
+  "; the upload no longer exists (expired, terminated, or removed once complete), unless the URL is wrong";
 
 /** Options of a {@linkcode TusSender}. */
 export interface TusSenderOptions extends AttemptOptions {
@@ -217,7 +217,7 @@ export class TusSender implements Sender {
     sender.#offsetUnknown = true;
     sender.#sent = Infinity;
     await sender.#try(async (attempt) =>
-      await sender.#discover(attempt) ?? await sender.#locate(attempt)
+      await sender.#discover(attempt) ?? await sender.#refreshOffset(attempt)
     );
     sender.#start = sender.#next = sender.#sent = sender.#offset;
     return sender;
@@ -269,7 +269,7 @@ export class TusSender implements Sender {
     this.#pendingEnd = end;
     await until(context.signal, this.create());
     await this.#try(async (attempt) => {
-      let failure = await this.#locate(attempt);
+      let failure = await this.#refreshOffset(attempt);
       this.#checkSize(end); // the server may have reported a length
       while (failure === undefined && this.#offset < end) {
         const rest = bytes.subarray(this.#offset - begin);
@@ -305,7 +305,7 @@ export class TusSender implements Sender {
     }
     await this.create();
     await this.#try(async (attempt) => {
-      const failure = await this.#locate(attempt);
+      const failure = await this.#refreshOffset(attempt);
       if (failure !== undefined || this.#declared) return failure;
       return await this.#append(new Uint8Array(), attempt);
     });
@@ -424,7 +424,7 @@ export class TusSender implements Sender {
     return this.#url!.href;
   }
 
-  /** Asks what the server supports. One that does not tell may support it. */
+  /** Asks what the server supports. One that does not say is given the chance. */
   async #discover(attempt: Attempt): Promise<SendError | undefined> {
     if (this.#discovered) return;
     const response = await this.#requests.send({ method: "OPTIONS" }, attempt);
@@ -489,7 +489,7 @@ export class TusSender implements Sender {
   }
 
   /** Asks the server for its offset, unless that is known. */
-  async #locate(attempt: Attempt): Promise<SendError | undefined> {
+  async #refreshOffset(attempt: Attempt): Promise<SendError | undefined> {
     if (!this.#offsetUnknown) return;
     const url = this.#url!;
     const response = await this.#request({ method: "HEAD", url }, attempt);
@@ -593,7 +593,8 @@ function adviceOnCreation(response: ServerResponse): string | undefined {
 
 function adviceOnUpload(response: ServerResponse): string | undefined {
   if (isGone(response)) return GONE;
-  // Otherwise it was a proxy, and the request was too large for that.
+  // A 413 that is not of a tus server comes from a proxy, for which the request is
+  // too large, and not the object.
   const isTooLarge = response.status === 413 &&
     adviceOnProtocol(response) === "";
   return isTooLarge ? TOO_LARGE : undefined;

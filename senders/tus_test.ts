@@ -664,7 +664,7 @@ for (const status of [404, 410]) {
       const error = await assertRejects(
         () => given.sender.send(BYTES, context()),
         SendError,
-        "; the upload no longer exists, if this is its URL: it has expired",
+        "; the upload no longer exists (expired, terminated, or removed once complete)",
       );
       assertEquals(error.status, status);
       assertEquals(given.lines().length, script.length);
@@ -683,12 +683,12 @@ Deno.test("send() rejects bytes beyond the length that the server reports", asyn
 });
 
 for (
-  const [title, refusal, advice] of [
-    ["the server: the object", tus(413), "the object is larger than it allows"],
-    ["a proxy: the request", respond(413), "make `capacity` smaller"],
+  const [whose, what, refusal, advice] of [
+    ["the server", "object", tus(413), "the object is larger than it allows"],
+    ["a proxy", "request", respond(413), "make `capacity` smaller"],
   ] as const
 ) {
-  Deno.test(`a 413 comes from ${title} is too large`, async () => {
+  Deno.test(`a 413 from ${whose} says that the ${what} is too large`, async () => {
     await using given = setUp([refusal]);
     const { message } = await assertRejects(
       () => given.sender.send(BYTES, context()),

@@ -73,9 +73,8 @@ export interface UploadSenderOptions extends RequestOptions {
    */
   length?: number;
   /**
-   * Maximum time in milliseconds for which the connection accepts none of the
-   * bytes that are ready, and for which the server does not respond once it has
-   * all of them.
+   * How long, in milliseconds, the connection may accept nothing while bytes are
+   * ready, and how long the server may take to respond once it has them all.
    *
    * @default {30_000}
    */
@@ -126,7 +125,7 @@ export class UploadSender implements Sender {
   /** Settles as the request does; `undefined` before it is made. */
   #outcome: Promise<void> | undefined;
   /** Settles when the connection asks for a chunk, or there is an outcome. */
-  #demand = Promise.withResolvers<void>();
+  #pulled = Promise.withResolvers<void>();
   /** The number of bytes put into the body: what the connection has accepted. */
   #enqueued = 0;
   /** The body is complete: its end was put into it too. */
@@ -189,7 +188,7 @@ export class UploadSender implements Sender {
           );
         }
         await this.#ready(signal);
-        this.#demand = Promise.withResolvers();
+        this.#pulled = Promise.withResolvers();
         // A copy: it is read long after the next one has been asked for, and
         // the store that it comes from is reused when this returns.
         const piece = bytes.slice(at, at + PIECE_SIZE);
@@ -263,15 +262,15 @@ export class UploadSender implements Sender {
   /** Makes the request, if there is none, and waits until it asks for a chunk. */
   async #ready(signal: AbortSignal): Promise<void> {
     this.#outcome ??= handled(this.#request());
-    const { promise } = this.#demand;
+    const { promise } = this.#pulled;
     await until(signal, this.#responded ? this.#outcome : promise);
   }
 
   async #request(): Promise<void> {
     const body: Stream = new ReadableStream({
       start: (controller) => void (this.#body = controller),
-      pull: () => this.#demand.resolve(),
-      // It has all of `length`, or is going to fail.
+      pull: () => this.#pulled.resolve(),
+      // `fetch` has read `length` bytes, or its request has failed.
       cancel: () => void (this.#body = undefined),
     }, { highWaterMark: 0 });
     let isWhole = false;
@@ -294,7 +293,7 @@ export class UploadSender implements Sender {
       if (!isWhole) {
         throw response.toError(" before it had the whole upload");
       }
-      this.#demand.resolve();
+      this.#pulled.resolve();
     } catch (error) {
       throw this.#fail(this.#explain(error));
     }
@@ -305,8 +304,8 @@ export class UploadSender implements Sender {
     this.#failure ??= failure;
     this.#body?.error(this.#failure);
     this.#controller.abort(this.#failure);
-    handled(this.#demand.promise);
-    this.#demand.reject(this.#failure);
+    handled(this.#pulled.promise);
+    this.#pulled.reject(this.#failure);
     this.#closed.reject(this.#failure);
     return this.#failure;
   }
