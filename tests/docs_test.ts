@@ -154,7 +154,7 @@ const FACTS: Record<string, string[]> = {
     } million 64-byte records`,
     `${quoted(ratios.records_vs_fetch.ratio)} times as many`,
     `An awaited \`write\` of 64 bytes takes ${awaitedWrite64()} ns`,
-    `raises the peak by ${ratios.memory_growth_mib.ours.toFixed()} MiB`,
+    `is only ${ratios.memory_growth_mib.ours.toFixed()} MiB higher`,
   ],
   "docs/performance.md": [
     `a \`write\` of 64 B takes ${awaitedWrite64()} ns`,

@@ -48,7 +48,7 @@ for (
   });
 }
 
-Deno.test("a script that ends without close() or flushInterval loses what did not fill a buffer", async () => {
+Deno.test("a script that ends with flushInterval: 0 and without close() loses what did not fill the store", async () => {
   await using server = new FaultyServer();
   await using child = start(server.url, async ({ streamTo, url }) => {
     const out = streamTo(url, { capacity: 4, flushInterval: 0 });
