@@ -339,7 +339,10 @@ Deno.test('one store: oversize: "whole" allocates no other', async () => {
   assertEquals(stores.size, 2);
 });
 
-Deno.test("one store: memory is at most 2 × capacity + maxQueuedBytes", async () => {
+Deno.test("one store: memory is at most 2 × capacity + maxQueuedBytes", {
+  // It gives no context the function.
+  ignore: Deno.version.deno.startsWith("2.8."),
+}, async () => {
   // A context that is made after the flag was set has the function.
   setFlagsFromString("--expose-gc");
   const collect: () => void = runInNewContext("globalThis.gc");

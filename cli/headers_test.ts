@@ -27,7 +27,7 @@ for (
       " ",
       "responded with 400",
     ],
-    ["the server drops the connection", 1, close, " ", "fetch failed"],
+    ["the server drops the connection", 1, close, " ", "failed (attempt 1): "],
     [
       "a header has a line break",
       2,

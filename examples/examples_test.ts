@@ -166,10 +166,12 @@ Deno.test("receiver.ts appends what it receives to a file, and listens on loopba
   await using child = start("./receiver.ts", [path], () => {
     const { serve } = Deno;
     // A free port instead of 8000. The permission is for 127.0.0.1 only.
-    Deno.serve = ((options: object, handler: Deno.ServeHandler) => {
-      const server = serve({ ...options, port: 0 }, handler);
-      console.log(`on port ${(server.addr as Deno.NetAddr).port}.`);
-    }) as typeof serve;
+    Object.defineProperty(Deno, "serve", {
+      value: (options: object, handler: Deno.ServeHandler) => {
+        const server = serve({ ...options, port: 0 }, handler);
+        console.log(`on port ${(server.addr as Deno.NetAddr).port}.`);
+      },
+    });
   });
   await child.waitForOutput(".\n");
   const [, port] = child.output.stdout.match(/on port (\d+)/)!;

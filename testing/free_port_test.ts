@@ -15,7 +15,10 @@ async function isBlocked(
   return error.message.includes("blocked");
 }
 
-Deno.test("fetch() blocks none of the free ports", async () => {
+Deno.test("fetch() blocks none of the free ports", {
+  // It blocks no port at all.
+  ignore: Deno.version.deno.startsWith("2.8."),
+}, async () => {
   using client = Deno.createHttpClient({
     proxy: { url: `http://127.0.0.1:${freePort()}` },
   });

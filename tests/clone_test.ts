@@ -3,6 +3,7 @@
  * `links` to the checkout, so that no registry has to resolve its imports.
  */
 import { assert, assertEquals, assertRejects } from "@std/assert";
+import { relative } from "node:path";
 import { fileURLToPath } from "node:url";
 import { FaultyServer } from "../testing/faulty_server.ts";
 import { temporary } from "../testing/temporary.ts";
@@ -33,12 +34,13 @@ for (const sender of [upload, tus]) {
 console.log(tus.url);
 `;
 
-/** The deno.json that README.md shows, with links to this checkout. */
-function configOfReadme(): string {
+/** The deno.json that README.md shows, with links from a folder to this checkout. */
+function configOfReadme(folder: string): string {
   const readme = Deno.readTextFileSync(new URL("README.md", ROOT));
   const [, config] = readme.match(/^```json\r?\n([^]*?)^```/m) ?? [];
   assert(config !== undefined && config.includes(LINK), "It has no links");
-  const checkout = fileURLToPath(ROOT);
+  // Deno 2.8 takes only relative paths.
+  const checkout = relative(folder, fileURLToPath(ROOT));
   return config.replace(LINK, JSON.stringify(checkout));
 }
 
@@ -57,7 +59,7 @@ Deno.test("a project with links to a clone type-checks, and delivers through eac
   await using server = new FaultyServer();
   await using tus = await startTusServer();
   await using project = await temporary();
-  project.file("deno.json", configOfReadme());
+  project.file("deno.json", configOfReadme(project.file("")));
   const consumer = project.file("main.ts", CONSUMER);
   const cwd = project.file("");
 
@@ -75,7 +77,7 @@ Deno.test("a project with links to a clone type-checks, and delivers through eac
 
 Deno.test("a project with links to a clone gets the types", async () => {
   await using project = await temporary();
-  project.file("deno.json", configOfReadme());
+  project.file("deno.json", configOfReadme(project.file("")));
   const wrong = project.file(
     "wrong.ts",
     `import { streamTo } from "@stream-buffer/stream-buffer";
