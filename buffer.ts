@@ -1098,8 +1098,10 @@ export class StreamBuffer implements AsyncDisposable {
     if (this.#filled > 0 || this.#head !== undefined) return false;
     const size = entry.rest;
     // A copy: a batch must not change, and the array is the caller's again once
-    // the write has settled.
-    this.#head = this.#makeBatch(new Uint8Array(entry.take(size)));
+    // the write has settled. Allocated first, since that may throw.
+    const copy = new Uint8Array(size);
+    copy.set(entry.take(size));
+    this.#head = this.#makeBatch(copy);
     this.#queued -= size;
     this.#demandAccepted();
     return true;
