@@ -1623,6 +1623,26 @@ Deno.test("close() settles within closeTimeout when the sender's close() hangs",
   assertEquals((await close).unsentBytes, 0);
 });
 
+Deno.test("close() ends the buffer whatever the error, and takeUnsent() returns the bytes", async () => {
+  const { out, sender } = setUp({ capacity: 4 });
+  await out.write("abc");
+  const { Uint8Array } = globalThis;
+  const tooLarge = new RangeError("Array buffer allocation failed");
+  // The spare is allocated when it is first needed, which is now.
+  globalThis.Uint8Array = new Proxy(Uint8Array, {
+    construct: () => {
+      throw tooLarge;
+    },
+  });
+  try {
+    assertStrictEquals(await out.close().catch((error) => error), tooLarge);
+  } finally {
+    globalThis.Uint8Array = Uint8Array;
+  }
+  assertEquals(sender.events, ["abort"]);
+  assertEquals(textOf(out.takeUnsent()), "abc");
+});
+
 Deno.test("close() rejects when the sender's close() does", async () => {
   const out = new StreamBuffer({
     send: () => {},
