@@ -2222,6 +2222,23 @@ Deno.test("onError is called even if readFrom() waited for room earlier", async 
   assertEquals(sender.text, "abcdefghij");
 });
 
+Deno.test("onError is called even if readFrom() was rejected while it waited for room", async () => {
+  using time = fakeTime();
+  const errors: FlushError[] = [];
+  const { out, sender } = setUp({
+    capacity: 4,
+    flushInterval: 100,
+    onError: (error) => errors.push(error),
+  }, [down, down]);
+  const source = new Source(["abcdefgh"]);
+  await assertRejects(() => out.readFrom(source), FlushError);
+  assertEquals(errors, [], "readFrom() has rejected with it");
+  await time.tickAsync(100);
+  assertEquals(errors.map(({ cause }) => cause), [DOWN]);
+  await out.close();
+  assertEquals(sender.text, "abcdefgh");
+});
+
 Deno.test("readFrom() continues during a send, and reads only when there is room", async () => {
   const { promise, resolve, step } = gate();
   const { out, sender } = setUp({ capacity: 4 }, [step]);
