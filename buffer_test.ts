@@ -89,6 +89,21 @@ function settle(): Promise<void> {
   return new Promise((resolve) => setImmediate(resolve));
 }
 
+/** Collects unhandled rejections, which would fail the test, until disposed. */
+function collectUnhandled(): Disposable & { readonly reasons: unknown[] } {
+  const reasons: unknown[] = [];
+  const listener = (event: PromiseRejectionEvent) => {
+    event.preventDefault();
+    reasons.push(event.reason);
+  };
+  globalThis.addEventListener("unhandledrejection", listener);
+  return {
+    reasons,
+    [Symbol.dispose]: () =>
+      globalThis.removeEventListener("unhandledrejection", listener),
+  };
+}
+
 async function isPending(promise: Promise<unknown>): Promise<boolean> {
   await settle();
   const pending = {};
@@ -1437,12 +1452,7 @@ Deno.test("onError that throws affects nothing else", async () => {
 });
 
 Deno.test("no rejection of write() or flush() is ever an unhandled one", async () => {
-  const unhandled: unknown[] = [];
-  const listener = (event: PromiseRejectionEvent) => {
-    event.preventDefault();
-    unhandled.push(event.reason);
-  };
-  globalThis.addEventListener("unhandledrejection", listener);
+  using unhandled = collectUnhandled();
   const { out } = setUp({ capacity: 2, oversize: "reject" }, [], down);
   for (const text of ["ab", "cd", "ef", "too long"]) void out.write(text);
   void out.write(5 as never);
@@ -1452,8 +1462,7 @@ Deno.test("no rejection of write() or flush() is ever an unhandled one", async (
   void out.write("late");
   void out.flush();
   await settle();
-  globalThis.removeEventListener("unhandledrejection", listener);
-  assertEquals(unhandled, []);
+  assertEquals(unhandled.reasons, []);
 });
 
 // -- close() --
@@ -1523,12 +1532,7 @@ Deno.test("a buffer that has ended accepts no bytes, even if they fit", async ()
 });
 
 Deno.test("close() that fails reports no further error of the sender", async () => {
-  const unhandled: unknown[] = [];
-  const listener = (event: PromiseRejectionEvent) => {
-    event.preventDefault();
-    unhandled.push(event.reason);
-  };
-  globalThis.addEventListener("unhandledrejection", listener);
+  using unhandled = collectUnhandled();
   const out = new StreamBuffer({
     send: () => Promise.reject(DOWN),
     abort: () => Promise.reject(new Error("and more")),
@@ -1537,8 +1541,7 @@ Deno.test("close() that fails reports no further error of the sender", async () 
   const { cause } = await assertRejects(() => out.close(), FlushError);
   assertStrictEquals(cause, DOWN);
   await settle();
-  globalThis.removeEventListener("unhandledrejection", listener);
-  assertEquals(unhandled, []);
+  assertEquals(unhandled.reasons, []);
 });
 
 Deno.test("close() that times out reports how much of a write was accepted", async () => {
