@@ -11,7 +11,7 @@
  * timers keep it in a signed 32-bit integer (HTML, "timer initialization
  * steps").
  */
-const MAX_DURATION = 2 ** 31 - 1;
+export const MAX_DURATION: number = 2 ** 31 - 1;
 
 /**
  * The largest store, in bytes: a size that every 64-bit engine can allocate, far
@@ -98,6 +98,11 @@ export function show(value: unknown): string {
     default:
       return String(value);
   }
+}
+
+/** A number of bytes, as messages show it: "1 byte", "2 bytes". */
+export function countOf(bytes: number): string {
+  return bytes === 1 ? "1 byte" : `${bytes} bytes`;
 }
 
 /**

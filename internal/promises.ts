@@ -1,4 +1,4 @@
-/** Promises that need not be awaited, that time out, or that can be aborted. */
+/** Promises that need not be awaited, that time out, or that can be aborted; and callbacks that cannot do harm. */
 
 /**
  * Marks a rejection as handled, so that it cannot end the process when the
@@ -52,18 +52,17 @@ export async function within<T>(
   }
 }
 
-/** Waits `ms` milliseconds; rejects at once when `signal` is aborted. */
-export async function sleep(ms: number, signal: AbortSignal): Promise<void> {
-  signal.throwIfAborted();
-  await new Promise<void>((resolve, reject) => {
-    const abort = () => {
-      clearTimeout(timer);
-      reject(signal.reason);
-    };
-    const timer = setTimeout(() => {
-      signal.removeEventListener("abort", abort);
-      resolve();
-    }, ms);
-    signal.addEventListener("abort", abort, { once: true });
-  });
+/**
+ * Calls a callback that is only told something. It must not be able to change what
+ * happens, so what it throws, or rejects with, is ignored.
+ */
+export function notify<T extends unknown[]>(
+  callback: (...args: T) => unknown,
+  ...args: T
+): void {
+  try {
+    void Promise.resolve(callback(...args)).catch(() => {});
+  } catch {
+    // As above.
+  }
 }

@@ -1,26 +1,10 @@
 import { assertEquals, assertRejects, assertStrictEquals } from "@std/assert";
+import { counted } from "../testing/counted_signal.ts";
 import { fakeTime } from "../testing/fake_time.ts";
-import { handled, sleep, until, within } from "./promises.ts";
+import { handled, notify, until, within } from "./promises.ts";
 
 const REASON = new Error("enough");
 const never = new Promise<never>(() => {});
-
-/** A signal, and how many listeners it has. */
-function counted() {
-  const controller = new AbortController();
-  const { signal } = controller;
-  const listeners = new Set<unknown>();
-  const { addEventListener, removeEventListener } = signal;
-  signal.addEventListener = (...args: unknown[]) => {
-    listeners.add(args[1]);
-    Reflect.apply(addEventListener, signal, args);
-  };
-  signal.removeEventListener = (...args: unknown[]) => {
-    listeners.delete(args[1]);
-    Reflect.apply(removeEventListener, signal, args);
-  };
-  return { controller, signal, listeners };
-}
 
 Deno.test("handled() returns the same promise, whose rejection is no longer unhandled", async () => {
   const promise = Promise.reject(REASON);
@@ -74,19 +58,21 @@ Deno.test("within() aborts its signal with the outer one, before or after", asyn
   assertEquals([listeners.size, time.countTimers()], [0, 0]);
 });
 
-Deno.test("sleep() waits, unless its signal is aborted", async () => {
-  using time = fakeTime();
-  const { controller, signal, listeners } = counted();
-  let slept = false;
-  const sleeping = sleep(1_000, signal).then(() => slept = true);
-  await time.tickAsync(999);
-  assertEquals(slept, false);
-  await time.tickAsync(1);
-  await sleeping;
-  assertEquals([listeners.size, time.countTimers()], [0, 0]);
-  const aborted = sleep(1_000, signal);
-  controller.abort(REASON);
-  assertStrictEquals(await assertRejects(() => aborted), REASON);
-  assertEquals(time.countTimers(), 0);
-  assertStrictEquals(await assertRejects(() => sleep(1, signal)), REASON);
+Deno.test("notify() passes its arguments on, and ignores what the callback throws or rejects with", async () => {
+  const calls: unknown[] = [];
+  const step = (ending: () => unknown) => (...args: unknown[]) => {
+    calls.push(args);
+    return ending();
+  };
+  notify(step(() => {}), 1, "a");
+  notify(step(() => Promise.reject(REASON)), 2);
+  notify(
+    step(() => {
+      throw REASON;
+    }),
+    3,
+  );
+  // An unhandled rejection would fail the test within a turn of the event loop.
+  await new Promise((resolve) => setImmediate(resolve));
+  assertEquals(calls, [[1, "a"], [2], [3]]);
 });
