@@ -39,6 +39,9 @@ const DEFAULT_MAX_QUEUED_BYTES = 16 * 1024 * 1024;
  */
 const MAX_EMPTY_READS = 100;
 
+/** Throws for a view that is detached or out of bounds, of whatever realm. */
+const TYPED_ARRAY_KEYS = Uint8Array.prototype.keys;
+
 /** What every write that fits returns, so that it allocates nothing. */
 const RESOLVED: Promise<void> = Promise.resolve();
 
@@ -1545,22 +1548,48 @@ function errorForWrite(
       : new FlushError(message, { cause, unsentBytes, acceptedBytes });
 }
 
-/** A view of the bytes of `data`; throws if it is detached or of another type. */
+/**
+ * A view of the bytes of `data`.
+ *
+ * @throws {TypeError} If it has another type, is detached, or is a view that lies
+ *   beyond the end of its buffer.
+ */
 function toBytes(data: ArrayBuffer | ArrayBufferView): Uint8Array {
-  const view = ArrayBuffer.isView(data);
-  if (!view && !(data instanceof ArrayBuffer)) {
+  if (ArrayBuffer.isView(data)) {
+    checkInBounds(data);
+    if (data instanceof Uint8Array) return data;
+    return new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
+  }
+  if (tagOf(data) !== "[object ArrayBuffer]") {
     throw new TypeError(
       `Cannot write: data must be a string, an ArrayBuffer or a view of one, received ${
         show(data)
       }`,
     );
   }
-  const buffer = view ? data.buffer : data;
-  if (buffer instanceof ArrayBuffer && buffer.detached) {
-    throw new TypeError("Cannot write: the buffer of data is detached");
+  if (data.detached) throw new TypeError("Cannot write: data is detached");
+  return new Uint8Array(data);
+}
+
+/**
+ * A view of a buffer that was transferred, or has shrunk so that the view lies
+ * beyond its end, claims to be empty: without this check its bytes would be
+ * lost silently.
+ */
+function checkInBounds(view: ArrayBufferView): void {
+  try {
+    // A DataView throws here. A typed array has to be asked by a call of one of its
+    // methods.
+    if (view.byteLength > 0 || tagOf(view) === "[object DataView]") return;
+    TYPED_ARRAY_KEYS.call(view);
+  } catch {
+    throw new TypeError(
+      "Cannot write: data is a view of a detached buffer, or lies beyond the end of one that has shrunk",
+    );
   }
-  if (data instanceof Uint8Array) return data;
-  return view
-    ? new Uint8Array(buffer, data.byteOffset, data.byteLength)
-    : new Uint8Array(buffer);
+}
+
+/** Which kind of object it is, of whatever realm: `instanceof` knows only one. */
+function tagOf(object: unknown): string {
+  return Object.prototype.toString.call(object);
 }
