@@ -24,14 +24,25 @@ import {
   check,
   checkCapacity,
   checkDuration,
+  countOf,
   messageOf,
   show,
 } from "./internal/checks.ts";
-import { handled } from "./internal/promises.ts";
+import { handled, notify } from "./internal/promises.ts";
 import { Queue } from "./internal/queue.ts";
+import { after } from "./internal/timers.ts";
+import { randomUUID } from "./internal/uuid.ts";
 
 const ACTION = "Cannot create StreamBuffer";
 const DEFAULT_MAX_QUEUED_BYTES = 16 * 1024 * 1024;
+/**
+ * Bounds of the delay before a batch whose send failed is sent again, in ms: the
+ * first, unless `flushInterval` is longer, and the last. A server that is down
+ * for an hour is asked about once a minute, and one that was away for a moment
+ * is not kept waiting.
+ */
+const MIN_RETRY_DELAY = 1_000;
+const MAX_RETRY_DELAY = 60_000;
 
 /**
  * How many times in a row a source may return 0 bytes before `readFrom` gives up on
@@ -80,6 +91,34 @@ export interface SendContext {
    * the same signal for the whole life of a buffer.
    */
   readonly signal: AbortSignal;
+  /**
+   * Aborted when {@linkcode StreamBuffer.close} has begun. A sender that waits
+   * before it tries again should try now, and wait for less time from then on.
+   * It is the same signal for the whole life of a buffer.
+   */
+  readonly closing: AbortSignal;
+  /**
+   * When `closeTimeout` passes and `signal` is aborted, in milliseconds as
+   * `performance.now()` counts them; `Infinity` as long as `closing` is not
+   * aborted.
+   */
+  readonly deadline: number;
+  /**
+   * The whole `Idempotency-Key` of these bytes, in place of one that the sender
+   * would make of its own and `sequence`. A buffer leaves it to its sender. It
+   * is for those who call a sender themselves, with parts of a batch.
+   */
+  readonly key?: string;
+}
+
+/** Describes the batch that `deadLetter` is offered. */
+export interface DeadLetterContext extends SendContext {
+  /**
+   * Names the batch, and no other: its `Idempotency-Key`, if its sender sends
+   * one. Whoever sends parts of the batch should give each a key made from this
+   * one, `KEY/from-to`, so that a repeat is recognised.
+   */
+  readonly key: string;
 }
 
 /** Delivers the bytes of one {@linkcode StreamBuffer}. */
@@ -89,6 +128,12 @@ export interface Sender {
    * acknowledges every byte of it. Throwing or rejecting acknowledges none: the
    * same bytes are then sent again, with the same `sequence` and `offset`. There
    * is one call at a time.
+   *
+   * The buffer reads three properties of an error, if it has them, as a
+   * `SendError` does. Before `retryAfter` milliseconds have passed, it sends the
+   * bytes again only for `flush` and `close`. If `refused` is true, the content
+   * of the batch is at fault, and `deadLetter` is offered it, under the name
+   * `key`.
    *
    * `bytes` is usually a view of a store. It does not change until the promise
    * settles, and is overwritten after that: a sender that keeps bytes longer
@@ -111,6 +156,12 @@ export interface Sender {
    * The error reports it when `closeTimeout` passes during a `send`.
    */
   readonly lastFailure?: unknown;
+  /**
+   * Whether no `send` can succeed any more, because the sender was closed or has
+   * failed for good. The buffer keeps a batch whose send fails then, but does not
+   * try again by itself, so that it does not keep the process alive.
+   */
+  readonly ended?: boolean;
 }
 
 /**
@@ -141,10 +192,10 @@ export interface StreamBufferOptions {
   /**
    * Maximum time in milliseconds that a byte waits before it is first sent,
    * counted from the first byte in an empty store. If a send is in flight when
-   * the time is up, the bytes go out as soon as it ends. After a failed send,
-   * the batch is sent again within this time. `0` turns it off: bytes then wait
-   * for a write that does not fit, for `flush` or for `close`, and a script that
-   * ends without `close` loses what it wrote last.
+   * the time is up, the bytes go out as soon as it ends; if one has failed, as
+   * soon as that batch is delivered. `0` turns it off: bytes then wait for a
+   * write that does not fit, for `flush` or for `close`, and a script that ends
+   * without `close` loses what it wrote last.
    *
    * @default {1_000}
    */
@@ -177,17 +228,43 @@ export interface StreamBufferOptions {
   oversize?: "split" | "whole" | "reject";
   /**
    * Called when a send fails and no `write`, `flush` or `readFrom` is waiting for
-   * it. It is called in a microtask of its own and should not throw.
+   * it. It is called in a microtask of its own; what it throws is ignored.
    */
   onError?: (error: FlushError) => void;
+  /**
+   * Takes a batch that the server refuses because of its content, so that the
+   * stream can go on after it: a batch whose send failed with an error whose
+   * `cause.refused` is true (of a `SendError`: 400, 413 and 422).
+   *
+   * If it returns `true`, or a promise of `true`, it has taken the bytes, and
+   * they count in `stats.bytesDiverted`. Otherwise, also if it throws, they are
+   * kept, and sent again later. `bytes` is a copy, which it may keep. Nothing
+   * else is sent until it settles, so it must not await `flush` or `close` of the
+   * buffer. What it returns after the buffer has ended does not count.
+   *
+   * Without it such a batch is kept, and stops the stream, until the server
+   * accepts it or the buffer is closed.
+   *
+   * @default {undefined}
+   */
+  deadLetter?: (
+    bytes: Uint8Array<ArrayBuffer>,
+    error: FlushError,
+    context: DeadLetterContext,
+  ) => boolean | Promise<boolean>;
 }
 
 /** A snapshot of the counters of a {@linkcode StreamBuffer}. */
 export interface StreamBufferStats {
   /** Bytes taken into a store (or taken whole) since the beginning. */
   readonly bytesAccepted: number;
-  /** Bytes acknowledged. `bytesAccepted` minus this is what was not, so far. */
+  /** Bytes acknowledged. */
   readonly bytesDelivered: number;
+  /**
+   * Bytes that `deadLetter` has taken. What is left of `bytesAccepted` without
+   * these and `bytesDelivered` is held.
+   */
+  readonly bytesDiverted: number;
   /** Bytes of writes that wait for room, and are not accepted yet. */
   readonly bytesQueued: number;
   /** Bytes that were not accepted because their write rejected. */
@@ -202,7 +279,7 @@ export interface StreamBufferStats {
 
 /** Options of a {@linkcode FlushError}. */
 export interface FlushErrorOptions extends ErrorOptions {
-  /** Number of bytes accepted and not delivered. */
+  /** Number of bytes accepted, and neither delivered nor diverted. */
   unsentBytes: number;
   /**
    * Number of bytes of the rejected write that were accepted.
@@ -233,7 +310,10 @@ export interface FlushErrorOptions extends ErrorOptions {
 export class FlushError extends Error {
   /** The name of the error. */
   override readonly name = "FlushError";
-  /** Number of bytes accepted and not delivered when the error was made. */
+  /**
+   * Number of bytes accepted, and neither delivered nor diverted, when the error
+   * was made.
+   */
   readonly unsentBytes: number;
   /**
    * For the error of a `write`: how many of its bytes were accepted
@@ -281,20 +361,20 @@ export class NoProgressError extends Error {
  * WHERE A BYTE IS. The stream is one sequence of bytes. Four positions cut it
  * into parts, and each part has one owner:
  *
- *   0            #delivered       #base         #accepted    #accepted + #queued
+ *   0             #settled        #base         #accepted    #accepted + #queued
  *   |----------------|--------------|---------------|---------------|
  *     acknowledged     #head          #store          #queue
- *     the server's     lent to the    ours; while     writes that wait for room:
- *                      sender, and    readFrom()      copies that we made, or the
- *                      frozen: the    reads, the      caller's array if it is
- *                      batch to be    room behind     larger than the store
+ *     the server's,    lent to the    ours; while     writes that wait for room:
+ *     or diverted:     sender, and    readFrom()      copies that we made, or the
+ *     taken by         frozen: the    reads, the      caller's array if it is
+ *     deadLetter       batch to be    room behind     larger than the store
  *                      delivered      is the source's
  *
  * There are two stores. #fillBatch lends one to the sender, as #head, and the other
  * becomes #store; the one that is not in use is #spare.
  *
  * A byte enters on the right and leaves on the left: queue (unless it fits at
- * once) -> store (unless its write is sent whole) -> head -> acknowledged. No step
+ * once) -> store (unless its write is sent whole) -> head -> settled. No step
  * changes the order. Up to #accepted they are ours to deliver: a failure may
  * reject a queued write, but never lets go of an accepted byte.
  *
@@ -311,10 +391,13 @@ export class NoProgressError extends Error {
  *
  * WHAT STATE SENDING IS IN (#head). There is at most one batch:
  *
- *   none      -> in flight   bytes are demanded (#fillBatch, then #launch)
- *   in flight -> none        the sender acknowledges (#sendSucceeded)
- *   in flight -> held        the sender fails (#sendFailed)
- *   held      -> in flight   bytes are demanded again; the batch is the same
+ *   none      -> ready       bytes are demanded (#fillBatch)
+ *   ready     -> in flight   #launch, before #advance returns
+ *   in flight -> none        the sender acknowledges, or deadLetter takes a batch
+ *                            that was refused (#settle)
+ *   in flight -> held        the sender fails (#hold)
+ *   held      -> ready       the retry timer, flush() or close(); the batch is
+ *                            the same
  *
  * In a closed buffer nothing is launched. A send that is still in flight then
  * may succeed, and counts, until takeUnsent() has returned its bytes.
@@ -322,37 +405,44 @@ export class NoProgressError extends Error {
  * WHO MAKES IT MOVE. A full store, flush(), close(), flushInterval, and a write
  * or a source that needs room never send anything themselves. They raise one
  * number, #demand, the position up to which bytes are to be sent without waiting
- * for a full store, and call #advance(), which alone calls `send`. A failed send
- * withdraws the demand: the batch is held until one of them asks again, so that
- * a dead server is not called in a loop. close() is the one caller that insists:
- * if the send in flight fails, it demands that batch once more before it fails too.
+ * for a full store, and call #advance(), which alone calls `send`.
+ *
+ * WHO DECIDES WHEN A FAILED BATCH IS SENT AGAIN. The retry timer does, and nothing
+ * else, except that flush() and close() do not wait for it: they are calls that
+ * someone made for this, and a server must not be asked more often because there
+ * is more to write. Its delays grow from failure to failure, and it obeys
+ * `retryAfter`. Within a send the sender decides, in the same way and until it
+ * gives up; and what a server has asked for binds flush() and close() there.
+ * close() insists once: if the send in flight fails, it sends that batch once
+ * more before it fails too.
  *
  * INVARIANTS, whenever no method of ours is running, until takeUnsent():
  *
- * 1. #delivered <= #base <= #accepted, and #base - #delivered is the size of
- *    #head: without a head they are equal.
+ * 1. #settled <= #base <= #accepted, and #base - #settled is the size of #head:
+ *    without a head they are equal.
  * 2. The bytes, sequence and offset of a batch do not change between its first
- *    send and its acknowledgement.
+ *    send and its settlement.
  * 3. The queue is empty unless its first write does not fit. Then a batch is in
- *    flight, whose end moves the queue up, or rejects it.
+ *    flight or held, and the end of its send moves the queue up, or rejects it.
  * 4. No byte is forgotten. With a flushInterval, each accepted byte of an open
- *    buffer is acknowledged, or demanded, or in a store with one that is and so
- *    leaves with it, or the clock (#timer) runs for it. A failed send withdraws
- *    the demand, and so starts the clock.
+ *    buffer is settled, or demanded, or in a store with one that is and so leaves
+ *    with it, or the clock (#timer) runs for it. What is demanded is sent as soon
+ *    as no batch is before it, and while a batch is held the retry timer runs,
+ *    unless the sender has ended.
  * 5. No one waits in vain: a failed send, and the end of the buffer, settle every
  *    queued write, every flush, and a reader that waits for room. A reader that
  *    waits for its source is rejected only by the end (#stopReading).
  * 6. #demand <= #accepted + #queued: nothing is demanded that may never come.
  *
- * CODE THAT IS NOT OURS runs in a sender's methods and getters, a source, onError
- * and listeners of the signal, and it may call any method of this buffer. So
- * `send` is called last, when the invariants hold again; after every other such
- * call, #state is looked at anew before anything depends on it.
+ * CODE THAT IS NOT OURS runs in a sender's methods and getters, a source, onError,
+ * deadLetter and listeners of the signals, and it may call any method of this
+ * buffer. So `send` is called last, when the invariants hold again; after every
+ * other such call, #state is looked at anew before anything depends on it.
  * -------------------------------------------------------------------------- */
 
 type State = "open" | "reading" | "closing" | "closed";
 
-/** The bytes of one send, from when they leave the store to their acknowledgement. */
+/** The bytes of one send, from when they leave the store until they are settled. */
 interface Batch {
   readonly bytes: Uint8Array<ArrayBuffer>;
   /** The size of `bytes`, which is 0 once a sender has transferred them. */
@@ -363,11 +453,11 @@ interface Batch {
    * `undefined` if `bytes` is a copy of a write that is sent whole.
    */
   readonly store: Uint8Array<ArrayBuffer> | undefined;
-  /** The sender has it. Otherwise it is new, or held after a send that failed. */
-  inFlight: boolean;
+  /** Ready to be sent, with the sender (or with `deadLetter`), or waiting to be sent again. */
+  state: "ready" | "in flight" | "held";
 }
 
-/** Waits, for `flush` or `close`, until the stream is delivered up to `end`. */
+/** Waits, for `flush` or `close`, until the stream is settled up to `end`. */
 interface Waiter extends PromiseWithResolvers<void> {
   readonly end: number;
 }
@@ -469,8 +559,9 @@ class QueueEntry {
  * - **Order.** There is one send at a time, in the order of the writes. A write
  *   no larger than `capacity` is never split over two sends.
  * - **A failed send keeps its bytes.** They are sent again, first and
- *   unchanged, when anything next asks for a send. Only an acknowledgement
- *   lets go of them.
+ *   unchanged: at once by `flush` and `close`, else after a delay that grows from
+ *   about a second to a minute. Only an acknowledgement lets go of them, or a
+ *   `deadLetter` that takes them.
  * - **Nothing is lost even at the end.** After a failed `close`, or an `abort`,
  *   `takeUnsent` returns exactly what was accepted and not acknowledged, unless a
  *   sender or a source has transferred the array that it was lent.
@@ -504,13 +595,14 @@ export class StreamBuffer implements AsyncDisposable {
   readonly #closeTimeout: number;
   readonly #maxQueuedBytes: number;
   readonly #oversize: "split" | "whole" | "reject";
-  readonly #onError: ((error: FlushError) => void) | undefined;
+  readonly #onError: StreamBufferOptions["onError"];
+  readonly #deadLetter: StreamBufferOptions["deadLetter"];
 
   // -- The parts of the stream, from left to right --
 
-  /** Everything before this position is acknowledged. */
-  #delivered = 0;
-  /** The batch that was made last, until it is acknowledged. */
+  /** Everything before this position is acknowledged, or diverted. */
+  #settled = 0;
+  /** The batch that was made last, until it is settled. */
   #head: Batch | undefined;
   /** Position of the first byte in #store, which is the end of #head. */
   #base = 0;
@@ -549,6 +641,10 @@ export class StreamBuffer implements AsyncDisposable {
   #sequence = 0;
   /** Fulfills when the send in flight, or the last one, has ended either way. */
   #sendEnded: Promise<void> | undefined;
+  /** How many sends have failed since the last batch was settled. */
+  #failuresInARow = 0;
+  /** Stops the retry timer, which runs while a batch is held. */
+  #cancelRetry: (() => void) | undefined;
   /** Runs while there are accepted bytes that nothing is about to send. */
   #timer: ReturnType<typeof setTimeout> | undefined;
   /** Those who wait for delivery, in the order of their ends. */
@@ -569,11 +665,19 @@ export class StreamBuffer implements AsyncDisposable {
   readonly #terminated: PromiseWithResolvers<never> = Promise.withResolvers();
   /** Aborts the `signal` of every `SendContext`. */
   readonly #controller = new AbortController();
+  /** Aborts the `closing` of every `SendContext`. */
+  readonly #closing = new AbortController();
+  /** When `closeTimeout` passes, by `performance.now()`. */
+  #deadline = Infinity;
 
   #writable: WritableStream<string | Uint8Array> | undefined;
 
+  /** Names this stream for `deadLetter`, if its sender does not. */
+  #id: string | undefined;
+
   // -- Counters for `stats` --
 
+  #diverted = 0;
   #rejected = 0;
   #sends = 0;
   #failures = 0;
@@ -598,6 +702,7 @@ export class StreamBuffer implements AsyncDisposable {
       closeTimeout = 30_000,
       oversize = "split",
       onError,
+      deadLetter,
     } = options;
     checkCapacity(ACTION, { capacity }, 1);
     const { maxQueuedBytes = Math.max(DEFAULT_MAX_QUEUED_BYTES, capacity) } =
@@ -611,7 +716,7 @@ export class StreamBuffer implements AsyncDisposable {
       "string",
       (value) => ["split", "whole", "reject"].includes(value),
     );
-    check(ACTION, { onError }, "a function", "function");
+    check(ACTION, { onError, deadLetter }, "a function", "function");
     this.#sender = typeof sender === "function" ? { send: sender } : sender;
     if (typeof this.#sender?.send !== "function") {
       throw new TypeError(
@@ -628,6 +733,7 @@ export class StreamBuffer implements AsyncDisposable {
     this.#maxQueuedBytes = maxQueuedBytes;
     this.#oversize = oversize;
     this.#onError = onError;
+    this.#deadLetter = deadLetter;
     this.#store = new Uint8Array(capacity);
     handled(this.#terminated.promise);
   }
@@ -727,7 +833,8 @@ export class StreamBuffer implements AsyncDisposable {
    * await out.flush();
    * ```
    *
-   * @returns A promise that resolves when all of it has been delivered.
+   * @returns A promise that resolves when all of it has been delivered, or taken
+   *   by `deadLetter`.
    * @throws {FlushError} If a send fails first. The bytes are kept: flush again.
    * @throws {TypeError} If the buffer is closing or closed.
    * @throws The reason of `abort`, if that is called meanwhile.
@@ -751,7 +858,7 @@ export class StreamBuffer implements AsyncDisposable {
    * ```
    *
    * @returns A promise that settles within `closeTimeout`, and resolves when
-   *   every byte has been delivered. Bytes from a pending read of `readFrom`
+   *   every byte has been delivered, or taken by `deadLetter`. Bytes from a pending read of `readFrom`
    *   that arrive after the last send are left to `takeUnsent`. After `abort`,
    *   which gives up delivery, it resolves at once.
    * @throws {FlushError} If some were not delivered, or the sender could not be
@@ -760,7 +867,13 @@ export class StreamBuffer implements AsyncDisposable {
    * @throws The reason of `abort`, if that is called meanwhile.
    */
   close(): Promise<void> {
-    return this.#closePromise ??= this.#close();
+    if (this.#closePromise === undefined) {
+      // It is in place before the sender is told, which may call close() in turn.
+      const { promise, resolve } = Promise.withResolvers<void>();
+      this.#closePromise = promise;
+      resolve(this.#close());
+    }
+    return this.#closePromise;
   }
 
   /**
@@ -859,7 +972,8 @@ export class StreamBuffer implements AsyncDisposable {
   get stats(): StreamBufferStats {
     return {
       bytesAccepted: this.#accepted,
-      bytesDelivered: this.#delivered,
+      bytesDelivered: this.#settled - this.#diverted,
+      bytesDiverted: this.#diverted,
       bytesQueued: this.#queued,
       bytesRejected: this.#rejected,
       sends: this.#sends,
@@ -1007,10 +1121,7 @@ export class StreamBuffer implements AsyncDisposable {
           length,
         );
       }
-      if (!this.#fits(length)) {
-        this.#demandAccepted();
-        this.#advance();
-      }
+      if (!this.#fits(length)) this.#demandRoom();
     }
     // Only now, because a sender that was just called may have ended the buffer.
     if (this.#state !== "open") {
@@ -1233,20 +1344,20 @@ export class StreamBuffer implements AsyncDisposable {
   #makeRoom(): Promise<void> {
     this.#roomForReader = Promise.withResolvers();
     const { promise } = this.#roomForReader;
-    this.#demandAccepted();
-    this.#advance();
+    this.#demandRoom();
     return promise;
   }
 
   // -- Sending --
 
   /**
-   * Demands everything up to now, accepted or queued, and resolves when it has
-   * been delivered. Calls for the same end share a promise.
+   * Demands everything up to now, accepted or queued, sends it without waiting
+   * for the retry timer, and resolves when it is settled. Calls for the same end
+   * share a promise.
    */
   #deliver(): Promise<void> {
     const end = this.#accepted + this.#queued;
-    if (this.#delivered === end) return RESOLVED;
+    if (this.#settled === end) return RESOLVED;
     let waiter = this.#waiters.last;
     if (waiter?.end !== end) {
       waiter = { end, ...Promise.withResolvers<void>() };
@@ -1254,6 +1365,7 @@ export class StreamBuffer implements AsyncDisposable {
       this.#waiters.push(waiter);
     }
     this.#demand = end;
+    this.#release();
     this.#advance();
     return waiter.promise;
   }
@@ -1261,6 +1373,21 @@ export class StreamBuffer implements AsyncDisposable {
   /** Demands what has been accepted; a flush may already have demanded more. */
   #demandAccepted(): void {
     this.#demand = Math.max(this.#demand, this.#accepted);
+  }
+
+  /**
+   * Has the store sent, to make room in it. A sender that has ended fails at once,
+   * and so whoever needs the room learns of that, instead of waiting in vain for
+   * a retry timer that does not run.
+   */
+  #demandRoom(): void {
+    this.#demandAccepted();
+    if (this.#hasSenderEnded) this.#release();
+    this.#advance();
+  }
+
+  get #hasSenderEnded(): boolean {
+    return property(this.#sender, "ended") === true;
   }
 
   /**
@@ -1272,7 +1399,10 @@ export class StreamBuffer implements AsyncDisposable {
   #advance(): void {
     if (this.#state !== "closed") {
       this.#takeFromQueue();
-      if (this.#head === undefined && this.#filled > 0 && this.#isDemanded) {
+      if (
+        this.#head === undefined && this.#filled > 0 &&
+        this.#demand > this.#settled
+      ) {
         this.#head = this.#fillBatch();
         this.#takeFromQueue(); // there is an empty store now
       }
@@ -1283,15 +1413,9 @@ export class StreamBuffer implements AsyncDisposable {
         : 0;
     this.#setClock();
     // Last of all, because the sender may call any method of this buffer.
-    if (
-      this.#state !== "closed" && this.#head?.inFlight === false &&
-      this.#isDemanded
-    ) this.#launch(this.#head);
-  }
-
-  /** Whether there are bytes to be sent without waiting for a full store. */
-  get #isDemanded(): boolean {
-    return this.#demand > this.#delivered;
+    if (this.#state !== "closed" && this.#head?.state === "ready") {
+      this.#launch(this.#head);
+    }
   }
 
   /** Makes a batch of what is in the store, and leaves an empty store. */
@@ -1315,14 +1439,23 @@ export class StreamBuffer implements AsyncDisposable {
     bytes: Uint8Array<ArrayBuffer>,
     store?: Uint8Array<ArrayBuffer>,
   ): Batch {
-    const context: SendContext = {
-      sequence: this.#sequence++,
-      offset: this.#base,
-      signal: this.#controller.signal,
-    };
+    const context = this.#contextFor(this.#sequence++, this.#base);
     const size = bytes.length;
     this.#base += size;
-    return { bytes, size, context, store, inFlight: false };
+    return { bytes, size, context, store, state: "ready" };
+  }
+
+  #contextFor(sequence: number, offset: number): SendContext {
+    const deadline = () => this.#deadline;
+    return {
+      sequence,
+      offset,
+      signal: this.#controller.signal,
+      closing: this.#closing.signal,
+      get deadline() { // close() may be called while the batch is in flight
+        return deadline();
+      },
+    };
   }
 
   /**
@@ -1332,7 +1465,7 @@ export class StreamBuffer implements AsyncDisposable {
   #setClock(): void {
     if (
       this.#isOpen && this.#flushInterval > 0 &&
-      this.#accepted > Math.max(this.#demand, this.#delivered)
+      this.#accepted > Math.max(this.#demand, this.#settled)
     ) {
       this.#timer ??= setTimeout(() => {
         this.#timer = undefined;
@@ -1347,7 +1480,7 @@ export class StreamBuffer implements AsyncDisposable {
 
   /** Calls the sender. However it behaves, the call is settled exactly once. */
   #launch(batch: Batch): void {
-    batch.inFlight = true;
+    batch.state = "in flight";
     // #sendEnded is set before the sender is called: if the sender calls close(),
     // that has to wait for this send and not for the one before it.
     const { promise, resolve } = Promise.withResolvers<void>();
@@ -1371,13 +1504,19 @@ export class StreamBuffer implements AsyncDisposable {
 
   #sendSucceeded(batch: Batch): void {
     if (this.#head !== batch) return; // takeUnsent() has returned its bytes
+    this.#sends++;
+    this.#lastError = undefined;
+    this.#settle(batch);
+  }
+
+  /** Lets go of a batch that the server, or `deadLetter`, has taken. */
+  #settle(batch: Batch): void {
     this.#head = undefined;
     // A store that the sender has transferred has no bytes, and is of no more use.
     if (batch.store?.length === this.#capacity) this.#spare = batch.store;
-    this.#delivered += batch.size;
-    this.#sends++;
-    this.#lastError = undefined;
-    while ((this.#waiters.first?.end ?? Infinity) <= this.#delivered) {
+    this.#settled += batch.size;
+    this.#failuresInARow = 0;
+    while ((this.#waiters.first?.end ?? Infinity) <= this.#settled) {
       this.#waiters.shift()!.resolve();
     }
     this.#roomForReader?.resolve();
@@ -1385,34 +1524,104 @@ export class StreamBuffer implements AsyncDisposable {
     this.#advance();
   }
 
-  /**
-   * Holds the batch, and withdraws the demand. Nothing is retried at once, because
-   * a sender has its own policy of retries and has given up. Everyone who waits
-   * for room or for delivery learns of the failure now, and may demand the bytes
-   * again. If no one does, the clock will, if there is one: #advance starts it, as
-   * no byte is demanded.
-   */
-  #sendFailed(batch: Batch, cause: unknown): void {
-    batch.inFlight = false;
+  /** Offers the batch to `deadLetter`, if it was refused, or holds it. */
+  #sendFailed(batch: Batch, cause: unknown): void | Promise<void> {
     const { sequence, offset } = batch.context;
     const error = this.#error(
-      `Cannot deliver ${batch.size} bytes at offset ${offset} (batch ${sequence}): ${
-        messageOf(cause)
-      }`,
+      `Cannot deliver ${
+        countOf(batch.size)
+      } at offset ${offset} (batch ${sequence}): ${messageOf(cause)}`,
       cause,
     );
     this.#failures++;
     this.#lastError = error;
     if (this.#state === "closed") return;
-    this.#demand = this.#delivered;
+    const deadLetter = this.#deadLetter;
+    if (deadLetter === undefined || property(cause, "refused") !== true) {
+      return this.#hold(batch, error);
+    }
+    return this.#divert(batch, error, deadLetter);
+  }
+
+  /**
+   * Offers a batch to `deadLetter`. The batch stays in flight meanwhile: to
+   * everyone else this is a part of its send.
+   */
+  async #divert(
+    batch: Batch,
+    error: FlushError,
+    deadLetter: NonNullable<StreamBufferOptions["deadLetter"]>,
+  ): Promise<void> {
+    const { sequence, offset } = batch.context;
+    const given = property(error.cause, "key");
+    const key = typeof given === "string"
+      ? given
+      : `${this.#id ??= randomUUID()}-${sequence}`;
+    const context = Object.assign(this.#contextFor(sequence, offset), { key });
+    let isTaken = false;
+    let problem = "deadLetter did not take them";
+    try {
+      // A copy, because whoever sets bytes aside is likely to keep them, and the
+      // store is filled again as soon as it has taken them.
+      isTaken = await deadLetter(batch.bytes.slice(), error, context) === true;
+    } catch (thrown) {
+      problem = `deadLetter failed: ${messageOf(thrown)}`;
+    }
+    // takeUnsent() returns them then, so that nobody else must have them.
+    if (this.#state === "closed") return;
+    if (isTaken) {
+      this.#diverted += batch.size;
+      this.#settle(batch);
+    } else {
+      const message = `${error.message}; ${problem}`;
+      this.#hold(batch, this.#error(message, error.cause));
+    }
+  }
+
+  /**
+   * Holds a batch until it is sent again. Everyone who waits for room or for
+   * delivery learns of the failure now, because nobody knows for how long it
+   * will last. What was demanded remains so, and follows when the batch has
+   * been settled.
+   */
+  #hold(batch: Batch, error: FlushError): void {
+    batch.state = "held";
+    this.#lastError = error;
+    if (!this.#hasSenderEnded) {
+      this.#cancelRetry = after(this.#retryDelay(error.cause), () => {
+        this.#release();
+        this.#advance();
+      });
+    }
     const anyoneWaited = this.#rejectAll(errorForWrite(error));
     const onError = this.#onError;
-    if (!anyoneWaited && onError) queueMicrotask(() => onError(error));
+    if (!anyoneWaited && onError) queueMicrotask(() => notify(onError, error));
     this.#advance();
   }
 
+  /**
+   * How long a batch is held, in ms. The bound doubles with each failure, so that
+   * a server that stays away is asked less and less often. The delay is random, so
+   * that many clients do not all return at once.
+   */
+  #retryDelay(cause: unknown): number {
+    const bound = Math.min(
+      Math.max(MIN_RETRY_DELAY, this.#flushInterval) *
+        2 ** this.#failuresInARow++,
+      Math.max(MAX_RETRY_DELAY, this.#flushInterval),
+    );
+    const retryAfter = Number(property(cause, "retryAfter"));
+    return Math.max(bound * (1 + Math.random()) / 2, retryAfter || 0);
+  }
+
+  /** Makes a held batch ready to be sent, and stops the retry timer. */
+  #release(): void {
+    this.#cancelRetry?.();
+    if (this.#head?.state === "held") this.#head.state = "ready";
+  }
+
   #error(message: string, cause: unknown): FlushError {
-    const unsentBytes = this.#accepted - this.#delivered;
+    const unsentBytes = this.#accepted - this.#settled;
     return new FlushError(message, { cause, unsentBytes });
   }
 
@@ -1445,17 +1654,18 @@ export class StreamBuffer implements AsyncDisposable {
 
   async #close(): Promise<void> {
     this.#state = "closing";
+    this.#deadline = performance.now() + this.#closeTimeout;
     this.#stopReading?.(this.#notOpen("continue to read"));
     const deadline = setTimeout(() => {
-      const message =
-        `closeTimeout of ${this.#closeTimeout} ms has passed${this.#lastFailure()}`;
-      this.#fail(
-        this.#error(
-          `Cannot close the buffer: ${message}`,
-          new DOMException(message, "TimeoutError"),
-        ),
-      );
+      const failure = this.#lastFailure();
+      const message = `closeTimeout of ${this.#closeTimeout} ms has passed${
+        failure === undefined ? "" : `: ${messageOf(failure)}`
+      }`;
+      const cause = new DOMException(message, "TimeoutError");
+      if (failure !== undefined) cause.cause = failure;
+      this.#fail(this.#error(`Cannot close the buffer: ${message}`, cause));
     }, this.#closeTimeout);
+    this.#closing.abort();
     try {
       await Promise.race([this.#drain(), this.#terminated.promise]);
     } catch (error) {
@@ -1467,16 +1677,11 @@ export class StreamBuffer implements AsyncDisposable {
   }
 
   /**
-   * What the sender reports of its latest failure. A getter that throws must not
-   * keep `close` from settling.
+   * The latest failure: what the sender reports, as the attempt that is being
+   * made may not be the first one, or that of the latest send.
    */
-  #lastFailure(): string {
-    try {
-      const { lastFailure } = this.#sender;
-      return lastFailure === undefined ? "" : `: ${messageOf(lastFailure)}`;
-    } catch {
-      return "";
-    }
+  #lastFailure(): unknown {
+    return property(this.#sender, "lastFailure") ?? this.#lastError?.cause;
   }
 
   /** Delivers everything and closes the sender, unless the buffer ends before. */
@@ -1488,7 +1693,7 @@ export class StreamBuffer implements AsyncDisposable {
     // More than once if a source brings bytes meanwhile.
     while (
       this.#state === "closing" &&
-      this.#delivered < this.#accepted + this.#queued
+      this.#settled < this.#accepted + this.#queued
     ) await this.#deliver();
     if (this.#state !== "closing") return;
     try {
@@ -1524,6 +1729,7 @@ export class StreamBuffer implements AsyncDisposable {
     // First our own state, so that whatever is called below finds a closed
     // buffer without a clock, and cannot make it send.
     this.#state = "closed";
+    this.#cancelRetry?.();
     this.#advance();
     // close() and abort() have set it already; else a later close() rejects.
     this.#closePromise ??= this.#terminated.promise;
@@ -1546,6 +1752,18 @@ function errorForWrite(
     acceptedBytes === 0
       ? error
       : new FlushError(message, { cause, unsentBytes, acceptedBytes });
+}
+
+/**
+ * A property of something that is not ours; `undefined` if it cannot have any, or
+ * its getter throws.
+ */
+function property(object: unknown, name: string): unknown {
+  try {
+    return (object as Record<string, unknown>)[name];
+  } catch {
+    return undefined;
+  }
 }
 
 /**

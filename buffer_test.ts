@@ -13,6 +13,7 @@
  * | `flush()`                                       | flush()                         |
  * | no byte waits longer than `flushInterval`       | flushInterval                   |
  * | a failed send keeps its bytes                   | A failed send keeps its bytes   |
+ * | a refused batch need not stop the stream        | A batch that is refused         |
  * | a failure in the background loses nothing       | Failures in the background      |
  * | `close()` settles within `closeTimeout`         | close()                         |
  * | nothing is lost even then: `takeUnsent()`       | Nothing is lost; Any schedule   |
@@ -41,12 +42,16 @@ import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
 import {
   BufferFullError,
+  type DeadLetterContext,
   FlushError,
   NoProgressError,
   type Reader,
+  type SendContext,
+  type Sender,
   StreamBuffer,
   type StreamBufferOptions,
 } from "./buffer.ts";
+import { show } from "./internal/checks.ts";
 import {
   accept,
   BadSender,
@@ -56,7 +61,8 @@ import {
   stall,
   type Step,
 } from "./testing/bad_sender.ts";
-import { fakeTime } from "./testing/fake_time.ts";
+
+import { fakeTime, fixedRandom } from "./testing/fake_time.ts";
 
 const DOWN = new Error("down");
 const down = refuse(DOWN);
@@ -191,6 +197,67 @@ Deno.test("bad input changes nothing: write() rejects a detached buffer", async 
   assertEquals(out.stats.bytesRejected, 0);
   await out.close();
   assertEquals(sender.text, "x");
+});
+
+for (const realm of ["this", "another"]) {
+  const Kinds = realm === "this"
+    ? globalThis
+    : runInNewContext("globalThis") as typeof globalThis;
+  const views: Record<string, (buffer: ArrayBuffer) => ArrayBufferView> = {
+    "Uint8Array of fixed length": (buffer) =>
+      new Kinds.Uint8Array(buffer, 4, 4),
+    "Uint8Array to the end": (buffer) => new Kinds.Uint8Array(buffer, 4),
+    "Float64Array": (buffer) => new Kinds.Float64Array(buffer, 8, 1),
+    "BigInt64Array": (buffer) => new Kinds.BigInt64Array(buffer, 8),
+    "DataView": (buffer) => new Kinds.DataView(buffer, 4, 4),
+  };
+  for (const [title, make] of Object.entries(views)) {
+    Deno.test(`bad input changes nothing: write() rejects a ${title} of ${realm} realm, out of bounds or detached`, async () => {
+      const { out, sender } = setUp();
+      await out.write("x");
+      const buffer = new Kinds.ArrayBuffer(16, { maxByteLength: 16 });
+      const view = make(buffer);
+      const { byteLength } = view;
+      await out.write(view);
+      buffer.resize(2);
+      await assertRejects(() => out.write(view), TypeError, "shrunk");
+      buffer.resize(16);
+      await out.write(view);
+      buffer.transfer();
+      await assertRejects(() => out.write(view), TypeError, "detached");
+      assertEquals(out.stats.bytesAccepted, 1 + 2 * byteLength);
+      assertEquals(out.stats.bytesRejected, 0);
+      await out.close();
+      assertEquals(sender.text.length, 1 + 2 * byteLength);
+    });
+
+    Deno.test(`write() accepts a ${title} of ${realm} realm that is in bounds, empty or not`, async () => {
+      const { out, sender } = setUp();
+      const buffer = new Kinds.ArrayBuffer(16, { maxByteLength: 16 });
+      new Kinds.Uint8Array(buffer).fill(97);
+      const view = make(buffer);
+      const { byteLength, byteOffset } = view;
+      await out.write(view);
+      // At the very end of its buffer: empty, and no byte is missing.
+      const { constructor } = view as unknown as {
+        constructor: new (...args: unknown[]) => ArrayBufferView;
+      };
+      await out.write(new constructor(buffer, 16));
+      await out.write(new constructor(buffer, byteOffset, 0));
+      await out.close();
+      assertEquals(sender.text, "a".repeat(byteLength));
+    });
+  }
+}
+
+Deno.test("write() accepts an ArrayBuffer of another realm", async () => {
+  const { out, sender } = setUp();
+  const text = 'new TextEncoder().encode("foreign").buffer';
+  await out.write(runInNewContext(text, { TextEncoder }));
+  await out.write(runInNewContext("new ArrayBuffer(0)"));
+  await out.write(runInNewContext("new Uint8Array([33]).buffer"));
+  await out.close();
+  assertEquals(sender.text, "foreign!");
 });
 
 Deno.test("bad input changes nothing: write() rejects any other type and names it", async () => {
@@ -895,7 +962,7 @@ Deno.test('oversize: "whole": onError is called for each failed send', async () 
   await out.write("01234");
   await settle();
   assertEquals(errors.length, 1);
-  await time.tickAsync(100);
+  await time.tickAsync(1_000);
   assertEquals(errors.length, 2);
   assertStrictEquals(errors[1], out.stats.lastError);
   await out.close();
@@ -1385,21 +1452,447 @@ Deno.test("a queued write rejects when a send fails, and was not accepted", asyn
   assertEquals(sender.text, "abcdefgh");
 });
 
-Deno.test("a write that needs the room sends the failed batch again", async () => {
-  const { out, sender } = setUp({ capacity: 4 }, [down]);
+for (
+  const [flushInterval, delays] of [
+    [0, [1, 2, 4, 8, 16, 32, 60, 60]],
+    [100, [1, 2, 4, 8, 16, 32, 60, 60]],
+    [5_000, [5, 10, 20, 40, 60, 60]],
+    [90_000, [90, 90]],
+  ] as const
+) {
+  for (const random of [0, 1]) {
+    Deno.test(`a failed batch is sent again after delays that double, with flushInterval ${flushInterval} and Math.random() ${random}`, async () => {
+      using time = fakeTime();
+      using _ = fixedRandom(random);
+      const script = delays.map(() => down);
+      const { out, sender } = setUp({ capacity: 4, flushInterval }, script);
+      await out.write("abcd");
+      for (const [i, seconds] of delays.entries()) {
+        await time.tickAsync(0);
+        assertEquals(sender.sends.length, i + 1);
+        const delay = seconds * 500 * (1 + random);
+        // Nothing that is written hastens it, and nothing that waits for room.
+        void out.write("efgh").catch(() => {});
+        await time.tickAsync(delay - 1);
+        assertEquals(sender.sends.length, i + 1);
+        await time.tickAsync(1);
+      }
+      assertEquals(sender.deliveries[0]!.text, "abcd");
+      assertEquals(out.stats.failures, delays.length);
+      await out.close();
+      assertEquals(time.countTimers(), 0);
+    });
+  }
+}
+
+Deno.test("a delivery makes the next delay a short one again", async () => {
+  using time = fakeTime();
+  using _ = fixedRandom(0.5);
+  const script = [down, down, down, accept, down];
+  const { out, sender } = setUp({ capacity: 4 }, script);
   await out.write("abcd");
-  await out.write("efg");
-  await settle();
-  await out.write("hi");
-  assertEquals(sender.sends, ["abcd", "abcd", "efg"]);
+  await time.tickAsync(750 + 1_500 + 3_000);
+  assertEquals(sender.text, "abcd");
+  await out.write("efgh");
+  await time.tickAsync(750);
+  assertEquals(sender.text, "abcdefgh");
   await out.close();
-  assertEquals(sender.text, "abcdefghi");
+});
+
+Deno.test("flush() sends a failed batch at once, and its failures make the delay longer, too", async () => {
+  using time = fakeTime();
+  using _ = fixedRandom(0.5);
+  const { out, sender } = setUp({ capacity: 4 }, [down, down, down]);
+  await out.write("abcd");
+  await time.tickAsync(0);
+  for (let i = 0; i < 2; i++) {
+    await assertRejects(() => out.flush(), FlushError);
+  }
+  assertEquals(sender.sends.length, 3);
+  await time.tickAsync(2_999);
+  assertEquals(sender.sends.length, 3);
+  await time.tickAsync(1);
+  assertEquals(sender.text, "abcd");
+  await out.close();
+});
+
+Deno.test("a failed batch is not sent again before the retryAfter of its error has passed", async () => {
+  using time = fakeTime();
+  const retryAfter = 3 * 2 ** 31; // longer than a timer runs
+  const busy = refuse(Object.assign(new Error("busy"), { retryAfter }));
+  const { out, sender } = setUp({ capacity: 4, flushInterval: 1 }, [busy]);
+  await out.write("abcd");
+  await time.tickAsync(retryAfter - 1);
+  assertEquals(sender.sends.length, 1);
+  await time.tickAsync(1);
+  assertEquals(sender.text, "abcd");
+  await out.close();
+});
+
+for (const retryAfter of [-5, NaN, "soon", null, {}, 2]) {
+  Deno.test(`a retryAfter of ${show(retryAfter)} does not hasten anything`, async () => {
+    using time = fakeTime();
+    using _ = fixedRandom(0);
+    const busy = refuse(Object.assign(new Error("busy"), { retryAfter }));
+    const { out, sender } = setUp({ capacity: 4 }, [busy]);
+    await out.write("abcd");
+    await time.tickAsync(499);
+    assertEquals(sender.sends.length, 1);
+    await time.tickAsync(1);
+    assertEquals(sender.text, "abcd");
+    await out.close();
+  });
+}
+
+Deno.test("writes that wait for room while a batch is held follow it, or reject with the next failure", async () => {
+  using time = fakeTime();
+  using _ = fixedRandom(0);
+  const { out, sender } = setUp(
+    { capacity: 4, maxQueuedBytes: 6 },
+    [down, down],
+  );
+  await out.write("abcd");
+  await settle();
+  await out.write("efg");
+  const first = assertRejects(() => out.write("hi"), FlushError);
+  await time.tickAsync(500);
+  await first;
+  const second = out.write("hij");
+  const third = out.write("klm");
+  await assertRejects(() => out.write("n"), BufferFullError);
+  await time.tickAsync(1_000);
+  await Promise.all([second, third]);
+  await out.close();
+  assertEquals(sender.text, "abcdefghijklm");
+});
+
+Deno.test("close() does not wait for the delay of a failed batch", async () => {
+  using time = fakeTime();
+  const { out, sender } = setUp({ capacity: 4 }, [down]);
+  await out.write("abcdef");
+  await settle();
+  await out.close(); // no time passes
+  assertEquals(sender.text, "abcdef");
+  assertEquals(time.countTimers(), 0);
+});
+
+Deno.test("abort() leaves no timer behind while a batch is held", async () => {
+  using time = fakeTime();
+  const { out } = setUp({ capacity: 4 }, [], down);
+  await out.write("abcd");
+  await settle();
+  assertEquals(time.countTimers(), 1);
+  await out.abort();
+  assertEquals(time.countTimers(), 0);
+  assertEquals(textOf(out.takeUnsent()), "abcd");
 });
 
 Deno.test("errors have the names of their classes", () => {
   assertEquals(new FlushError("no", { unsentBytes: 1 }).name, "FlushError");
   assertEquals(new BufferFullError("no").name, "BufferFullError");
   assertEquals(new NoProgressError("no").name, "NoProgressError");
+});
+
+Deno.test("a sender that has ended is not tried again, except by flush(), close() and whoever needs room", async () => {
+  using time = fakeTime();
+  const errors: FlushError[] = [];
+  let calls = 0;
+  const out = new StreamBuffer({
+    send() {
+      calls++;
+      throw DOWN;
+    },
+    get ended() {
+      return true;
+    },
+  }, {
+    capacity: 4,
+    flushInterval: 10,
+    onError: (error) => errors.push(error),
+  });
+  await out.write("ab");
+  await time.tickAsync(1_000_000);
+  assertEquals([calls, errors.length, time.countTimers()], [1, 1, 0]);
+  await out.write("cdef");
+  await time.tickAsync(1_000_000);
+  assertEquals([calls, errors.length, time.countTimers()], [1, 1, 0]);
+  await assertRejects(() => out.write("g"), FlushError, "down");
+  await assertRejects(() => out.readFrom(new Source(["g"])), FlushError);
+  await assertRejects(() => out.flush(), FlushError);
+  await assertRejects(() => out.close(), FlushError);
+  assertEquals(calls, 5);
+  assertEquals(textOf(out.takeUnsent()), "abcdef");
+});
+
+// -- A batch that is refused --
+
+/** The error of a server that does not like the content. */
+const REFUSED = Object.assign(new Error("bad record"), { refused: true });
+const refused = refuse(REFUSED);
+
+/** A buffer with a `deadLetter`, and what was given to it. */
+function setUpDeadLetter(
+  take: StreamBufferOptions["deadLetter"] & {},
+  script: Step[],
+  options: StreamBufferOptions = {},
+) {
+  const letters: {
+    text: string;
+    error: FlushError;
+    context: DeadLetterContext;
+  }[] = [];
+  const setup = setUp({
+    ...options,
+    deadLetter: (bytes, error, context) => {
+      letters.push({ text: textOf(bytes), error, context });
+      return take(bytes, error, context);
+    },
+  }, script);
+  return { ...setup, letters };
+}
+
+Deno.test("a refused batch goes to deadLetter once, and the stream goes on after it", async () => {
+  const errors: unknown[] = [];
+  const { out, sender, letters } = setUpDeadLetter(
+    () => true,
+    [accept, refused],
+    { capacity: 4, onError: (error) => errors.push(error) },
+  );
+  await out.write("abcd");
+  await out.write("efgh");
+  await out.write("ij");
+  await out.flush();
+  assertEquals(sender.text, "abcdij");
+  assertEquals(sender.sends, ["abcd", "efgh", "ij"]);
+  assertEquals(letters.map(({ text }) => text), ["efgh"]);
+  const [{ error, context }] = letters as [typeof letters[number]];
+  assertInstanceOf(error, FlushError);
+  assertStrictEquals(error.cause, REFUSED);
+  assertEquals(
+    error.message,
+    "Cannot deliver 4 bytes at offset 4 (batch 1): bad record",
+  );
+  assertEquals([context.sequence, context.offset], [1, 4]);
+  assertStrictEquals(context.signal, sender.signal);
+  assertMatch(context.key, /^[0-9a-f-]{36}-1$/);
+  const { bytesAccepted, bytesDelivered, bytesDiverted } = out.stats;
+  assertEquals([bytesAccepted, bytesDelivered, bytesDiverted], [10, 6, 4]);
+  assertEquals([out.stats.sends, out.stats.failures], [2, 1]);
+  assertEquals(errors, [], "deadLetter was told");
+  await out.close();
+  assertEquals(out.takeUnsent().length, 0);
+});
+
+Deno.test("deadLetter gets the key of the error, and one of its own for each batch and buffer otherwise", async () => {
+  const withKey = refuse({ refused: true, key: "abc-7" });
+  const one = setUpDeadLetter(() => true, [withKey, refused, refused], {
+    capacity: 1,
+  });
+  await one.out.write("abc");
+  await one.out.close();
+  const other = setUpDeadLetter(() => true, [refused]);
+  await other.out.write("a");
+  await other.out.close();
+  const keys = [...one.letters, ...other.letters]
+    .map(({ context }) => context.key);
+  assertEquals(keys[0], "abc-7");
+  assertEquals(new Set(keys).size, 4);
+  assertEquals(keys[1]!.replace(/-1$/, ""), keys[2]!.replace(/-2$/, ""));
+});
+
+Deno.test("deadLetter may keep and change the bytes it is given", async () => {
+  const kept: Uint8Array[] = [];
+  const { out, sender } = setUpDeadLetter(
+    (bytes) => {
+      kept.push(bytes);
+      if (kept.length === 2) bytes.fill(0);
+      return kept.length !== 2;
+    },
+    [refused, refused],
+    { capacity: 4 },
+  );
+  await out.write("abcd");
+  await out.write("efgh");
+  await assertRejects(() => out.flush(), FlushError);
+  await out.write("ijkl");
+  await out.close();
+  assertEquals(textOf(kept[0]!), "abcd");
+  assertEquals(sender.text, "efghijkl");
+});
+
+for (
+  const [title, take, problem] of [
+    ["returns false", () => false, "deadLetter did not take them"],
+    [
+      "returns something else",
+      () => "yes" as never,
+      "deadLetter did not take them",
+    ],
+    [
+      "resolves to nothing",
+      () => Promise.resolve() as never,
+      "deadLetter did not take them",
+    ],
+    ["throws", () => {
+      throw new Error("disk full");
+    }, "deadLetter failed: disk full"],
+    [
+      "rejects",
+      () => Promise.reject(new Error("disk full")),
+      "deadLetter failed: disk full",
+    ],
+  ] as const
+) {
+  Deno.test(`a refused batch is kept, and sent again later, if deadLetter ${title}`, async () => {
+    using time = fakeTime();
+    using _ = fixedRandom(0);
+    const errors: FlushError[] = [];
+    const { out, sender, letters } = setUpDeadLetter(take, [refused, refused], {
+      capacity: 4,
+      onError: (error) => errors.push(error),
+    });
+    await out.write("abcd");
+    await out.write("ef");
+    await time.tickAsync(499);
+    assertEquals(sender.sends, ["abcd"]);
+    assertEquals(errors.map(({ message }) => message), [
+      `Cannot deliver 4 bytes at offset 0 (batch 0): bad record; ${problem}`,
+    ]);
+    assertStrictEquals(errors[0]!.cause, REFUSED);
+    assertStrictEquals(out.stats.lastError, errors[0]);
+    assertEquals(errors[0]!.unsentBytes, 6);
+    await assertRejects(() => out.flush(), FlushError, problem);
+    assertEquals(letters.length, 2);
+    assertEquals(out.stats.bytesDiverted, 0);
+    await out.close();
+    assertEquals(sender.text, "abcdef");
+  });
+}
+
+for (
+  const cause of [DOWN, "no", undefined, { refused: "yes" }, { refused: 1 }]
+) {
+  Deno.test(`deadLetter is not offered a batch whose error is ${show(cause)}`, async () => {
+    const { out, letters } = setUpDeadLetter(() => true, [refuse(cause)]);
+    await out.write("abc");
+    await assertRejects(() => out.flush(), FlushError);
+    await out.close();
+    assertEquals(letters, []);
+    assertEquals(out.stats.bytesDelivered, 3);
+  });
+}
+
+Deno.test("without deadLetter a refused batch is kept, and sent at most six times in ten seconds, whatever is written", async () => {
+  using time = fakeTime();
+  using _ = fixedRandom(0);
+  const { out, sender } = setUp(
+    { capacity: 4, flushInterval: 10 },
+    [],
+    refused,
+  );
+  await out.write("abcd");
+  for (let i = 0; i < 1_000; i++) {
+    void out.write(`${i}`);
+    await time.tickAsync(10);
+  }
+  assert(sender.sends.length <= 6, `${sender.sends.length} sends`);
+  assertEquals(new Set(sender.sends), new Set(["abcd"]));
+  await out.abort();
+});
+
+Deno.test("nothing else is sent while deadLetter has a batch, and flush() waits for it", async () => {
+  const taking = Promise.withResolvers<boolean>();
+  const { out, sender } = setUpDeadLetter(() => taking.promise, [refused], {
+    capacity: 4,
+  });
+  await out.write("abcd");
+  await out.write("efgh");
+  const waiting = out.write("i");
+  const flushed = out.flush();
+  assert(await isPending(flushed));
+  assert(await isPending(waiting));
+  assertEquals(sender.sends, ["abcd"]);
+  taking.resolve(true);
+  await Promise.all([waiting, flushed]);
+  assertEquals(sender.sends, ["abcd", "efgh", "i"]);
+  await out.close();
+});
+
+Deno.test("deadLetter that never settles does not keep close() from ending, and what it says later does not count", async () => {
+  using time = fakeTime();
+  const taking = Promise.withResolvers<boolean>();
+  const { out, letters } = setUpDeadLetter(() => taking.promise, [refused], {
+    closeTimeout: 1_000,
+  });
+  await out.write("abcd");
+  const closed = assertRejects(() => out.close(), FlushError);
+  await time.tickAsync(0);
+  const { context } = letters[0]!;
+  assert(context.closing.aborted);
+  assertEquals(context.deadline, performance.now() + 1_000);
+  await time.tickAsync(1_000);
+  const { cause } = await closed;
+  assertInstanceOf(cause, DOMException);
+  assertEquals(cause.name, "TimeoutError");
+  assertStrictEquals((cause as Error).cause, REFUSED);
+  assert(context.signal.aborted);
+  taking.resolve(true);
+  await settle();
+  assertEquals(out.stats.bytesDiverted, 0);
+  assertEquals(textOf(out.takeUnsent()), "abcd");
+  assertEquals(time.countTimers(), 0);
+});
+
+for (const late of ["before", "after"]) {
+  Deno.test(`deadLetter that takes a batch ${late} takeUnsent() of an aborted buffer has no effect`, async () => {
+    const taking = Promise.withResolvers<boolean>();
+    const { out } = setUpDeadLetter(() => taking.promise, [refused]);
+    await out.write("abcd");
+    void out.flush();
+    await settle();
+    await out.abort();
+    if (late === "after") assertEquals(textOf(out.takeUnsent()), "abcd");
+    taking.resolve(true);
+    await settle();
+    if (late === "before") assertEquals(textOf(out.takeUnsent()), "abcd");
+    const { bytesDiverted, bytesDelivered } = out.stats;
+    assertEquals([bytesDiverted, bytesDelivered], [0, 0]);
+  });
+}
+
+Deno.test("deadLetter may call close() and abort()", async () => {
+  for (const end of ["close", "abort"] as const) {
+    let ended: Promise<void> | undefined;
+    const { out, sender, letters } = setUpDeadLetter(
+      () => {
+        ended = out[end]();
+        return true;
+      },
+      [refused],
+      { capacity: 4 },
+    );
+    await out.write("abcdef");
+    void out.flush();
+    await settle();
+    await ended;
+    assertEquals(letters.length, 1);
+    assertEquals(sender.text, end === "close" ? "ef" : "");
+    const unsent = end === "close" ? "" : "abcdef";
+    assertEquals(textOf(out.takeUnsent()), unsent);
+  }
+});
+
+Deno.test("close() offers what is refused to deadLetter, and resolves when all is taken", async () => {
+  const { out, sender, letters } = setUpDeadLetter(
+    () => Promise.resolve(true),
+    [refused, accept, refused],
+    { capacity: 2 },
+  );
+  await out.write("aabbcc");
+  await out.close();
+  assertEquals(letters.map(({ text }) => text), ["aa", "cc"]);
+  assertEquals(sender.text, "bb");
+  assertEquals(sender.events.at(-1), "close");
 });
 
 // -- Failures in the background --
@@ -1417,38 +1910,37 @@ Deno.test("a failure in the background loses nothing, ends nothing, and is repor
   assertEquals(errors.length, 1);
   assertStrictEquals(errors[0], out.stats.lastError);
   await out.write("efg");
-  await time.tickAsync(100);
+  await time.tickAsync(1_000);
   assertEquals(errors.length, 2);
   assertEquals(out.stats.failures, 2);
   assertEquals(errors[1]!.unsentBytes, 7);
   await assertRejects(() => out.flush(), FlushError);
   assertEquals(errors.length, 2, "flush() has rejected with it already");
-  await time.tickAsync(100);
+  await time.tickAsync(4_000);
   assertEquals(sender.sends, ["abcd", "abcd", "abcd", "abcd", "efg"]);
   assertEquals(out.stats.lastError, undefined);
   await out.close();
   assertEquals(time.countTimers(), 0);
 });
 
-Deno.test("onError that throws affects nothing else", async () => {
-  const { promise, resolve } = Promise.withResolvers<unknown>();
-  const listener = (event: ErrorEvent) => {
-    event.preventDefault();
-    resolve(event.error);
-  };
-  globalThis.addEventListener("error", listener);
-  const thrown = new Error("a bug");
+Deno.test("onError changes nothing, whether it throws or rejects", async () => {
+  using time = fakeTime();
+  using unhandled = collectUnhandled();
+  let calls = 0;
   const { out, sender } = setUp({
     capacity: 2,
     onError: () => {
-      throw thrown;
+      if (calls++ === 0) throw new Error("the terminal has gone");
+      return Promise.reject(new Error("the disk is full"));
     },
-  }, [down]);
+  }, [down, down]);
   await out.write("ab");
-  assertStrictEquals(await promise, thrown);
-  globalThis.removeEventListener("error", listener);
+  await time.tickAsync(1_000);
+  assertEquals(calls, 2);
   await out.close();
+  await settle();
   assertEquals(sender.text, "ab");
+  assertEquals(unhandled.reasons, []);
 });
 
 Deno.test("no rejection of write() or flush() is ever an unhandled one", async () => {
@@ -1689,6 +2181,54 @@ Deno.test("a closing buffer rejects write() and flush()", async () => {
   first.resolve();
   await close;
   assertEquals(sender.text, "abc");
+});
+
+Deno.test("SendContext tells a sender that the buffer is closing, and until when", async () => {
+  using time = fakeTime();
+  time.tick(5_000);
+  const contexts: SendContext[] = [];
+  const first = gate();
+  const { out } = setUp({ capacity: 2, closeTimeout: 700 }, [
+    (context) => {
+      contexts.push(context);
+      return first.step(context);
+    },
+    (context) => void contexts.push(context),
+  ]);
+  await out.write("abc");
+  const [{ closing, signal }] = contexts as [SendContext];
+  assertEquals(contexts[0]!.deadline, Infinity);
+  assertEquals(closing.aborted, false);
+  time.tick(50);
+  const closed = out.close();
+  assertEquals(closing.aborted, true);
+  assertEquals(contexts[0]!.deadline, 5_750);
+  first.resolve();
+  await closed;
+  assertEquals(contexts[1]!.deadline, 5_750);
+  assertStrictEquals(contexts[1]!.closing, closing);
+  assertEquals(signal.aborted, false);
+});
+
+Deno.test("a listener of closing may call close() and abort()", async () => {
+  for (const end of ["close", "abort"] as const) {
+    let ended: Promise<void> | undefined;
+    const { out, sender } = setUp({}, [({ closing }) => {
+      closing.addEventListener("abort", () => ended = out[end]());
+    }]);
+    await out.write("a");
+    await out.flush();
+    await out.write("b");
+    const closed = out.close();
+    const outcome = await closed.then(() => "closed", () => "failed");
+    assertEquals(outcome, end === "close" ? "closed" : "failed");
+    if (end === "close") assertStrictEquals(ended, closed);
+    await ended;
+    assertEquals(
+      sender.events.filter((event) => event === "close").length,
+      end === "close" ? 1 : 0,
+    );
+  }
 });
 
 // -- Nothing is lost --
@@ -2236,7 +2776,7 @@ Deno.test("onError is called even if readFrom() was rejected while it waited for
   const source = new Source(["abcdefgh"]);
   await assertRejects(() => out.readFrom(source), FlushError);
   assertEquals(errors, [], "readFrom() has rejected with it");
-  await time.tickAsync(100);
+  await time.tickAsync(1_000);
   assertEquals(errors.map(({ cause }) => cause), [DOWN]);
   await out.close();
   assertEquals(sender.text, "abcdefgh");
@@ -2696,6 +3236,7 @@ Deno.test("stats count accepted, delivered, queued and rejected bytes, sends and
   assertEquals(out.stats, {
     bytesAccepted: 0,
     bytesDelivered: 0,
+    bytesDiverted: 0,
     bytesQueued: 0,
     bytesRejected: 0,
     sends: 0,
@@ -2713,6 +3254,7 @@ Deno.test("stats count accepted, delivered, queued and rejected bytes, sends and
   assertEquals(after, {
     bytesAccepted: 10,
     bytesDelivered: 4,
+    bytesDiverted: 0,
     bytesQueued: 0,
     bytesRejected: 8,
     sends: 1,
@@ -2762,6 +3304,7 @@ const COMMAND: fc.Arbitrary<Command> = fc.oneof(
 );
 
 const OUTCOMES: Record<string, Step> = {
+  refuse: refused,
   accept,
   acceptLater: () => settle(),
   fail: down,
@@ -2779,6 +3322,9 @@ Deno.test("any schedule: delivered and unsent bytes are the accepted ones, in or
         maxQueuedBytes: fc.nat(100),
         flushInterval: fc.nat(2),
         oversize: fc.constantFrom(...OVERSIZE),
+        letters: fc.array(
+          fc.constantFrom("take", "take later", "keep", "throw"),
+        ),
       }),
       fc.array(COMMAND, { maxLength: 40 }),
       fc.array(fc.constantFrom(...Object.keys(OUTCOMES))),
@@ -2790,14 +3336,47 @@ Deno.test("any schedule: delivered and unsent bytes are the accepted ones, in or
 });
 
 async function checkSchedule(
-  options: StreamBufferOptions & { capacity: number },
+  { letters, ...options }: StreamBufferOptions & {
+    capacity: number;
+    letters: string[];
+  },
   commands: Command[],
   outcomes: string[],
   ending: string,
 ): Promise<void> {
+  using time = fakeTime();
+  /** Lets time pass until a promise has settled. */
+  const settled = async (promise: Promise<unknown>) => {
+    let isPending = true;
+    const end = () => void (isPending = false);
+    promise.then(end, end);
+    for (await settle(); isPending; await settle()) await time.nextAsync();
+  };
   const { capacity } = options;
   const sender = new BadSender(outcomes.map((name) => OUTCOMES[name]!));
-  const out = new StreamBuffer(sender, options);
+  // The delivered and the diverted batches, in the order in which they went.
+  const gone: string[] = [];
+  const recorder: Sender = {
+    send: async (bytes, context) => {
+      await sender.send(bytes, context);
+      gone.push(textOf(bytes));
+    },
+  };
+  let diverted = 0;
+  const deadLetter = async (
+    bytes: Uint8Array,
+    _: FlushError,
+    { signal }: DeadLetterContext,
+  ) => {
+    const outcome = letters.shift() ?? "take";
+    if (outcome === "throw") throw new Error("disk full");
+    if (outcome === "take later") await settle();
+    if (outcome === "keep" || signal.aborted) return false;
+    gone.push(textOf(bytes));
+    diverted += bytes.length;
+    return true;
+  };
+  const out = new StreamBuffer(recorder, { ...options, deadLetter });
   // An abort does not say what of a write was accepted: `undefined`. What was
   // read from a source is accepted, whatever becomes of readFrom().
   const writes: {
@@ -2824,11 +3403,13 @@ async function checkSchedule(
       const flush = out.flush().then(async () => {
         // All accepted writes made before it, and no less, are delivered.
         const expected = (await Promise.all(before)).join("");
-        assert(sender.text.startsWith(expected), "flush() resolved too early");
-        assert(sender.text.length >= bytesAccepted);
+        const text = gone.join("");
+        assert(text.startsWith(expected), "flush() resolved too early");
+        assert(text.length >= bytesAccepted);
       }, (error) => assertInstanceOf(error, FlushError));
       flushes.push(flush);
-      if (command.wait) await flush;
+      flush.catch(() => {}); // looked at in the end
+      if (command.wait) await settled(flush);
     }
     if (command.do === "write") {
       const text = textOfSize(command.size);
@@ -2841,7 +3422,7 @@ async function checkSchedule(
         return text.slice(0, error.acceptedBytes);
       });
       writes.push({ text, accepted });
-      if (command.wait) await accepted;
+      if (command.wait) await settled(accepted);
     }
     if (command.do === "read") {
       const source = new Source(
@@ -2854,7 +3435,7 @@ async function checkSchedule(
       const accepted = reading.then(settle).then(() => source.text);
       void reading.then(() => source.reading = false);
       writes.push({ text: "", source, accepted });
-      if (command.wait) await reading;
+      if (command.wait) await settled(reading);
     }
   }
 
@@ -2862,7 +3443,7 @@ async function checkSchedule(
   if (ending.startsWith("close")) ends.push(out.close());
   if (ending === "close twice") ends.push(out.close());
   if (ending.endsWith("abort")) ends.push(out.abort(DOWN));
-  await Promise.allSettled(ends);
+  await settled(Promise.allSettled(ends));
   await Promise.all(flushes.map((flush) =>
     flush.catch((error) => {
       // After an abort, flush() rejects with its reason.
@@ -2874,10 +3455,12 @@ async function checkSchedule(
   for (const write of writes) write.text ||= write.source?.text ?? "";
 
   const left = textOf(out.takeUnsent());
-  const got = sender.text + left;
+  const got = gone.join("") + left;
   const stats = out.stats;
   assertEquals(got.length, stats.bytesAccepted);
   assertEquals(sender.text.length, stats.bytesDelivered);
+  assertEquals(diverted, stats.bytesDiverted);
+  assertEquals(time.countTimers(), 0);
   assertEquals(stats.bytesQueued, 0);
   const written = writes.reduce((sum, { text }) => sum + text.length, 0);
   assertEquals(stats.bytesAccepted + stats.bytesRejected, written);

@@ -23,22 +23,23 @@
  * @module
  */
 import {
-  type SendContext,
   type Sender,
   StreamBuffer,
   type StreamBufferOptions,
 } from "./buffer.ts";
 import { SendError } from "./http/errors.ts";
-import type { AttemptOptions } from "./http/options.ts";
+import type { AttemptOptions, BatchContext } from "./http/options.ts";
 import { Requests } from "./http/requests.ts";
 import { RetryLoop } from "./http/retry.ts";
 import { checkMethod } from "./http/urls.ts";
 import { check } from "./internal/checks.ts";
+import { randomUUID } from "./internal/uuid.ts";
 
 export * from "./buffer.ts";
 export { SendError, type SendErrorOptions } from "./http/errors.ts";
 export type {
   AttemptOptions,
+  BatchContext,
   HeaderFunction,
   HttpClient,
   RequestHeaders,
@@ -100,8 +101,8 @@ export interface FetchSenderOptions extends AttemptOptions {
  *   may even arrive after later batches. A server that ignores requests whose
  *   key it has seen makes it exactly once, and in order.
  * - **Retry** with exponential backoff and full jitter, for at most `maxElapsed`.
- *   `Retry-After` is honoured; if it reaches past `maxElapsed`, the send fails
- *   at once.
+ *   Until a `Retry-After` has passed no request is made, by whatever send; a send
+ *   that cannot wait for so long fails at once.
  * - **No secrets in errors**: see {@linkcode SendError}.
  *
  * @example Usage
@@ -140,7 +141,7 @@ export class FetchSender implements Sender, AsyncDisposable {
     const {
       method = "POST",
       compression,
-      idempotencyKey = crypto.randomUUID(),
+      idempotencyKey = randomUUID(),
     } = options;
     checkMethod(ACTION, method);
     check(
@@ -177,14 +178,15 @@ export class FetchSender implements Sender, AsyncDisposable {
    */
   async send(
     bytes: Uint8Array<ArrayBuffer>,
-    context: SendContext,
+    context: BatchContext,
   ): Promise<void> {
-    this.#claim(context);
+    const isOwnKey = context.key === undefined;
+    this.#claim(context, isOwnKey);
     try {
       await this.#deliver(bytes, context);
     } catch (error) {
       // Not delivered: this buffer may send it again, or another one may send it.
-      this.#claimed.next = context.sequence;
+      if (isOwnKey) this.#claimed.next = context.sequence;
       context.signal.throwIfAborted();
       throw error;
     }
@@ -218,6 +220,15 @@ export class FetchSender implements Sender, AsyncDisposable {
   }
 
   /**
+   * Whether the sender is closed.
+   *
+   * @returns `true` after `close` or `abort`.
+   */
+  get ended(): boolean {
+    return this.#closed;
+  }
+
+  /**
    * Calls {@linkcode FetchSender.close}.
    *
    * @returns A promise that is already resolved.
@@ -231,12 +242,14 @@ export class FetchSender implements Sender, AsyncDisposable {
    * Makes sure that one stream uses this sender. Two of them would give
    * different bytes the same key, and a server that honours the key would drop
    * half of them. A stream is recognised by its signal; another signal is
-   * accepted only with a sequence number that has not been delivered.
+   * accepted only with a sequence number that has not been delivered. Bytes that
+   * come with a key of their own can be of any stream.
    */
-  #claim({ sequence, signal }: SendContext): void {
+  #claim({ sequence, signal }: BatchContext, isOwnKey: boolean): void {
     if (this.#closed) {
       throw new TypeError("Cannot send: the FetchSender is closed");
     }
+    if (!isOwnKey) return;
     if (sequence < this.#claimed.next && signal !== this.#claimed.signal) {
       throw new TypeError(
         "Cannot send: the FetchSender serves another StreamBuffer; make one for each",
@@ -247,7 +260,7 @@ export class FetchSender implements Sender, AsyncDisposable {
 
   async #deliver(
     bytes: Uint8Array<ArrayBuffer>,
-    context: SendContext,
+    context: BatchContext,
   ): Promise<void> {
     const body = await this.#encode(bytes);
     const headers: Record<string, string> = {};
@@ -255,8 +268,8 @@ export class FetchSender implements Sender, AsyncDisposable {
       headers["Content-Encoding"] = CONTENT_CODINGS.get(this.#compression)!;
     }
     if (this.#idempotencyKey !== false) {
-      headers["Idempotency-Key"] =
-        `"${this.#idempotencyKey}-${context.sequence}"`;
+      const { key = `${this.#idempotencyKey}-${context.sequence}` } = context;
+      headers["Idempotency-Key"] = `"${key}"`;
     }
     await this.#retries.run(context, async (attempt) => {
       const request = { method: this.#method, headers, body };

@@ -39,7 +39,8 @@ export function closeOnExit(out: StreamBuffer, unsent: string): void {
     const listener = () => closing ? Deno.exit(code) : end(code);
     Deno.addSignalListener(signal as Deno.Signal, listener);
   }
-  // The normal end of the script, unless a `flushInterval` keeps it alive.
+  // The normal end of the script. A `flushInterval` keeps it alive while there is
+  // something to send, and so does a server that is down.
   addEventListener("beforeunload", (event) => {
     event.preventDefault();
     void end(Deno.exitCode);

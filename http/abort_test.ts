@@ -6,13 +6,12 @@ import {
 } from "@std/assert";
 import { FlushError } from "../buffer.ts";
 import { FetchSender, streamTo } from "../sender.ts";
-import { fakeTime } from "../testing/fake_time.ts";
+import { fakeTime, fixedRandom } from "../testing/fake_time.ts";
 import { FaultyServer, never, respond } from "../testing/faulty_server.ts";
 import {
   BYTES,
   context,
   FAST,
-  fixedRandom,
   NO_SERVER_URL,
   stallInBody,
 } from "../testing/sending.ts";

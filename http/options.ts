@@ -3,7 +3,16 @@
  * DOM appears in them unless Node has it too, so that they compile everywhere
  * (`tests/types_test.ts`).
  */
+import type { SendContext } from "../buffer.ts";
 import type { SendError } from "./errors.ts";
+
+/**
+ * Describes a batch to a sender over HTTP. A `StreamBuffer` gives a whole
+ * {@linkcode SendContext}; who calls a sender without one needs no more than this.
+ */
+export type BatchContext =
+  & Pick<SendContext, "sequence" | "offset" | "signal">
+  & Partial<SendContext>;
 
 /**
  * Names and values of headers: `Headers`, a record, or pairs, such as those of
@@ -57,16 +66,22 @@ export interface RetryOptions {
   maxDelay?: number;
   /**
    * Maximum time for all attempts of one batch together, in milliseconds. `0`
-   * makes one attempt, which `timeout` alone limits.
+   * makes one attempt, which `timeout` alone limits. `Infinity` never gives up:
+   * writes then wait for as long as the server is away, instead of rejecting,
+   * which is what a program needs that does not await them, such as a logger.
+   *
+   * It is measured by a clock that nobody sets. While the buffer is closing,
+   * `closeTimeout` limits the attempts as well, and the delays are at most a
+   * second.
    *
    * @default {120_000}
    */
   maxElapsed?: number;
   /**
-   * Decides instead of the default whether a failed attempt is followed by
-   * another. By default these are: network errors, timeouts, 408, 425, 429 and
-   * 5xx except 501 and 505; and, once per batch, 401 and 403 if `headers` is a
-   * function.
+   * Decides instead of the default, which is `retryable` of the failure, whether
+   * a failed attempt is followed by another. By default these are: network
+   * errors, timeouts, 302, 303, 307, 408, 425, 429, and 5xx except 501 and 505;
+   * and, once per batch, 401 and 403 if `headers` is a function.
    */
   shouldRetry?: (failure: SendError) => boolean;
 }
@@ -115,6 +130,9 @@ export interface AttemptOptions extends RequestOptions {
   timeout?: number;
   /** When to retry. */
   retry?: RetryOptions;
-  /** Called for each failure that is retried, `delay` milliseconds before that. */
+  /**
+   * Called for each failure that is retried, at most `delay` milliseconds before
+   * that. What it throws is ignored.
+   */
   onRetry?: (failure: SendError, delay: number) => void;
 }

@@ -3,7 +3,12 @@
  * within a time limit, and then either a response or an error without secrets.
  * Whether another request follows is decided in `retry.ts`.
  */
-import { check, checkDuration, messageOf } from "../internal/checks.ts";
+import {
+  check,
+  checkDuration,
+  countOf,
+  messageOf,
+} from "../internal/checks.ts";
 import { until, within } from "../internal/promises.ts";
 import { adviceForCause, adviceForStatus } from "./advice.ts";
 import { SendError, type SendErrorOptions } from "./errors.ts";
@@ -48,8 +53,10 @@ export interface OutgoingRequest {
 
 /** One attempt of a delivery, and what all its attempts share. */
 export interface Attempt extends SendAttempt {
-  /** When the time for all attempts is over, by `Date.now()`. */
+  /** When the time for all attempts is over, by `performance.now()`. */
   readonly deadline: number;
+  /** Renews that time. Called when a part of the batch has been delivered. */
+  readonly onProgress: () => void;
   /** What no error may show: a server may repeat the token of an earlier attempt. */
   readonly secrets: Secrets;
 }
@@ -62,16 +69,23 @@ export class Requests {
   readonly #timeout: number;
   readonly #fetch: typeof fetch;
   readonly #client: HttpClient | undefined;
+  readonly #alsoRetryable: readonly number[];
 
   /**
    * Constructs a new instance.
    *
    * @param action What cannot be done with invalid options: "Cannot create X".
+   * @param alsoRetryable Statuses whose errors are retryable besides the usual.
    * @throws {TypeError} If the URL is invalid, is not http(s) or carries
    *   credentials, or an option has the wrong type.
    * @throws {RangeError} If an option is out of range.
    */
-  constructor(action: string, url: string | URL, options: AttemptOptions) {
+  constructor(
+    action: string,
+    url: string | URL,
+    options: AttemptOptions,
+    alsoRetryable: readonly number[] = [],
+  ) {
     check(action, { options }, "an object", "object");
     const {
       headers = {},
@@ -89,6 +103,7 @@ export class Requests {
     this.#timeout = timeout;
     this.#fetch = fetch;
     this.#client = client;
+    this.#alsoRetryable = alsoRetryable;
   }
 
   /**
@@ -102,8 +117,8 @@ export class Requests {
     attempt: Attempt,
   ): Promise<ServerResponse | SendError> {
     // An attempt that starts too late gets 1 ms, and so fails as a timeout.
-    const left = Math.max(attempt.deadline - Date.now(), 1);
-    const timeout = Math.min(this.#timeout, left);
+    const left = Math.max(attempt.deadline - performance.now(), 1);
+    const timeout = Math.min(this.#timeout, Math.ceil(left));
     return within(
       timeout,
       attempt.signal,
@@ -126,19 +141,23 @@ export class Requests {
       body,
       onResponse,
     }: OutgoingRequest,
-    { deadline: _, secrets, ...details }: Attempt,
+    { deadline: _, onProgress: __, secrets, ...details }: Attempt,
   ): Promise<ServerResponse | SendError> {
     const { attempt: attempts, signal } = details;
     const byteLength = byteLengthOf(body);
-    const size = byteLength === undefined ? "" : ` of ${byteLength} bytes to`;
+    const size = byteLength === undefined
+      ? ""
+      : ` of ${countOf(byteLength)} to`;
     const what = `${method}${size} ${url.origin}${url.pathname}`;
+    // A structured field string, without its quotes.
+    const key = ownHeaders["Idempotency-Key"]?.slice(1, -1);
     const fail = (
       problem: string,
-      options: Omit<SendErrorOptions, "attempts">,
+      options: Omit<SendErrorOptions, "attempts" | "key">,
     ) =>
       new SendError(
         `${what} failed (attempt ${attempts}): ${problem}`,
-        { attempts, ...options },
+        { attempts, key, ...options },
       );
     const causeOf = (thrown: unknown) =>
       signal.aborted ? signal.reason : redactError(thrown, secrets);
@@ -152,7 +171,10 @@ export class Requests {
         headers = await until(signal, this.#headersFor(details));
       } catch (error) {
         const cause = causeOf(error);
-        throw fail(`could not get the headers: ${messageOf(cause)}`, { cause });
+        throw fail(`could not get the headers: ${messageOf(cause)}`, {
+          cause,
+          retryable: false,
+        });
       }
     }
     addSecretsOfHeaders(secrets, headers);
@@ -194,7 +216,12 @@ export class Requests {
           `the server responded with ${status}${advice}${wait}${
             excerpt && `: ${JSON.stringify(excerpt)}`
           }`,
-          { status, excerpt, retryAfter },
+          {
+            status,
+            excerpt,
+            retryAfter,
+            retryable: this.#alsoRetryable.includes(status) || undefined,
+          },
         );
       },
     };

@@ -1,25 +1,34 @@
 /**
  * Attempts until one succeeds: which failures are retried, after what delay, and
  * for how long. Every wait between two attempts is here.
+ *
+ * Three things decide when the next request is made. The backoff grows with each
+ * attempt, and ends at once when the buffer begins to close. What a server has
+ * asked for in `Retry-After` is never cut short, by whatever send: it is
+ * remembered from one send to the next. And both must end within the time that is
+ * left, or the send fails without waiting.
  */
-import type { SendContext } from "../buffer.ts";
-import { check, checkDuration } from "../internal/checks.ts";
-import { sleep } from "../internal/promises.ts";
-import { SendError } from "./errors.ts";
-import type { AttemptOptions } from "./options.ts";
-import { isClosedClient, isPermissionError } from "./platform_errors.ts";
+import { check, checkDuration, MAX_DURATION } from "../internal/checks.ts";
+import { notify } from "../internal/promises.ts";
+import { sleep } from "../internal/timers.ts";
+import { reword, SendError } from "./errors.ts";
+import type { AttemptOptions, BatchContext } from "./options.ts";
 import type { Attempt } from "./requests.ts";
 
 /**
- * Statuses below 500 after which the same request may succeed later: Request
- * Timeout, Too Early and Too Many Requests.
+ * The longest delay while the buffer is closing, in ms. The server may come back
+ * at any moment, and there are not many left.
  */
-const RETRYABLE_STATUSES = new Set([408, 425, 429]);
-/**
- * Statuses from 500 on after which it may not: Not Implemented and HTTP Version
- * Not Supported.
- */
-const PERMANENT_STATUSES = new Set([501, 505]);
+const MAX_CLOSING_DELAY = 1_000;
+/** With less time than this before `closeTimeout`, in ms, no attempt is made. */
+const MIN_CLOSING_TIME = 50;
+
+/** What limits the waits of one send. */
+interface Limits {
+  readonly context: BatchContext;
+  /** When the time for all attempts is over, by `performance.now()`. */
+  readonly deadline: number;
+}
 
 /** Makes the attempts of one sender, and remembers why the latest one failed. */
 export class RetryLoop {
@@ -30,6 +39,11 @@ export class RetryLoop {
   readonly #onRetry: AttemptOptions["onRetry"];
   /** A header function may have a fresh token after a 401 or 403. */
   readonly #canRefresh: boolean;
+  /**
+   * The latest failure with a `Retry-After`, and when that has passed, by
+   * `performance.now()`.
+   */
+  #pause: { readonly failure: SendError; readonly end: number } | undefined;
   /** Why the latest attempt failed, if it did. */
   lastFailure: SendError | undefined;
 
@@ -49,7 +63,16 @@ export class RetryLoop {
       maxElapsed = 120_000,
       shouldRetry,
     } = retry;
-    checkDuration(action, { initialDelay, maxDelay, maxElapsed }, 0);
+    checkDuration(action, { initialDelay, maxDelay }, 0);
+    check(
+      action,
+      { maxElapsed },
+      `an integer from 0 to ${MAX_DURATION}, or Infinity`,
+      "number",
+      (value) =>
+        value === Infinity ||
+        Number.isInteger(value) && value >= 0 && value <= MAX_DURATION,
+    );
     check(action, { shouldRetry, onRetry }, "a function", "function");
     this.#initialDelay = initialDelay;
     this.#maxDelay = maxDelay;
@@ -63,46 +86,112 @@ export class RetryLoop {
    * Makes attempts until one does not return a failure, or another would be
    * pointless. What an attempt throws ends the loop at once.
    *
-   * @param alsoRetryable Statuses to retry besides the usual ones.
    * @throws {SendError} The failure of the last attempt.
    * @throws The reason of `signal`, if that is aborted first.
    */
   async run(
-    { sequence, offset, signal }: SendContext,
+    context: BatchContext,
     attempt: (attempt: Attempt) => Promise<unknown>,
-    alsoRetryable: readonly number[] = [],
   ): Promise<void> {
-    const start = Date.now();
-    const deadline = this.#maxElapsed === 0
-      ? Infinity
-      : start + this.#maxElapsed;
-    const secrets = new Set<string>();
+    const { sequence, offset, signal } = context;
+    const maxElapsed = this.#maxElapsed;
+    let start = performance.now();
+    const limits = {
+      context,
+      get deadline() {
+        return start + maxElapsed;
+      },
+    };
+    const renew = () => void (start = performance.now());
+    const common = {
+      ...{ sequence, offset, signal, secrets: new Set<string>() },
+      onProgress: renew,
+    };
+    await this.#obeyServer(limits);
+    renew(); // the attempts begin now
     let failure: SendError | undefined;
     let refreshed = false;
     for (let number = 1;; number++) {
       signal.throwIfAborted();
-      const details = { sequence, offset, attempt: number, failure, signal };
-      const outcome = await attempt({ ...details, deadline, secrets });
+      const previous: SendError | undefined = failure;
+      const outcome = await attempt({
+        ...common,
+        ...{ attempt: number, failure },
+        get deadline() {
+          return maxElapsed === 0 ? Infinity : limits.deadline;
+        },
+      });
       failure = outcome instanceof SendError ? outcome : undefined;
       if (!signal.aborted) this.lastFailure = failure;
-      if (failure === undefined) return;
+      if (failure === undefined) {
+        this.#pause = undefined;
+        return;
+      }
       signal.throwIfAborted();
+      if (failure.retryAfter !== undefined) {
+        const end = performance.now() + failure.retryAfter;
+        this.#pause = { failure, end };
+      }
       const refresh: boolean = this.#canRefresh && !refreshed &&
         (failure.status === 401 || failure.status === 403);
       refreshed ||= refresh;
-      const delay = Math.max(
-        failure.retryAfter ?? 0,
-        refresh ? 0 : this.#backoff(number),
-      );
       const retry = this.#shouldRetry?.(failure) ??
-        (refresh || isRetryable(failure) ||
-          alsoRetryable.includes(failure.status!));
-      if (!retry || Date.now() - start + delay >= this.#maxElapsed) {
-        throw failure;
-      }
-      this.#onRetry?.(failure, delay);
-      await sleep(delay, signal);
+        (refresh || failure.retryable);
+      if (!retry) throw failure;
+      if (
+        failure.status === undefined && previous !== undefined &&
+        performance.now() >= limits.deadline
+      ) throw cutShort(previous, number, maxElapsed);
+      await this.#wait(refresh ? 0 : this.#backoff(number), failure, limits);
     }
+  }
+
+  /** Waits until the `Retry-After` of an earlier send has passed. */
+  async #obeyServer(limits: Limits): Promise<void> {
+    if (this.#pause === undefined) return;
+    const { failure, end } = this.#pause;
+    const left = end - performance.now();
+    if (left <= 0) this.#pause = undefined;
+    else await this.#wait(0, remind(failure, left), limits, false);
+  }
+
+  /**
+   * Waits before the next attempt. A close that begins meanwhile ends the backoff,
+   * and what is left of a `Retry-After` then has to end before `closeTimeout`.
+   *
+   * @param failure What to throw if there is not enough time.
+   * @param isRetry Whether the wait follows an attempt of this send: then it is
+   *   reported, and limited by `maxElapsed` even while the buffer is closing.
+   */
+  async #wait(
+    backoff: number,
+    failure: SendError,
+    { context, deadline }: Limits,
+    isRetry = true,
+  ): Promise<void> {
+    const { signal, closing } = context;
+    for (;;) {
+      const now = performance.now();
+      const limit = !isRetry && closing?.aborted ? Infinity : deadline;
+      const left = Math.min(limit, context.deadline ?? Infinity) - now;
+      const pause = (this.#pause?.end ?? now) - now;
+      if (closing?.aborted) {
+        // Of what is left, half at most: so the attempts come closer and closer
+        // to the deadline, and the last one still has time to succeed.
+        backoff = Math.min(backoff, MAX_CLOSING_DELAY, left / 2);
+        if (left < MIN_CLOSING_TIME) throw failure;
+      }
+      const delay = Math.max(backoff, pause);
+      if (delay >= left) throw failure;
+      if (isRetry && this.#onRetry) notify(this.#onRetry, failure, delay);
+      if (!isRetry && delay === 0) break; // it was a backoff that has been ended
+      const wake = closing?.aborted ? undefined : closing;
+      await sleep(delay, signal, wake);
+      if (wake?.aborted !== true) break;
+      backoff = 0;
+      isRetry = false;
+    }
+    this.#pause = undefined;
   }
 
   /** A delay in ms, random below a bound that doubles with each attempt. */
@@ -113,11 +202,32 @@ export class RetryLoop {
   }
 }
 
-/** Whether the same request may succeed later. */
-export function isRetryable({ status, cause }: SendError): boolean {
-  if (status === undefined) {
-    return !isPermissionError(cause) && !isClosedClient(cause);
-  }
-  return RETRYABLE_STATUSES.has(status) ||
-    (status >= 500 && status < 600 && !PERMANENT_STATUSES.has(status));
+/**
+ * The error of a send whose time was over during an attempt. That attempt has
+ * shown nothing, so the failure before it is the one to report.
+ */
+function cutShort(
+  failure: SendError,
+  attempts: number,
+  maxElapsed: number,
+): SendError {
+  return reword(
+    failure,
+    `${failure.message}; maxElapsed of ${maxElapsed} ms passed during attempt ${attempts}`,
+    { attempts },
+  );
+}
+
+/** A failure whose `Retry-After` still has `left` ms to go. */
+function remind(failure: SendError, left: number): SendError {
+  const until = new Date(Date.now() + left);
+  // A year that `Date` does not have is not shown.
+  const date = Number.isNaN(until.getTime()) ? "" : `, until ${until.toJSON()}`;
+  return reword(
+    failure,
+    `${failure.message}; no request was made, as ${
+      Math.ceil(left / 1_000)
+    } s of that are left${date}`,
+    { retryAfter: left },
+  );
 }

@@ -4,15 +4,17 @@ import {
   assertInstanceOf,
   assertMatch,
   assertRejects,
+  assertStringIncludes,
 } from "@std/assert";
 import { FlushError } from "../buffer.ts";
-import { SendError, streamTo } from "../sender.ts";
-import { fakeTime } from "../testing/fake_time.ts";
+import { FetchSender, SendError, streamTo } from "../sender.ts";
+import { fakeTime, fixedRandom } from "../testing/fake_time.ts";
 import { FaultyServer, respond } from "../testing/faulty_server.ts";
 import {
+  BYTES,
+  context,
   deliver,
   FAST,
-  fixedRandom,
   NO_SERVER_URL,
   skipDelays,
 } from "../testing/sending.ts";
@@ -127,14 +129,165 @@ for (
     await using server = new FaultyServer([
       respond(429, { "retry-after": value }),
     ]);
-    await using out = streamTo(server.url);
+    const out = streamTo(server.url);
     await out.write("kept");
     const { cause } = await assertRejects(() => out.flush(), FlushError);
     assertInstanceOf(cause, SendError);
     assert(cause.retryAfter! > 120_000);
     assertMatch(cause.message, /responded with 429; it asks to wait \d{8,} s$/);
     assertEquals(server.requests.length, 1);
-    await out.close();
-    assertEquals(server.bodies, ["kept", "kept"]);
+    await assertRejects(() => out.close(), FlushError);
+    assertEquals(server.requests.length, 1);
+    assertEquals(new TextDecoder().decode(out.takeUnsent()), "kept");
   });
 }
+
+for (
+  const [title, date] of [
+    ["an hour ahead", "Sat, 14 Feb 2009 00:31:30 GMT"],
+    ["an hour behind", "Fri, 13 Feb 2009 22:31:30 GMT"],
+  ] as const
+) {
+  Deno.test(`a dated Retry-After of a server whose clock is ${title} is relative to its Date`, async () => {
+    using time = fakeTime();
+    time.setSystemTime(1_234_567_890_000); // 13 Feb 2009 23:31:30
+    const { delays, onRetry } = skipDelays(time);
+    const later = new Date(Date.parse(date) + 3_000).toUTCString();
+    await using server = new FaultyServer([
+      respond(503, { date, "retry-after": later }),
+      respond(503, { date: "garbage", "retry-after": date }),
+    ]);
+    await deliver(server.url, {
+      onRetry,
+      retry: { ...FAST, maxElapsed: 10_000_000 },
+    });
+    assertEquals(delays[0], 3_000);
+    // Without a valid Date it is relative to the clock of this machine.
+    assertEquals(delays[1]! > 3_500_000, title === "an hour ahead");
+  });
+}
+
+Deno.test("until a Retry-After of an hour has passed no request is made, whatever is written and flushed", async () => {
+  using time = fakeTime();
+  await using server = new FaultyServer([
+    respond(429, { "retry-after": "3600" }),
+  ]);
+  const errors: FlushError[] = [];
+  const out = streamTo(server.url, {
+    capacity: 10,
+    onError: (error) => errors.push(error),
+  });
+  void out.write("first");
+  const first = await assertRejects(() => out.flush(), FlushError);
+  assertInstanceOf(first.cause, SendError);
+  assertEquals(first.cause.retryAfter, 3_600_000);
+  for (let minute = 0; minute < 50; minute++) {
+    void out.write("0123456789");
+    await time.tickAsync(60_000);
+  }
+  time.setSystemTime(0); // somebody sets the clock
+  const { cause } = await assertRejects(() => out.flush(), FlushError);
+  assertInstanceOf(cause, SendError);
+  assertEquals(cause.status, 429);
+  assertEquals(cause.retryAfter, 600_000);
+  assertStringIncludes(
+    cause.message,
+    "it asks to wait 3600 s; no request was made, as 600 s of that are left, until 1970-01-01T00:10:00.000Z",
+  );
+  assertEquals(server.requests.length, 1);
+  await time.tickAsync(599_999);
+  assertEquals(server.requests.length, 1);
+  await time.tickAsync(1);
+  await server.received(2);
+  await out.close();
+  // flush() has failed, and with it the writes that waited for room.
+  assertEquals(server.bodies, ["first", "first", "0123456789"]);
+  assertEquals(errors, [], "flush() has rejected with them");
+});
+
+Deno.test("flush() and close() wait for a Retry-After of an earlier send, if they have the time", async () => {
+  using time = fakeTime();
+  await using server = new FaultyServer([
+    respond(503, { "retry-after": "5" }),
+    respond(200),
+    respond(503, { "retry-after": "5" }),
+  ]);
+  const sender = new FetchSender(server.url, { retry: { maxElapsed: 10_000 } });
+  const one = { ...context(), deadline: performance.now() + 4_000 };
+  for (let i = 0; i < 2; i++) {
+    await assertRejects(() => sender.send(BYTES, one), SendError);
+  }
+  assertEquals(server.requests.length, 1, "5 s are more than 4 s");
+  const sent = sender.send(BYTES, context());
+  await time.tickAsync(4_999);
+  assertEquals(server.requests.length, 1);
+  await time.tickAsync(1);
+  await sent;
+  assertEquals(server.requests.length, 2);
+});
+
+for (
+  const [closeTimeout, isDelivered] of [[5_001, true], [5_000, false]] as const
+) {
+  Deno.test(
+    `close() within ${closeTimeout} ms ${
+      isDelivered ? "waits for" : "does not wait for"
+    } a Retry-After of 5 s`,
+    async () => {
+      using time = fakeTime();
+      await using server = new FaultyServer([
+        respond(503, { "retry-after": "5" }),
+      ]);
+      const out = streamTo(server.url, {
+        closeTimeout,
+        retry: { maxElapsed: 1_000 },
+      });
+      await out.write("kept");
+      await assertRejects(() => out.flush(), FlushError, "it asks to wait 5 s");
+      const closed = out.close();
+      if (!isDelivered) {
+        await assertRejects(
+          () => closed,
+          FlushError,
+          "as 5 s of that are left",
+        );
+        assertEquals(new TextDecoder().decode(out.takeUnsent()), "kept");
+        assertEquals(server.requests.length, 1);
+        return;
+      }
+      await time.tickAsync(4_999);
+      assertEquals(server.requests.length, 1);
+      await time.tickAsync(1);
+      await closed;
+      assertEquals(server.bodies, ["kept", "kept"]);
+    },
+  );
+}
+
+Deno.test("a close() that begins during a wait for Retry-After does not cut it short", async () => {
+  using time = fakeTime();
+  await using server = new FaultyServer([
+    respond(503, { "retry-after": "5" }),
+    respond(503, { "retry-after": "60" }),
+  ]);
+  const waits = Promise.withResolvers<void>();
+  const out = streamTo(server.url, {
+    closeTimeout: 10_000,
+    onRetry: () => waits.resolve(),
+  });
+  await out.write("kept");
+  void out.flush();
+  await waits.promise;
+  const closed = assertRejects(() => out.close(), FlushError);
+  await time.tickAsync(4_999);
+  assertEquals(server.requests.length, 1);
+  await time.tickAsync(1);
+  const { cause } = await closed;
+  assertInstanceOf(cause, SendError);
+  assertEquals(
+    cause.retryAfter! <= 60_000,
+    true,
+    "60 s are more than are left",
+  );
+  assertEquals(server.requests.length, 2);
+});

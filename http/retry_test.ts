@@ -2,12 +2,15 @@ import {
   assert,
   assertEquals,
   assertInstanceOf,
+  assertMatch,
   assertRejects,
   assertStrictEquals,
+  assertStringIncludes,
+  assertThrows,
 } from "@std/assert";
 import { FlushError } from "../buffer.ts";
 import { FetchSender, SendError, streamTo } from "../sender.ts";
-import { fakeTime } from "../testing/fake_time.ts";
+import { fakeTime, fixedRandom } from "../testing/fake_time.ts";
 import {
   type Behaviour,
   close,
@@ -21,7 +24,6 @@ import {
   context,
   deliver,
   FAST,
-  fixedRandom,
   NO_SERVER_URL,
   skipDelays,
 } from "../testing/sending.ts";
@@ -234,7 +236,7 @@ Deno.test("maxElapsed also limits retries that have no delay", async () => {
   let attempts = 0;
   const failing = () => {
     attempts++;
-    time.setSystemTime(attempts);
+    time.tick(1);
     return Promise.resolve(new Response(null, { status: 503 }));
   };
   const sent = assertRejects(() =>
@@ -298,9 +300,8 @@ Deno.test("an attempt that begins after maxElapsed has passed gets a millisecond
       deliver(NO_SERVER_URL, {
         retry: { initialDelay: 0, maxElapsed: 1_000 },
         onRetry: () => {
-          // The delay took longer than it should, as on a machine that slept.
-          time.setSystemTime(2_000);
-          setImmediate(() => time.tick(0));
+          // The delay takes longer than it should, as on a busy machine.
+          setImmediate(() => time.tick(2_000));
         },
         fetch: () => {
           setImmediate(() => time.tick(1));
@@ -308,6 +309,185 @@ Deno.test("an attempt that begins after maxElapsed has passed gets a millisecond
         },
       }),
     SendError,
-    "(attempt 2): it took longer than 1 ms",
+    "(attempt 1): the server responded with 503; maxElapsed of 1000 ms passed during attempt 2",
   );
+});
+
+Deno.test("an attempt that its own timeout ends is the failure to report", async () => {
+  await using server = new FaultyServer([respond(503)], never);
+  const error = await assertRejects(() =>
+    deliver(server.url, {
+      timeout: 100,
+      retry: {
+        ...FAST,
+        maxElapsed: 60_000,
+        shouldRetry: ({ status }) => status === 503,
+      },
+    }), SendError);
+  assertEquals(error.status, undefined);
+  assertMatch(error.message, /\(attempt 2\): it took longer than 100 ms$/);
+});
+
+Deno.test("the error keeps what the last response said when maxElapsed cuts an attempt short", async () => {
+  using time = fakeTime();
+  const { onRetry } = skipDelays(time);
+  await using server = new FaultyServer(
+    Array(5).fill(respond(503, { "retry-after": "1" }, "overloaded")),
+    async (exchange) => {
+      await exchange.receive();
+      setImmediate(() => time.tick(120_000));
+      await never(exchange);
+    },
+  );
+  const sender = new FetchSender(server.url, {
+    onRetry,
+    timeout: 600_000,
+    retry: FAST,
+  });
+  const error = await assertRejects(
+    () => sender.send(BYTES, context()),
+    SendError,
+    'responded with 503; it asks to wait 1 s: "overloaded"; maxElapsed of 120000 ms passed during attempt 6',
+  );
+  assertEquals(error.status, 503);
+  assertEquals(error.excerpt, "overloaded");
+  assertEquals(error.retryAfter, 1_000);
+  assertEquals(error.attempts, 6);
+  assertEquals(error.retryable, true);
+});
+
+for (
+  const [title, change] of [["back", -3_600_000], [
+    "forward",
+    3_600_000,
+  ]] as const
+) {
+  Deno.test(`maxElapsed does not change when somebody sets the clock ${title}`, async () => {
+    using time = fakeTime();
+    time.setSystemTime(10_000_000);
+    const { delays, onRetry } = skipDelays(time);
+    using _ = fixedRandom(0.5);
+    await using server = new FaultyServer([], respond(503));
+    await assertRejects(() =>
+      deliver(server.url, {
+        retry: { maxElapsed: 20_000 },
+        onRetry: (failure, delay) => {
+          time.setSystemTime(Date.now() + change);
+          onRetry(failure, delay);
+        },
+      }), SendError);
+    assertEquals(delays, [250, 500, 1_000, 2_000, 4_000, 8_000]);
+  });
+}
+
+Deno.test("maxElapsed: Infinity never gives up", async () => {
+  using time = fakeTime();
+  const { delays, onRetry } = skipDelays(time);
+  await using server = new FaultyServer([
+    ...Array(100).fill(respond(503)),
+    respond(503, { "retry-after": "31536000" }), // longer than a timer runs
+  ]);
+  await deliver(server.url, { onRetry, retry: { maxElapsed: Infinity } });
+  assertEquals(server.requests.length, 102);
+  assertEquals(delays.at(-1), 31_536_000_000);
+});
+
+for (const maxElapsed of [-1, 1.5, NaN, -Infinity, 2 ** 31, "8", null]) {
+  Deno.test(`maxElapsed: ${JSON.stringify(maxElapsed) ?? maxElapsed} (${typeof maxElapsed}) is rejected`, () => {
+    const error = assertThrows(() =>
+      new FetchSender(NO_SERVER_URL, {
+        retry: { maxElapsed: maxElapsed as number },
+      })
+    );
+    assertInstanceOf(error, Error);
+    assertStringIncludes(
+      error.message,
+      "Cannot create FetchSender: maxElapsed must be an integer from 0 to 2147483647, or Infinity",
+    );
+  });
+}
+
+Deno.test("onRetry changes nothing, whether it throws or rejects", async () => {
+  await using server = new FaultyServer([respond(503), respond(503)]);
+  let calls = 0;
+  await deliver(server.url, {
+    retry: FAST,
+    onRetry: () => {
+      if (calls++ === 0) throw new Error("the terminal has gone");
+      return Promise.reject(new Error("the disk is full"));
+    },
+  });
+  assertEquals(calls, 2);
+  assertEquals(server.requests.length, 3);
+});
+
+// -- Closing --
+
+Deno.test("close() ends a delay that is under way, and the bytes are delivered at once", async () => {
+  using time = fakeTime();
+  await using server = new FaultyServer([respond(503)]);
+  using _ = fixedRandom(0.999);
+  const waits = Promise.withResolvers<number>();
+  const out = streamTo(server.url, {
+    retry: { initialDelay: 20_000 },
+    onRetry: (_, delay) => waits.resolve(delay),
+  });
+  await out.write("kept");
+  void out.flush();
+  assert(await waits.promise > 19_000);
+  await out.close(); // no time passes
+  assertEquals(server.bodies, ["kept", "kept"]);
+  assertEquals(time.countTimers(), 0);
+});
+
+Deno.test("a server that comes back a second before closeTimeout gets the bytes", async () => {
+  using time = fakeTime();
+  using _ = fixedRandom(0.999); // every delay is as long as it can be
+  const port = freePort();
+  const out = streamTo(`http://127.0.0.1:${port}/ingest`, {
+    retry: { initialDelay: 20_000, maxDelay: 20_000 },
+    onRetry: (_, delay) => void setImmediate(() => time.tick(delay)),
+  });
+  await out.write("kept");
+  const begin = performance.now();
+  const closed = out.close();
+  while (performance.now() - begin < 29_000) {
+    await new Promise((resolve) => setImmediate(resolve));
+  }
+  assert(performance.now() - begin < 30_000);
+  await using server = new FaultyServer([], respond(200), port);
+  await closed;
+  assertEquals(server.bodies, ["kept"]);
+});
+
+Deno.test("close() makes attempts at most a second apart, and closer together towards the end", async () => {
+  using time = fakeTime();
+  using _ = fixedRandom(0.999);
+  const { delays, onRetry } = skipDelays(time);
+  await using server = new FaultyServer([], respond(503));
+  const out = streamTo(server.url, {
+    closeTimeout: 10_000,
+    retry: { initialDelay: 60_000, maxDelay: 60_000 },
+    onRetry,
+  });
+  await out.write("kept");
+  const { cause } = await assertRejects(() => out.close(), FlushError);
+  assertInstanceOf(cause, SendError, "not the TimeoutError of closeTimeout");
+  assertEquals(cause.status, 503);
+  assertEquals(
+    delays.map(Math.round),
+    [...Array(9).fill(1_000), 500, 250, 125, 63, 31],
+  );
+  assertEquals(time.countTimers(), 0);
+});
+
+Deno.test("close() does not go beyond maxElapsed", async () => {
+  using time = fakeTime();
+  const { onRetry } = skipDelays(time);
+  await using server = new FaultyServer([], respond(503));
+  const out = streamTo(server.url, { onRetry, retry: { maxElapsed: 0 } });
+  await out.write("kept");
+  await assertRejects(() => out.close(), FlushError);
+  assertEquals(server.requests.length, 1);
+  assertEquals(performance.now(), 0);
 });

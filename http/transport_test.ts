@@ -100,8 +100,32 @@ Deno.test("idle connections closed by the server cost no attempt", async () => {
 
 // -- Redirects --
 
-for (const status of [301, 302, 303, 307, 308]) {
-  Deno.test(`send() does not follow a ${status}`, async () => {
+for (const status of [302, 303, 307]) {
+  Deno.test(`send() does not follow a ${status}, but makes the same request again`, async () => {
+    await using target = new FaultyServer();
+    await using server = new FaultyServer([
+      respond(status, { location: target.url }),
+    ]);
+    const failures: SendError[] = [];
+    await using out = streamTo(server.url, {
+      headers: { Authorization: "Bearer abc" },
+      retry: FAST,
+      onRetry: (failure) => failures.push(failure),
+    });
+    await out.write("once");
+    await out.flush();
+    assertEquals(failures.map(({ status }) => status), [status]);
+    assertStringIncludes(failures[0]!.message, "redirects are not followed");
+    assertEquals(target.connections, 0);
+    assertEquals(server.bodies, ["once", "once"]);
+    const [first, second] = server.requests;
+    assertEquals(second!.path, first!.path);
+    assertEquals(new Set(server.keys).size, 1);
+  });
+}
+
+for (const status of [301, 308]) {
+  Deno.test(`send() does not follow a ${status}, and fails at once`, async () => {
     await using target = new FaultyServer();
     await using server = new FaultyServer([
       respond(status, { location: target.url }),

@@ -18,16 +18,16 @@
  *
  * @module
  */
-import type { SendContext, Sender } from "../buffer.ts";
+import type { Sender } from "../buffer.ts";
 import { SendError } from "../http/errors.ts";
-import type { AttemptOptions } from "../http/options.ts";
+import type { AttemptOptions, BatchContext } from "../http/options.ts";
 import {
   type Attempt,
   type OutgoingRequest,
   Requests,
 } from "../http/requests.ts";
 import type { ServerResponse } from "../http/responses.ts";
-import { isRetryable, RetryLoop } from "../http/retry.ts";
+import { RetryLoop } from "../http/retry.ts";
 import { check, checkInteger, show } from "../internal/checks.ts";
 import { until } from "../internal/promises.ts";
 
@@ -35,6 +35,7 @@ export type { SendContext, Sender } from "../buffer.ts";
 export { SendError, type SendErrorOptions } from "../http/errors.ts";
 export type {
   AttemptOptions,
+  BatchContext,
   HeaderFunction,
   HttpClient,
   RequestHeaders,
@@ -181,7 +182,7 @@ export class TusSender implements Sender {
    *   allow the metadata.
    */
   constructor(url: string | URL, options: TusSenderOptions = {}) {
-    this.#requests = new Requests(ACTION, url, options);
+    this.#requests = new Requests(ACTION, url, options, ALSO_RETRYABLE);
     this.#retries = new RetryLoop(ACTION, options);
     const { metadata = {}, length, checksum = true, terminate = false } =
       options;
@@ -256,7 +257,7 @@ export class TusSender implements Sender {
    */
   async send(
     bytes: Uint8Array<ArrayBuffer>,
-    context: SendContext,
+    context: BatchContext,
   ): Promise<void> {
     const begin = this.#start + context.offset;
     const end = begin + bytes.length;
@@ -374,6 +375,15 @@ export class TusSender implements Sender {
     return this.#retries.lastFailure;
   }
 
+  /**
+   * Whether the sender is closed.
+   *
+   * @returns `true` once the upload is complete, and after `abort`.
+   */
+  get ended(): boolean {
+    return this.#closed;
+  }
+
   #checkSize(size: number): void {
     const problem = size > (this.#length ?? size)
       ? `its length is ${this.#length}`
@@ -389,9 +399,9 @@ export class TusSender implements Sender {
   /** Makes attempts at something that concerns an existing upload. */
   #try(
     work: (attempt: Attempt) => Promise<SendError | undefined>,
-    context: SendContext = { ...NO_BATCH, signal: this.#controller.signal },
+    context: BatchContext = { ...NO_BATCH, signal: this.#controller.signal },
   ): Promise<void> {
-    return this.#retries.run(context, work, ALSO_RETRYABLE);
+    return this.#retries.run(context, work);
   }
 
   #request(
@@ -431,7 +441,7 @@ export class TusSender implements Sender {
     if (response instanceof SendError) return response;
     if (!response.ok) {
       const failure = response.toError();
-      if (isRetryable(failure)) return failure;
+      if (failure.retryable) return failure;
     }
     const list = (name: string) =>
       response.headers.get(name)?.split(",").map((item) => item.trim()) ?? [];

@@ -21,17 +21,18 @@
  *
  * @module
  */
-import type { SendContext, Sender } from "../buffer.ts";
-import { SendError } from "../http/errors.ts";
-import type { RequestOptions } from "../http/options.ts";
+import type { Sender } from "../buffer.ts";
+import { reword, SendError } from "../http/errors.ts";
+import type { BatchContext, RequestOptions } from "../http/options.ts";
 import { Requests } from "../http/requests.ts";
 import { checkMethod } from "../http/urls.ts";
-import { checkInteger, messageOf } from "../internal/checks.ts";
+import { checkInteger, countOf, messageOf } from "../internal/checks.ts";
 import { handled, until, within } from "../internal/promises.ts";
 
 export type { SendContext, Sender } from "../buffer.ts";
 export { SendError, type SendErrorOptions } from "../http/errors.ts";
 export type {
+  BatchContext,
   HeaderFunction,
   HttpClient,
   RequestHeaders,
@@ -170,7 +171,7 @@ export class UploadSender implements Sender {
    */
   async send(
     bytes: Uint8Array<ArrayBuffer>,
-    { offset, signal }: SendContext,
+    { offset, signal }: BatchContext,
   ): Promise<void> {
     if (
       this.#failure === undefined && (this.#ended || offset !== this.#enqueued)
@@ -244,6 +245,15 @@ export class UploadSender implements Sender {
   }
 
   /**
+   * Whether the upload has ended.
+   *
+   * @returns `true` once it is complete, has failed or was aborted.
+   */
+  get ended(): boolean {
+    return this.#ended || this.#failure !== undefined;
+  }
+
+  /**
    * A step of the upload, within `timeout`. If it fails or takes longer, the
    * upload has failed.
    */
@@ -286,6 +296,7 @@ export class UploadSender implements Sender {
         ...{ sequence: 0, offset: 0, attempt: 1, failure: undefined },
         signal: this.#controller.signal,
         deadline: Infinity,
+        onProgress: () => {},
         secrets: new Set(),
       });
       if (response instanceof SendError) throw response;
@@ -317,12 +328,12 @@ export class UploadSender implements Sender {
       `${this.#method} ${origin}${pathname} failed: ${messageOf(error)}`,
       { attempts: 1, cause: error },
     );
-    if (this.#enqueued === 0) return details;
-    const { message, attempts, status, retryAfter, excerpt, cause } = details;
-    return new SendError(
-      `${message}; at most ${this.#enqueued} bytes were sent, and it is unknown how many of them the server has`,
-      { attempts, status, retryAfter, excerpt, cause },
-    );
+    const sent = this.#enqueued === 0
+      ? ""
+      : `; at most ${
+        countOf(this.#enqueued)
+      } were sent, and it is unknown how many of them the server has`;
+    return reword(details, details.message + sent, { retryable: false });
   }
 }
 

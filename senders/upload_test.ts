@@ -7,7 +7,7 @@ import {
   assertStringIncludes,
   assertThrows,
 } from "@std/assert";
-import { FlushError, type SendContext, StreamBuffer } from "../buffer.ts";
+import { FlushError, StreamBuffer } from "../buffer.ts";
 import { isPending, roundTrips, stable } from "../testing/event_loop.ts";
 import { fakeTime } from "../testing/fake_time.ts";
 import {
@@ -20,7 +20,12 @@ import {
   script,
 } from "../testing/faulty_server.ts";
 import { freePort } from "../testing/free_port.ts";
-import { SendError, UploadSender, type UploadSenderOptions } from "./upload.ts";
+import {
+  type BatchContext,
+  SendError,
+  UploadSender,
+  type UploadSenderOptions,
+} from "./upload.ts";
 
 /** More than the buffers of a connection hold. */
 const LARGE = 24 * 2 ** 20;
@@ -45,7 +50,7 @@ function upload(
   });
 }
 
-function context(offset = 0): SendContext {
+function context(offset = 0): BatchContext {
   return { sequence: 0, offset, signal: new AbortController().signal };
 }
 
@@ -680,6 +685,7 @@ Deno.test("send() rejects a second StreamBuffer, and the first one continues", a
     TypeError,
     "is closed",
   );
+  await assertRejects(() => other.close(), FlushError);
 });
 
 Deno.test("close() rejects at closeTimeout", async () => {

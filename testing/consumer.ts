@@ -5,8 +5,10 @@
  */
 import {
   type AttemptOptions,
+  type BatchContext,
   BufferFullError,
   type Compression,
+  type DeadLetterContext,
   FetchSender,
   type FetchSenderOptions,
   FlushError,
@@ -95,17 +97,21 @@ export const bufferOptions: StreamBufferOptions = {
   maxQueuedBytes: 4096,
   oversize: "whole",
   onError: (error) => console.error(error.unsentBytes, error.acceptedBytes),
+  deadLetter: (bytes, error, { key }: DeadLetterContext) =>
+    Promise.resolve(bytes.length < 10 && error.cause !== key),
 };
 
 /** A sender of the user's own. */
 export class MemorySender implements Sender {
   readonly sends: [sequence: number, bytes: Uint8Array][] = [];
+  readonly ended = false;
 
   send(
     bytes: Uint8Array<ArrayBuffer>,
-    { sequence, signal }: SendContext,
+    { sequence, signal, closing, deadline }: SendContext,
   ): void {
     signal.throwIfAborted();
+    if (closing.aborted) console.error(deadline - performance.now());
     this.sends.push([sequence, bytes.slice()]);
   }
 }
@@ -144,8 +150,17 @@ export async function post(): Promise<Uint8Array<ArrayBuffer>> {
     if (error instanceof FlushError && error.cause instanceof SendError) {
       const { attempts, status, retryAfter, excerpt } = error.cause;
       console.error(attempts, status, retryAfter, excerpt, sender.lastFailure);
+      const { retryable, refused, key } = error.cause;
+      console.error(retryable, refused, key);
     }
   }
+  const part: BatchContext = {
+    sequence: 0,
+    offset: 0,
+    signal: new AbortController().signal,
+    key: "stream-1/0-3",
+  };
+  await sender.send(new Uint8Array(3), part);
   const both = streamTo(URL_TEXT, { ...bufferOptions, ...fetchOptions });
   await both.abort(new Error("enough"));
   return out.takeUnsent();

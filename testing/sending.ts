@@ -1,6 +1,6 @@
 /** What the tests of senders over HTTP share. */
-import type { SendContext } from "../buffer.ts";
 import {
+  type BatchContext,
   FetchSender,
   type FetchSenderOptions,
   type SendError,
@@ -21,7 +21,7 @@ export const FAST = { initialDelay: 1, maxDelay: 1 };
 export function context(
   sequence = 0,
   signal: AbortSignal = new AbortController().signal,
-): SendContext {
+): BatchContext {
   return { sequence, offset: 10 * sequence, signal };
 }
 
@@ -44,13 +44,6 @@ export function skipDelays(time: ReturnType<typeof fakeTime>): {
     setImmediate(() => time.tick(delay));
   };
   return { delays, onRetry };
-}
-
-/** Makes `Math.random` return `value` until disposed. */
-export function fixedRandom(value: number): Disposable {
-  const { random } = Math;
-  Math.random = () => value;
-  return { [Symbol.dispose]: () => void (Math.random = random) };
 }
 
 /** Everything that printing an error shows. */

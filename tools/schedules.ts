@@ -13,6 +13,7 @@ import { gunzipSync } from "node:zlib";
 import { FlushError, type StreamBufferOptions } from "../buffer.ts";
 import { type FetchSenderOptions, streamTo } from "../sender.ts";
 import { roundTrips, turns } from "../testing/event_loop.ts";
+import { fastTimers } from "../testing/fake_time.ts";
 import {
   BEHAVIOURS,
   deduplicate,
@@ -25,6 +26,8 @@ import {
 /** Schedules at a time; each of them mostly waits. */
 const CONCURRENCY = 8;
 const REASON = new Error("enough");
+/** A `Retry-After` of a year is obeyed: a write that needs room waits for so long. */
+const FAULTS = Object.keys(BEHAVIOURS).filter((name) => !name.includes("year"));
 
 type Command =
   | {
@@ -88,7 +91,7 @@ const PLAN: fc.Arbitrary<Plan> = fc.record({
     ),
     maxQueuedBytes: fc.oneof(fc.nat(100), fc.constant(2 ** 24)),
     flushInterval: fc.constantFrom(0, 1, 5, 1_000),
-    closeTimeout: fc.constantFrom(50, 30_000),
+    closeTimeout: fc.constantFrom(50, 3_000_000),
     oversize: fc.constantFrom("split", "whole", "reject"),
     // Longer than a response takes, and short, because some servers hang.
     timeout: fc.constant(100),
@@ -113,7 +116,7 @@ const PLAN: fc.Arbitrary<Plan> = fc.record({
     ],
   }),
   commands: fc.array(COMMAND, { maxLength: 25, size: "max" }),
-  faults: fc.array(fc.constantFrom(...Object.keys(BEHAVIOURS)), {
+  faults: fc.array(fc.constantFrom(...FAULTS), {
     maxLength: 20,
     size: "max",
   }),
@@ -279,6 +282,7 @@ export async function checkSchedules(
   seed = Date.now() & 0xfffffff,
 ): Promise<void> {
   console.log(`${count} schedules, seed ${seed}`);
+  using _ = fastTimers();
   const numRuns = Math.ceil(count / CONCURRENCY);
   await Promise.all(
     Array.from(
