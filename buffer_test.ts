@@ -1632,7 +1632,7 @@ const refused = refuse(REFUSED);
 
 /** A buffer with a `deadLetter`, and what was given to it. */
 function setUpDeadLetter(
-  take: StreamBufferOptions["deadLetter"] & {},
+  take: NonNullable<StreamBufferOptions["deadLetter"]>,
   script: Step[],
   options: StreamBufferOptions = {},
 ) {
