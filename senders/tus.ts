@@ -506,21 +506,14 @@ export class TusSender implements Sender {
     if (response instanceof SendError) return response;
     if (!response.ok) return response.toError(adviceOnUpload(response));
     const length = integer(response, "Upload-Length");
-    if (length !== undefined) {
-      const offset = integer(response, "Upload-Offset") ?? 0;
-      const problem = length !== (this.#length ?? length)
-        ? `\`length\` is ${this.#length}`
-        : length < offset
-        ? `its offset is ${offset}`
-        : undefined;
-      if (problem !== undefined) {
-        throw response.toError(
-          `; the upload is ${length} bytes long, but ${problem}`,
-        );
-      }
+    const expected = this.#length ?? length;
+    if (length !== undefined && length !== expected) {
+      throw response.toError(
+        `; the upload is ${length} bytes long, but \`length\` is ${expected}`,
+      );
     }
-    this.#advance(response);
-    this.#length ??= length;
+    this.#advance(response, expected);
+    this.#length = expected;
     this.#declared ||= length !== undefined;
   }
 
@@ -555,12 +548,23 @@ export class TusSender implements Sender {
     }
   }
 
-  /** Takes the server's offset from a response. */
-  #advance(response: ServerResponse): void {
+  /**
+   * Takes the server's offset from a response.
+   *
+   * @param length The size of the object, if it is known.
+   */
+  #advance(response: ServerResponse, length = this.#length): void {
     const offset = integer(response, "Upload-Offset");
     if (offset === undefined) {
       throw response.toError(
-        ` but without an Upload-Offset${adviceOnProtocol(response)}`,
+        response.headers.has("Upload-Offset")
+          ? " and an Upload-Offset that is not one number of bytes"
+          : ` but without an Upload-Offset${adviceOnProtocol(response)}`,
+      );
+    }
+    if (offset > (length ?? offset)) {
+      throw response.toError(
+        ` and Upload-Offset ${offset}, but the upload is ${length} bytes long`,
       );
     }
     if (offset < this.#offset) {
@@ -578,14 +582,22 @@ export class TusSender implements Sender {
   }
 }
 
-/** The value of a header that is a non-negative integer. */
+/**
+ * The value of a header that is one non-negative integer. Proxies and servers
+ * that each add it make it appear twice, joined by a comma: that is understood
+ * if the values agree.
+ */
 function integer(
   { headers }: ServerResponse,
   name: string,
 ): number | undefined {
-  const value = headers.get(name) ?? "";
+  const values = (headers.get(name) ?? "").split(",").map((item) =>
+    item.trim()
+  );
+  const [value] = values as [string];
   const number = Number(value);
-  return /^\d+$/.test(value) && Number.isSafeInteger(number)
+  return /^\d+$/.test(value) && values.every((item) => item === value) &&
+      Number.isSafeInteger(number)
     ? number
     : undefined;
 }

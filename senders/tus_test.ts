@@ -56,7 +56,7 @@ function offers(headers: Record<string, string> = {}): Behaviour {
 const CREATED = tus(201, { location: "/files/1" });
 
 /** Responds with an offset, and perhaps with the length. */
-function at(offset: number | string, length?: number): Behaviour {
+function at(offset: number | string, length?: number | string): Behaviour {
   return tus(204, {
     "upload-offset": `${offset}`,
     ...length !== undefined && { "upload-length": `${length}` },
@@ -583,6 +583,14 @@ for (
       "HEAD /files/1",
       "PATCH /files/1 @9 9",
     ]],
+    ["was cut, from two proxies that both add it", [
+      cutAt(3),
+      tus(204, { "upload-offset": "3", "Upload-Offset": "3" }),
+      at("10,10"),
+    ], [
+      "HEAD /files/1",
+      "PATCH /files/1 @3 3456789",
+    ]],
     ["was cut before its body", [cutAt(0), close, at(0), at(10)], [
       "HEAD /files/1",
       "HEAD /files/1",
@@ -627,15 +635,19 @@ for (
       [close, respond(200)],
       "without an Upload-Offset; it does not seem to speak tus",
     ],
-    ["is negative", [at(-1)], "without an Upload-Offset"],
-    ["is a fraction", [at("1.5")], "without an Upload-Offset"],
-    ["is no number", [at("ten")], "without an Upload-Offset"],
-    ["is hexadecimal", [at("0xa")], "without an Upload-Offset"],
-    [
-      "is too large for a number",
-      [at("9".repeat(20))],
-      "without an Upload-Offset",
-    ],
+    ...[
+      ["is negative", -1],
+      ["is a fraction", "1.5"],
+      ["is no number", "ten"],
+      ["is hexadecimal", "0xa"],
+      ["is too large for a number", "9".repeat(20)],
+      ["came twice, with two values", "5, 6"],
+      ["came twice, once empty", "5,"],
+    ].map(([title, offset]) => [
+      title,
+      [at(offset!)],
+      "and an Upload-Offset that is not one number of bytes",
+    ]),
   ] as [string, Behaviour[], string | RegExp][]
 ) {
   Deno.test(`flush() rejects an offset that ${title}, keeps the bytes, and asks for the offset again`, async () => {
@@ -1243,14 +1255,66 @@ for (
   });
 }
 
-Deno.test("resume() rejects an offset beyond the length", async () => {
-  await using server = new FaultyServer([respond(404), at(11, 10)]);
-  await assertRejects(
-    () => TusSender.resume(server.url),
-    SendError,
-    "; the upload is 10 bytes long, but its offset is 11",
-  );
+for (
+  const [title, behaviour, options] of [
+    ["that the server reports", at(11, 10), {}],
+    ["that both report", at(11, 10), { length: 10 }],
+    ["that only the options have", at(11), { length: 10 }],
+    ["when both came twice", at("11, 11", "10, 10"), {}],
+  ] as [string, Behaviour, TusSenderOptions][]
+) {
+  Deno.test(`resume() rejects an offset beyond the length ${title}`, async () => {
+    await using server = new FaultyServer([respond(404), behaviour]);
+    await assertRejects(
+      () => TusSender.resume(server.url, options),
+      SendError,
+      "and Upload-Offset 11, but the upload is 10 bytes long",
+    );
+  });
+}
+
+Deno.test("resume() takes an offset and a length that came twice", async () => {
+  await using server = new FaultyServer([
+    respond(404),
+    at("5, 5", "10, 10"),
+    at(10),
+  ]);
+  const sender = await TusSender.resume(server.url);
+  assertEquals([sender.offset, sender.length], [5, 10]);
+  await sender.send(BYTES.subarray(5), context());
+  await sender.close(); // the server knows the length
+  assertEquals(server.requests.length, 3);
 });
+
+for (
+  const [title, script, options, message] of [
+    [
+      "an offset beyond the length",
+      [at(11)],
+      { length: 10 },
+      "and Upload-Offset 11, but the upload is 10 bytes long",
+    ],
+    [
+      "a length before the offset",
+      [at(5), close, at(5, 4)],
+      {},
+      "and Upload-Offset 5, but the upload is 4 bytes long",
+    ],
+  ] as [string, Behaviour[], TusSenderOptions, string][]
+) {
+  Deno.test(`flush() rejects ${title}, and asks again`, async () => {
+    await using given = setUp([...script, at(5), at(10)], options);
+    const out = new StreamBuffer(given.sender, { flushInterval: 0 });
+    await out.write(TEXT);
+    await assertRejects(() => out.flush(), FlushError, message);
+    await out.flush();
+    assertEquals(given.lines().slice(-2), [
+      "HEAD /files/1",
+      "PATCH /files/1 @5 56789",
+    ]);
+    await out.abort();
+  });
+}
 
 Deno.test("resume() retries while another request locks the upload", async () => {
   await using server = new FaultyServer([
