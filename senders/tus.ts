@@ -29,7 +29,7 @@ import {
 import type { ServerResponse } from "../http/responses.ts";
 import { RetryLoop } from "../http/retry.ts";
 import { check, checkInteger, show } from "../internal/checks.ts";
-import { until } from "../internal/promises.ts";
+import { until, within } from "../internal/promises.ts";
 
 export type { SendContext, Sender } from "../buffer.ts";
 export { SendError, type SendErrorOptions } from "../http/errors.ts";
@@ -56,6 +56,12 @@ const ALGORITHMS = [
   { name: "sha256", digest: "SHA-256" },
   { name: "sha1", digest: "SHA-1" },
 ];
+/**
+ * How long `OPTIONS` may take, in milliseconds. The upload can do without what it
+ * tells, so a server that drops it is not waited for as long as `timeout`; a
+ * slow network, or a server that has to start first, is in time.
+ */
+const DISCOVERY_TIMEOUT = 5_000;
 /** What header functions are called with for a request that belongs to no batch. */
 const NO_BATCH = { sequence: 0, offset: 0 };
 const TOO_LARGE = "; the object is larger than it allows";
@@ -434,20 +440,31 @@ export class TusSender implements Sender {
     return this.#url!.href;
   }
 
-  /** Asks what the server supports. One that does not say is given the chance. */
+  /**
+   * Asks what the server supports. One that does not say is given the chance, and
+   * so is one that fails to respond: proxies may refuse `OPTIONS`, or drop it.
+   * Then the next attempt asks again, if this one fails.
+   */
   async #discover(attempt: Attempt): Promise<SendError | undefined> {
     if (this.#discovered) return;
-    const response = await this.#requests.send({ method: "OPTIONS" }, attempt);
-    if (response instanceof SendError) return response;
+    const response = await this.#getOptions(attempt);
+    if (response === undefined) return;
+    if (response instanceof SendError) {
+      const goOn = response.retryable && !attempt.signal.aborted;
+      return goOn ? undefined : response;
+    }
     if (!response.ok) {
       const failure = response.toError();
-      if (failure.retryable) return failure;
+      const mayPass = failure.retryable;
+      this.#discovered = !mayPass;
+      // Until Retry-After has passed there is no other request either.
+      return mayPass && failure.retryAfter ? failure : undefined;
     }
     const list = (name: string) =>
       response.headers.get(name)?.split(",").map((item) => item.trim()) ?? [];
     const versions = list("Tus-Version");
     const extensions = list("Tus-Extension");
-    if (!response.ok || versions.length + extensions.length === 0) {
+    if (versions.length + extensions.length === 0) {
       this.#discovered = true;
       return;
     }
@@ -477,6 +494,31 @@ export class TusSender implements Sender {
       this.#algorithm = ALGORITHMS.find(({ name }) => offered.includes(name));
     }
     this.#discovered = true;
+  }
+
+  /**
+   * The response to `OPTIONS`, or a failure.
+   *
+   * @returns `undefined` if the time was over before the headers were known.
+   */
+  #getOptions(
+    attempt: Attempt,
+  ): Promise<ServerResponse | SendError | undefined> {
+    // What follows needs a part of the time for all attempts, too.
+    const left = (attempt.deadline - performance.now()) / 2;
+    return within(
+      Math.min(DISCOVERY_TIMEOUT, left),
+      attempt.signal,
+      async (signal) => {
+        try {
+          const request = { method: "OPTIONS" };
+          return await this.#requests.send(request, { ...attempt, signal });
+        } catch (error) {
+          if (signal.aborted && !attempt.signal.aborted) return;
+          throw error;
+        }
+      },
+    );
   }
 
   /** The URL of the upload that this response reports as created. */

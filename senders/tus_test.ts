@@ -12,6 +12,7 @@ import { equals } from "@std/bytes";
 import { createHash } from "node:crypto";
 import { FlushError, StreamBuffer } from "../buffer.ts";
 import { checkCuts } from "../tools/cuts.ts";
+import { isPending, stable } from "../testing/event_loop.ts";
 import { CuttingProxy, NO_CUT } from "../testing/cutting_proxy.ts";
 import { fakeTime } from "../testing/fake_time.ts";
 import {
@@ -24,6 +25,7 @@ import {
   respond,
 } from "../testing/faulty_server.ts";
 import { freePort } from "../testing/free_port.ts";
+import { skipDelays } from "../testing/sending.ts";
 import { startTusServer } from "../testing/tus_server.ts";
 import {
   type BatchContext,
@@ -499,7 +501,10 @@ for (
   const [title, options] of [
     ["a 200 without headers", respond(200)],
     ["a 401", respond(401)],
+    ["a 405", respond(405)],
+    ["a 500", respond(500)],
     ["a 501", respond(501)],
+    ["no response", close],
     [
       "headers on a 404",
       tus(404, { "tus-version": "0.1", "tus-extension": "none" }),
@@ -508,12 +513,111 @@ for (
 ) {
   Deno.test(`an upload succeeds although OPTIONS gets ${title}`, async () => {
     await using server = new FaultyServer([options, CREATED, at(10), at(10)]);
-    const sender = new TusSender(server.url);
+    const sender = new TusSender(server.url, ONCE);
     await sender.send(BYTES, context());
     await sender.close();
     assertEquals(server.requests.length, 4);
   });
+
+  Deno.test(`an upload resumes although OPTIONS gets ${title}`, async () => {
+    await using server = new FaultyServer([options, at(5)]);
+    const sender = await TusSender.resume(server.url, ONCE);
+    assertEquals(sender.offset, 5);
+  });
 }
+
+for (
+  const [title, options, ms] of [
+    ["after 5 s", {}, 5_000],
+    ["after 5 s, with a single attempt", ONCE, 5_000],
+    [
+      "after half of a short maxElapsed",
+      { retry: { maxElapsed: 3_000 } },
+      1_500,
+    ],
+  ] as [string, TusSenderOptions, number][]
+) {
+  Deno.test(`an upload gives up an OPTIONS without a response ${title}`, async () => {
+    using time = fakeTime();
+    await using server = new FaultyServer([never, CREATED, at(10)]);
+    const sent = new TusSender(server.url, options).send(BYTES, context());
+    await server.received(1);
+    time.tick(ms - 1);
+    assert(await isPending(sent));
+    time.tick(1);
+    await stable(() => server.requests.length);
+    assert(!await isPending(sent), "it still waits");
+    await sent;
+    assertEquals(
+      server.requests.map(({ method }) => method),
+      ["OPTIONS", "POST", "PATCH"],
+    );
+    assertEquals(time.countTimers(), 0);
+  });
+}
+
+Deno.test("an upload gives a header function more time than OPTIONS has", async () => {
+  using time = fakeTime();
+  await using server = new FaultyServer([CREATED, at(10)]);
+  let calls = 0;
+  const sender = new TusSender(server.url, {
+    headers: () => {
+      if (++calls > 1) return { "X-Token": "slow" };
+      setImmediate(() => time.tick(5_000));
+      return new Promise<never>(() => {});
+    },
+  });
+  await sender.send(BYTES, context());
+  assertEquals(
+    server.requests.map(({ headers }) => headers.get("x-token")),
+    ["slow", "slow"],
+  );
+});
+
+Deno.test({
+  name: "a missing --allow-net fails the upload at its first request",
+  permissions: { net: false },
+  fn: async () => {
+    let calls = 0;
+    const sender = new TusSender("http://127.0.0.1:8099/", {
+      fetch: (...args) => (calls++, fetch(...args)),
+    });
+    const error = await assertRejects(() => sender.create(), SendError);
+    assertInstanceOf(error.cause, Deno.errors.NotCapable);
+    assertEquals(calls, 1);
+  },
+});
+
+Deno.test("abort() during OPTIONS makes no further request", async () => {
+  const { release, behaviour } = held();
+  await using server = new FaultyServer([behaviour]);
+  let calls = 0;
+  const headers = () => (calls++, {});
+  const sender = new TusSender(server.url, { headers });
+  const creating = sender.create();
+  await server.received(1);
+  const reason = new Error("enough");
+  await sender.abort(reason);
+  assertStrictEquals(await creating.catch((error) => error), reason);
+  assertEquals([server.requests.length, calls], [1, 1]);
+  release();
+});
+
+Deno.test("the Retry-After of OPTIONS holds for the whole upload", async () => {
+  using time = fakeTime();
+  const { delays, onRetry } = skipDelays(time);
+  await using server = new FaultyServer([
+    respond(503, { "retry-after": "7" }),
+    offers(),
+    CREATED,
+  ]);
+  await new TusSender(server.url, { onRetry }).create();
+  assertEquals(delays, [7_000]);
+  assertEquals(
+    server.requests.map(({ method }) => method),
+    ["OPTIONS", "OPTIONS", "POST"],
+  );
+});
 
 for (
   const [title, headers] of [
@@ -783,21 +887,28 @@ Deno.test("a length that was sent at the creation is not sent again", async () =
   assertEquals(given.lines(), ["HEAD /files/1", "PATCH /files/1 @3 3456789"]);
 });
 
-Deno.test("create() retries both OPTIONS and POST", async () => {
+Deno.test("send() asks for what the server supports until it responds or the upload is created", async () => {
   await using server = new FaultyServer([
     close,
     respond(503),
-    offers(),
-    close,
     respond(503),
+    respond(503),
+    offers({ "tus-extension": ALL, "tus-checksum-algorithm": "sha1" }),
+    respond(503),
+    close,
     CREATED,
+    at(10),
   ]);
   const sender = new TusSender(server.url, FAST);
-  await sender.create();
+  await sender.send(BYTES, context());
   assertEquals(
     server.requests.map(({ method }) => method),
-    ["OPTIONS", "OPTIONS", "OPTIONS", "POST", "POST", "POST"],
+    [
+      ...["OPTIONS", "POST", "OPTIONS", "POST", "OPTIONS", "POST"],
+      ...["POST", "POST", "PATCH"],
+    ],
   );
+  assert(server.requests.at(-1)!.headers.has("upload-checksum"));
 });
 
 Deno.test("close() retries a creation that failed", async () => {
@@ -844,7 +955,7 @@ Deno.test("close() rejects when no server is there, and keeps the bytes", async 
     new TusSender(`http://127.0.0.1:${freePort()}/`, ONCE),
   );
   await out.write(TEXT);
-  await assertRejects(() => out.close(), FlushError, ": OPTIONS http");
+  await assertRejects(() => out.close(), FlushError, ": POST http");
   assertEquals(out.takeUnsent().length, 10);
 });
 
@@ -1318,7 +1429,6 @@ for (
 
 Deno.test("resume() retries while another request locks the upload", async () => {
   await using server = new FaultyServer([
-    close,
     offers(),
     tus(423),
     tus(503),
