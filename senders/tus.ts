@@ -121,7 +121,7 @@ export interface TusSenderOptions extends AttemptOptions {
  *   then does with the object is not visible: if it fails to process it, it
  *   reports that in one response, which may get lost.
  * - **Retry** and timeout are those of `FetchSender`; 409, 423 and 460 are retried
- *   too.
+ *   too, and `maxElapsed` begins anew whenever the server's offset has grown.
  *
  * The server may place an upload on another origin. It is then sent there, without
  * the headers of the options, but never from `https` to `http`.
@@ -554,7 +554,7 @@ export class TusSender implements Sender {
         `; the upload is ${length} bytes long, but \`length\` is ${expected}`,
       );
     }
-    this.#advance(response, expected);
+    this.#advance(response, attempt, expected);
     this.#length = expected;
     this.#declared ||= length !== undefined;
   }
@@ -583,7 +583,7 @@ export class TusSender implements Sender {
     const response = await this.#request(request, attempt);
     if (response instanceof SendError) return response;
     if (!response.ok) return response.toError(adviceOnUpload(response));
-    this.#advance(response);
+    this.#advance(response, attempt);
     this.#declared ||= declares;
     if (body.length > 0 && this.#offset === from) {
       return response.toError(" but accepted no bytes");
@@ -591,11 +591,16 @@ export class TusSender implements Sender {
   }
 
   /**
-   * Takes the server's offset from a response.
+   * Takes the server's offset from a response. While it grows, the attempts have
+   * not failed, however slow they are.
    *
    * @param length The size of the object, if it is known.
    */
-  #advance(response: ServerResponse, length = this.#length): void {
+  #advance(
+    response: ServerResponse,
+    attempt: Attempt,
+    length = this.#length,
+  ): void {
     const offset = integer(response, "Upload-Offset");
     if (offset === undefined) {
       throw response.toError(
@@ -619,6 +624,7 @@ export class TusSender implements Sender {
         ` and Upload-Offset ${offset}, but only ${this.#sent} bytes were sent`,
       );
     }
+    if (offset > this.#offset) attempt.onProgress();
     this.#offset = offset;
     this.#offsetUnknown = false;
   }

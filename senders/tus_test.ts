@@ -982,6 +982,35 @@ Deno.test("each request has its own timeout, within maxElapsed for all attempts"
   assertEquals(given.lines().length, 4);
 });
 
+for (const [grows, count] of [[true, 10], [false, 3]] as const) {
+  Deno.test(`maxElapsed ${grows ? "begins anew" : "ends"} while the server's offset ${grows ? "grows" : "stays"}`, async () => {
+    using time = fakeTime();
+    const { onRetry } = skipDelays(time);
+    let offset = 0;
+    // Every PATCH stores a byte, or none, in 1 s, and is cut.
+    await using given = setUp([], {
+      retry: { initialDelay: 1, maxDelay: 1, maxElapsed: 2_500 },
+      onRetry,
+    });
+    for (let i = 0; i < 10; i++) {
+      given.server.next(async ({ request, receive, close }) => {
+        assertEquals(request.method, "PATCH");
+        await receive();
+        time.tick(1_000);
+        if (grows) offset++;
+        close();
+      });
+      given.server.next((exchange) => at(offset)(exchange));
+    }
+    given.server.next(tus(400)); // ends an upload that goes on for too long
+    const sent = given.sender.send(BYTES, context());
+    if (grows) await sent;
+    else await assertRejects(() => sent, SendError);
+    const methods = given.server.requests.map(({ method }) => method);
+    assertEquals(methods.filter((method) => method === "PATCH").length, count);
+  });
+}
+
 // -- The end --
 
 Deno.test("close() rejects when fewer bytes than `length` were written", async () => {
