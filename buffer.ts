@@ -30,8 +30,8 @@ import {
 } from "./internal/checks.ts";
 import { handled, notify } from "./internal/promises.ts";
 import { Queue } from "./internal/queue.ts";
+import { randomUuid } from "./internal/random.ts";
 import { after } from "./internal/timers.ts";
-import { randomUUID } from "./internal/uuid.ts";
 
 const ACTION = "Cannot create StreamBuffer";
 const DEFAULT_MAX_QUEUED_BYTES = 16 * 1024 * 1024;
@@ -1556,7 +1556,7 @@ export class StreamBuffer implements AsyncDisposable {
     const given = property(error.cause, "key");
     const key = typeof given === "string"
       ? given
-      : `${this.#id ??= randomUUID()}-${sequence}`;
+      : `${this.#id ??= randomUuid()}-${sequence}`;
     const context = Object.assign(this.#contextFor(sequence, offset), { key });
     let isTaken = false;
     let problem = "deadLetter did not take them";

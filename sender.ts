@@ -33,7 +33,7 @@ import { Requests } from "./http/requests.ts";
 import { RetryLoop } from "./http/retry.ts";
 import { checkMethod } from "./http/urls.ts";
 import { check } from "./internal/checks.ts";
-import { randomUUID } from "./internal/uuid.ts";
+import { randomUuid } from "./internal/random.ts";
 
 export * from "./buffer.ts";
 export { SendError, type SendErrorOptions } from "./http/errors.ts";
@@ -141,7 +141,7 @@ export class FetchSender implements Sender, AsyncDisposable {
     const {
       method = "POST",
       compression,
-      idempotencyKey = randomUUID(),
+      idempotencyKey = randomUuid(),
     } = options;
     checkMethod(ACTION, method);
     check(

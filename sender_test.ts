@@ -71,6 +71,21 @@ Deno.test("streamTo() checks the options of both", () => {
   assertThrows(() => streamTo(NO_SERVER_URL, { timeout: 0 }), RangeError);
 });
 
+Deno.test("streamTo() needs no crypto.randomUUID, which http: pages lack", async () => {
+  await using server = new FaultyServer();
+  Object.defineProperty(crypto, "randomUUID", {
+    value: undefined,
+    configurable: true,
+  });
+  try {
+    await using out = streamTo(server.url);
+    await out.write("data");
+  } finally {
+    Reflect.deleteProperty(crypto, "randomUUID");
+  }
+  assertEquals(server.bodies, ["data"]);
+});
+
 // -- A delivery --
 
 Deno.test("streamTo() delivers everything, in order, in one request per batch", async () => {

@@ -88,9 +88,9 @@ export interface TusSenderOptions extends AttemptOptions {
   length?: number;
   /**
    * Whether each batch is sent with a checksum, if the server supports SHA-256
-   * or SHA-1.
+   * or SHA-1. It takes `crypto.subtle`, which pages served by `http:` lack.
    *
-   * @default {true}
+   * @default {true, where there is crypto.subtle}
    */
   checksum?: boolean;
   /**
@@ -183,17 +183,28 @@ export class TusSender implements Sender {
    *   credentials.
    * @param options Options; the size in bytes, times in milliseconds.
    * @throws {TypeError} If the URL is invalid, is not http(s) or carries
-   *   credentials, or an option has the wrong type.
+   *   credentials, an option has the wrong type, or this platform does not
+   *   support it.
    * @throws {RangeError} If an option is out of range, or the protocol does not
    *   allow the metadata.
    */
   constructor(url: string | URL, options: TusSenderOptions = {}) {
     this.#requests = new Requests(ACTION, url, options, ALSO_RETRYABLE);
     this.#retries = new RetryLoop(ACTION, options);
-    const { metadata = {}, length, checksum = true, terminate = false } =
-      options;
+    const canDigest = crypto.subtle !== undefined;
+    const {
+      metadata = {},
+      length,
+      checksum = canDigest,
+      terminate = false,
+    } = options;
     checkInteger(ACTION, { length }, 0, Number.MAX_SAFE_INTEGER);
     check(ACTION, { checksum, terminate }, "true or false", "boolean");
+    if (checksum && !canDigest) {
+      throw new TypeError(
+        `${ACTION}: checksum must be false here, as crypto.subtle is missing; serve the page by https to have it`,
+      );
+    }
     this.#metadata = encodeMetadata(metadata);
     this.#length = length;
     this.#checksum = checksum;

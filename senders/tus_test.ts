@@ -163,6 +163,37 @@ for (const url of ["nonsense", "ftp://a/?secret", "http://me:secret@a/"]) {
   });
 }
 
+/** Makes `crypto` what it is on a page served by `http:`, until disposed. */
+function insecurePage(): Disposable {
+  for (const name of ["randomUUID", "subtle"]) {
+    Object.defineProperty(crypto, name, {
+      value: undefined,
+      configurable: true,
+    });
+  }
+  return {
+    [Symbol.dispose]() {
+      for (const name of ["randomUUID", "subtle"]) {
+        Reflect.deleteProperty(crypto, name);
+      }
+    },
+  };
+}
+
+Deno.test("TusSender() without crypto.subtle sends no checksum", async () => {
+  using _ = insecurePage();
+  const offer = { "tus-extension": ALL, "tus-checksum-algorithm": "sha256" };
+  await using server = new FaultyServer([offers(offer), CREATED, at(10)]);
+  await new TusSender(server.url).send(BYTES, context());
+  assertEquals(server.requests[2]!.headers.get("upload-checksum"), null);
+  new TusSender(server.url, { checksum: false });
+  assertThrows(
+    () => new TusSender(server.url, { checksum: true }),
+    TypeError,
+    "Cannot create TusSender: checksum must be false here, as crypto.subtle is missing",
+  );
+});
+
 // -- An upload --
 
 Deno.test("an upload is created, each batch is one PATCH, and close() sets the length", async () => {
