@@ -32,7 +32,7 @@ import type { AttemptOptions, BatchContext } from "./http/options.ts";
 import { Requests } from "./http/requests.ts";
 import { RetryLoop } from "./http/retry.ts";
 import { checkMethod } from "./http/urls.ts";
-import { check } from "./internal/checks.ts";
+import { check, show } from "./internal/checks.ts";
 import { randomUuid } from "./internal/random.ts";
 
 export * from "./buffer.ts";
@@ -73,7 +73,8 @@ export interface FetchSenderOptions extends AttemptOptions {
   method?: string;
   /**
    * Compresses each batch on its own, and sets `Content-Encoding`: `"gzip"`,
-   * `"deflate"` or, where the platform has it, `"brotli"`.
+   * `"deflate"` or, where the platform has it, `"brotli"`. A format that the
+   * platform lacks is a `TypeError`.
    *
    * @default {undefined}
    */
@@ -132,7 +133,8 @@ export class FetchSender implements Sender, AsyncDisposable {
    * @param url Where to send to: http or https, without credentials.
    * @param options Options; times in milliseconds.
    * @throws {TypeError} If the URL is invalid, is not http(s) or carries
-   *   credentials, or an option has the wrong type.
+   *   credentials, an option has the wrong type, or this platform does not
+   *   support it.
    * @throws {RangeError} If an option is out of range.
    */
   constructor(url: string | URL, options: FetchSenderOptions = {}) {
@@ -151,6 +153,13 @@ export class FetchSender implements Sender, AsyncDisposable {
       "string",
       (format) => CONTENT_CODINGS.has(format),
     );
+    if (compression !== undefined && !canCompress(compression)) {
+      throw new TypeError(
+        `${ACTION}: compression must be a format that this platform supports, received ${
+          show(compression)
+        }`,
+      );
+    }
     if (idempotencyKey !== false) {
       check(
         ACTION,
@@ -292,6 +301,16 @@ export class FetchSender implements Sender, AsyncDisposable {
   }
 }
 
+/** Whether this platform has the format: not all have `"brotli"`. */
+function canCompress(format: Compression): boolean {
+  try {
+    new CompressionStream(format);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
 /**
  * Makes a {@linkcode StreamBuffer} over a {@linkcode FetchSender}.
  *
@@ -309,7 +328,8 @@ export class FetchSender implements Sender, AsyncDisposable {
  * @param options Options of the buffer and the sender.
  * @returns The buffer.
  * @throws {TypeError} If the URL is invalid, is not http(s) or carries
- *   credentials, or an option has the wrong type.
+ *   credentials, an option has the wrong type, or this platform does not
+ *   support it.
  * @throws {RangeError} If an option is out of range.
  */
 export function streamTo(

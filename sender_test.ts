@@ -86,6 +86,37 @@ Deno.test("streamTo() needs no crypto.randomUUID, which http: pages lack", async
   assertEquals(server.bodies, ["data"]);
 });
 
+for (
+  const [title, platform] of [
+    [
+      "lacks the format",
+      class extends CompressionStream {
+        constructor(format: CompressionFormat) {
+          if (format as string === "brotli") throw new TypeError("unsupported");
+          super(format);
+        }
+      },
+    ],
+    ["has no CompressionStream", undefined],
+  ] as const
+) {
+  Deno.test(`FetchSender() rejects a compression on a platform that ${title}`, () => {
+    const { CompressionStream } = globalThis;
+    globalThis.CompressionStream = platform as typeof CompressionStream;
+    try {
+      assertThrows(
+        () => new FetchSender(NO_SERVER_URL, { compression: "brotli" }),
+        TypeError,
+        'Cannot create FetchSender: compression must be a format that this platform supports, received "brotli"',
+      );
+      new FetchSender(NO_SERVER_URL);
+      if (platform) new FetchSender(NO_SERVER_URL, { compression: "gzip" });
+    } finally {
+      globalThis.CompressionStream = CompressionStream;
+    }
+  });
+}
+
 // -- A delivery --
 
 Deno.test("streamTo() delivers everything, in order, in one request per batch", async () => {
@@ -273,6 +304,7 @@ for (
     const text = "the same line again\n".repeat(1000);
     try {
       await using out = streamTo(server.url, { compression, retry: FAST });
+      made = 0; // one showed that the platform has the format
       await out.write(text);
     } finally {
       globalThis.CompressionStream = CompressionStream;
