@@ -132,8 +132,8 @@ export class FetchSender implements Sender, AsyncDisposable {
    *
    * @param url Where to send to: http or https, without credentials.
    * @param options Options; times in milliseconds.
-   * @throws {TypeError} If the URL is invalid, is not http(s) or carries
-   *   credentials, an option has the wrong type, or this platform does not
+   * @throws {TypeError} If the URL is invalid, is not http(s), carries
+   *   credentials or has a port that `fetch` blocks, an option has the wrong type, or this platform does not
    *   support it.
    * @throws {RangeError} If an option is out of range.
    */
@@ -327,8 +327,8 @@ function canCompress(format: Compression): boolean {
  * @param url Where to send to: http or https, without credentials.
  * @param options Options of the buffer and the sender.
  * @returns The buffer.
- * @throws {TypeError} If the URL is invalid, is not http(s) or carries
- *   credentials, an option has the wrong type, or this platform does not
+ * @throws {TypeError} If the URL is invalid, is not http(s), carries
+ *   credentials or has a port that `fetch` blocks, an option has the wrong type, or this platform does not
  *   support it.
  * @throws {RangeError} If an option is out of range.
  */

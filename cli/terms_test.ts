@@ -64,7 +64,7 @@ for (
     [
       "an upload that is shorter than its file",
       () => upload({ length: 3 }),
-      "PUT http://127.0.0.1:9/ingest failed: the upload has only 0 bytes, but the size of the input is 3",
+      "PUT http://127.0.0.1:2/ingest failed: the upload has only 0 bytes, but the size of the input is 3",
     ],
   ] as const
 ) {

@@ -34,7 +34,7 @@ import {
   makeRequest,
   type RequestBody,
 } from "./transport.ts";
-import { checkUrl } from "./urls.ts";
+import { checkUrl, isBlocked } from "./urls.ts";
 
 /** How much of a response's body an error shows, in characters. */
 const MAX_EXCERPT = 200;
@@ -76,8 +76,8 @@ export class Requests {
    *
    * @param action What cannot be done with invalid options: "Cannot create X".
    * @param alsoRetryable Statuses whose errors are retryable besides the usual.
-   * @throws {TypeError} If the URL is invalid, is not http(s) or carries
-   *   credentials, or an option has the wrong type.
+   * @throws {TypeError} If the URL is invalid, is not http(s), carries
+   *   credentials or has a port that `fetch` blocks, or an option has the wrong type.
    * @throws {RangeError} If an option is out of range.
    */
   constructor(
@@ -96,7 +96,7 @@ export class Requests {
     check(action, { client }, "an object", "object");
     checkDuration(action, { timeout }, 1);
     check(action, { fetch }, "a function", "function");
-    this.url = checkUrl(action, url);
+    this.url = checkUrl(action, url, fetch);
     this.#headers = typeof headers === "function"
       ? headers
       : toHeaders(headers);
@@ -104,6 +104,11 @@ export class Requests {
     this.#fetch = fetch;
     this.#client = client;
     this.#alsoRetryable = alsoRetryable;
+  }
+
+  /** Whether requests to this URL fail, because `fetch` blocks its port. */
+  blocks(url: URL): boolean {
+    return isBlocked(url, this.#fetch);
   }
 
   /**

@@ -2,13 +2,43 @@
 import { check } from "../internal/checks.ts";
 
 /**
+ * Ports of other services, which `fetch` blocks, so that no page can talk to them
+ * (https://fetch.spec.whatwg.org/#port-blocking).
+ */
+const BLOCKED_PORTS: ReadonlySet<string> = new Set(
+  [
+    "0 1 7 9 11 13 15 17 19 20 21 22 23 25 37 42 43 53 69 77 79 87 95 101 102",
+    "103 104 109 110 111 113 115 117 119 123 135 137 139 143 161 179 389 427 465",
+    "512 513 514 515 526 530 531 532 540 548 554 556 563 587 601 636 989 990 993",
+    "995 1719 1720 1723 2049 3659 4045 4190 5060 5061 6000 6566 6665 6666 6667",
+    "6668 6669 6679 6697 10080",
+  ].join(" ").split(" "),
+);
+
+/**
+ * Whether `fetch` refuses to connect to the port of this URL. One that is not the
+ * platform's may connect anywhere.
+ */
+export function isBlocked(
+  { port }: URL,
+  fetch: typeof globalThis.fetch,
+): boolean {
+  return fetch === globalThis.fetch && BLOCKED_PORTS.has(port);
+}
+
+/**
  * The URL, parsed.
  *
  * @param action What cannot be done with an invalid one: "Cannot create X".
- * @throws {TypeError} If it is invalid, is not http(s), or has credentials. The
- *   message shows neither credentials nor query.
+ * @param fetch What will make the requests.
+ * @throws {TypeError} If it is invalid, is not http(s), has credentials, or a port
+ *   that `fetch` blocks. The message shows neither credentials nor query.
  */
-export function checkUrl(action: string, url: string | URL): URL {
+export function checkUrl(
+  action: string,
+  url: string | URL,
+  fetch: typeof globalThis.fetch,
+): URL {
   const text = String(url);
   // What precedes an @ may be a password, and what follows a ? a token. With a
   // ? before an @ it is impossible to tell where either of them ends.
@@ -31,6 +61,11 @@ export function checkUrl(action: string, url: string | URL): URL {
   if (parsed.username !== "" || parsed.password !== "") {
     throw new TypeError(
       `${action}: url must not carry credentials, send them in headers; received ${shown}`,
+    );
+  }
+  if (isBlocked(parsed, fetch)) {
+    throw new TypeError(
+      `${action}: url must not use port ${parsed.port}, which fetch blocks; let the server listen on another one`,
     );
   }
   return parsed;

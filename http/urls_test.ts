@@ -1,5 +1,13 @@
-import { assert, assertEquals, assertMatch, assertThrows } from "@std/assert";
+import {
+  assert,
+  assertEquals,
+  assertMatch,
+  assertRejects,
+  assertThrows,
+} from "@std/assert";
 import { FetchSender, streamTo } from "../sender.ts";
+import { TusSender } from "../senders/tus.ts";
+import { UploadSender } from "../senders/upload.ts";
 import { FaultyServer } from "../testing/faulty_server.ts";
 import { BYTES, context, printed } from "../testing/sending.ts";
 
@@ -46,4 +54,44 @@ Deno.test("FetchSender() accepts http and https, and copies the URL", async () =
   url.pathname = "/changed";
   await sender.send(BYTES, context());
   assertEquals(server.requests[0]!.path, "/ingest");
+});
+
+for (const Sender of [FetchSender, UploadSender, TusSender]) {
+  Deno.test(`${Sender.name}() rejects a port that fetch blocks, except for a fetch of one's own`, () => {
+    for (const url of ["http://a:6000/?secret", "https://a:10080/#secret"]) {
+      for (const options of [{}, { fetch }, { fetch: undefined! }]) {
+        const error = assertThrows(() => new Sender(url, options), TypeError);
+        assertEquals(
+          error.message,
+          `Cannot create ${Sender.name}: url must not use port ${
+            new URL(url).port
+          }, which fetch blocks; let the server listen on another one`,
+        );
+      }
+      new Sender(url, { fetch: (...args) => fetch(...args) });
+    }
+    new Sender("http://a/");
+    new Sender("http://a:80/");
+    new Sender("https://a:443/");
+  });
+}
+
+Deno.test({
+  name: "FetchSender() rejects exactly the ports that fetch blocks",
+  ignore: Deno.version.deno.startsWith("2.8."), // its fetch blocks none
+  fn: async () => {
+    const rejected: number[] = [];
+    for (let port = 0; port <= 65_535; port++) {
+      try {
+        new FetchSender(`http://127.0.0.1:${port}/`);
+      } catch {
+        rejected.push(port);
+      }
+    }
+    assertEquals(rejected.length, 83);
+    for (const port of rejected) {
+      const url = `http://127.0.0.1:${port}/`;
+      await assertRejects(() => fetch(url), TypeError, "blocked");
+    }
+  },
 });

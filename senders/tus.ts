@@ -182,8 +182,8 @@ export class TusSender implements Sender {
    * @param url Where the server creates uploads: http or https, without
    *   credentials.
    * @param options Options; the size in bytes, times in milliseconds.
-   * @throws {TypeError} If the URL is invalid, is not http(s) or carries
-   *   credentials, an option has the wrong type, or this platform does not
+   * @throws {TypeError} If the URL is invalid, is not http(s), carries
+   *   credentials or has a port that `fetch` blocks, an option has the wrong type, or this platform does not
    *   support it.
    * @throws {RangeError} If an option is out of range, or the protocol does not
    *   allow the metadata.
@@ -221,8 +221,8 @@ export class TusSender implements Sender {
    * @returns A promise that resolves to a sender for the remaining bytes.
    * @throws {SendError} If the server does not respond, or not as tus requires,
    *   or the upload no longer exists.
-   * @throws {TypeError} If the URL is invalid, is not http(s) or carries
-   *   credentials, or an option has the wrong type.
+   * @throws {TypeError} If the URL is invalid, is not http(s), carries
+   *   credentials or has a port that `fetch` blocks, or an option has the wrong type.
    * @throws {RangeError} If an option is out of range.
    */
   static async resume(
@@ -546,6 +546,11 @@ export class TusSender implements Sender {
     if (!secure || url.username !== "" || url.password !== "") {
       throw response.toError(
         ` and an upload at ${url.protocol}//${url.host}, but it must be at https, without credentials`,
+      );
+    }
+    if (this.#requests.blocks(url)) {
+      throw response.toError(
+        ` and an upload at ${url.protocol}//${url.host}, but fetch blocks port ${url.port}`,
       );
     }
     return url;

@@ -404,6 +404,22 @@ for (
   });
 }
 
+Deno.test("an upload is not sent to a port that fetch blocks", async () => {
+  await using server = new FaultyServer([
+    offers(),
+    tus(201, { location: "http://127.0.0.1:6000/files/1" }),
+  ]);
+  const error = await assertRejects(
+    () => new TusSender(server.url, FAST).create(),
+    SendError,
+  );
+  assertMatch(
+    error.message,
+    /responded with 201 and an upload at http:..127.0.0.1:6000, but fetch blocks port 6000$/,
+  );
+  assertEquals(server.requests.length, 2);
+});
+
 // -- Servers that cannot accept the upload --
 
 for (

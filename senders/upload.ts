@@ -143,8 +143,8 @@ export class UploadSender implements Sender {
    *
    * @param url Where to send to: http or https, without credentials.
    * @param options Options; the size in bytes, the time in milliseconds.
-   * @throws {TypeError} If the URL is invalid, is not http(s) or carries
-   *   credentials, or an option has the wrong type.
+   * @throws {TypeError} If the URL is invalid, is not http(s), carries
+   *   credentials or has a port that `fetch` blocks, or an option has the wrong type.
    * @throws {RangeError} If an option is out of range.
    */
   constructor(url: string | URL, options: UploadSenderOptions = {}) {

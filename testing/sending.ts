@@ -8,8 +8,8 @@ import {
 import type { fakeTime } from "./fake_time.ts";
 import { type Behaviour, head } from "./faulty_server.ts";
 
-/** A URL without a server: `fetch` blocks its port, if it gets that far. */
-export const NO_SERVER_URL = "http://127.0.0.1:9/ingest";
+/** A URL without a server: no service has the port, and only root may take it. */
+export const NO_SERVER_URL = "http://127.0.0.1:2/ingest";
 /** What `deliver` sends. */
 export const BYTES: Uint8Array<ArrayBuffer> = new TextEncoder().encode(
   "0123456789",
