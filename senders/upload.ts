@@ -313,8 +313,10 @@ export class UploadSender implements Sender {
   /** Fails the upload, unless it has failed already, and returns why. */
   #fail(failure: unknown): unknown {
     this.#failure ??= failure;
-    this.#body?.error(this.#failure);
+    // In this order: Chromium reports a body that fails before its request is
+    // aborted as an unhandled rejection.
     this.#controller.abort(this.#failure);
+    this.#body?.error(this.#failure);
     handled(this.#pulled.promise);
     this.#pulled.reject(this.#failure);
     this.#closed.reject(this.#failure);

@@ -592,6 +592,24 @@ Deno.test("abort() rejects the send() and the write() that wait, with the reason
   assertEquals(await last.catch((error) => error), reason);
 });
 
+Deno.test("an upload that fails aborts its request before its body", async () => {
+  const started = Promise.withResolvers<void>();
+  let cancelled: Promise<void> | undefined;
+  const fetch = async (input: unknown) => {
+    const { body, signal } = input as Request;
+    const reader = body!.getReader();
+    signal.addEventListener("abort", () => cancelled = reader.cancel());
+    await reader.read();
+    started.resolve();
+    return await new Promise<never>(() => {});
+  };
+  const sender = new UploadSender("http://localhost/", { fetch });
+  await sender.send(ONE, context());
+  await started.promise;
+  sender.abort(new Error("enough"));
+  await cancelled!; // rejects for a body that has failed
+});
+
 Deno.test("send() and close() reject with an AbortError after abort(), and make no request", async () => {
   await using server = new FaultyServer();
   let calls = 0;
