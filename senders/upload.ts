@@ -56,6 +56,9 @@ const ADVICE: Record<number, string> = {
 
 type Stream = ReadableStream<Uint8Array<ArrayBuffer>>;
 
+/** Whether requests can have a stream as their body; found out once. */
+let hasStreams: boolean | undefined;
+
 /** Options of an {@linkcode UploadSender}. */
 export interface UploadSenderOptions extends RequestOptions {
   /**
@@ -144,7 +147,8 @@ export class UploadSender implements Sender {
    * @param url Where to send to: http or https, without credentials.
    * @param options Options; the size in bytes, the time in milliseconds.
    * @throws {TypeError} If the URL is invalid, is not http(s), carries
-   *   credentials or has a port that `fetch` blocks, or an option has the wrong type.
+   *   credentials or has a port that `fetch` blocks, an option has the wrong
+   *   type, or this platform cannot send a stream.
    * @throws {RangeError} If an option is out of range.
    */
   constructor(url: string | URL, options: UploadSenderOptions = {}) {
@@ -152,6 +156,12 @@ export class UploadSender implements Sender {
     const { method = "PUT", length, timeout = 30_000 } = options;
     checkMethod(ACTION, method);
     checkInteger(ACTION, { length }, 0, Number.MAX_SAFE_INTEGER);
+    hasStreams ??= canSendStreams();
+    if (!hasStreams) {
+      throw new TypeError(
+        `${ACTION}: this platform cannot send a stream as the body of a request; use a FetchSender or a TusSender`,
+      );
+    }
     this.#method = method;
     this.#length = length;
     this.#timeout = timeout;
@@ -337,6 +347,19 @@ export class UploadSender implements Sender {
       } were sent, and it is unknown how many of them the server has`;
     return reword(details, details.message + sent, { retryable: false });
   }
+}
+
+/**
+ * Whether a request can have a stream as its body. Firefox makes a text of it,
+ * "[object ReadableStream]", which has a type.
+ */
+function canSendStreams(): boolean {
+  const { headers } = new Request("http://localhost", {
+    method: "POST",
+    body: new ReadableStream(),
+    duplex: "half",
+  } as RequestInit);
+  return !headers.has("Content-Type");
 }
 
 /**

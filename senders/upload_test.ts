@@ -8,6 +8,7 @@ import {
   assertThrows,
 } from "@std/assert";
 import { FlushError, StreamBuffer } from "../buffer.ts";
+import { start } from "../testing/child.ts";
 import { isPending, roundTrips, stable } from "../testing/event_loop.ts";
 import { fakeTime } from "../testing/fake_time.ts";
 import {
@@ -138,6 +139,33 @@ for (const url of ["nonsense", "ftp://a/?secret", "http://me:secret@a/"]) {
 
 Deno.test("UploadSender() accepts a length above 2 GiB", () => {
   new UploadSender("http://localhost/", { length: 5e12 });
+});
+
+Deno.test("UploadSender() rejects a platform that cannot send a stream, and asks it once", async () => {
+  await using child = start("", ({ UploadSender }) => {
+    const { Request } = globalThis;
+    let made = 0;
+    globalThis.Request = class extends Request {
+      constructor(input: RequestInfo | URL, init: RequestInit = {}) {
+        const { body } = init;
+        const isStream = body instanceof ReadableStream;
+        if (isStream) made++;
+        super(input, isStream ? { ...init, body: `${body}` } : init);
+      }
+    };
+    for (let i = 0; i < 2; i++) {
+      try {
+        new UploadSender("http://localhost/");
+      } catch (error) {
+        console.log(`${error}`);
+      }
+    }
+    console.log(made);
+  });
+  const { stdout, stderr } = await child.outcome;
+  const message =
+    "TypeError: Cannot create UploadSender: this platform cannot send a stream as the body of a request; use a FetchSender or a TusSender\n";
+  assertEquals([stdout, stderr], [`${message}${message}1\n`, ""]);
 });
 
 // -- An upload --
@@ -590,6 +618,26 @@ Deno.test("abort() rejects the send() and the write() that wait, with the reason
   const last = sends.at(-1)!;
   assert(!await isPending(last));
   assertEquals(await last.catch((error) => error), reason);
+});
+
+Deno.test("a failed upload whose buffer is never closed does not keep the process alive", async () => {
+  await using server = new FaultyServer([], respondEarly(403, 4, "stall"));
+  await using child = start(
+    server.url,
+    async ({ StreamBuffer, UploadSender, url }) => {
+      const out = new StreamBuffer(new UploadSender(url), { capacity: 4 });
+      try {
+        for (;;) await out.write("more");
+      } catch (error) {
+        console.log(`${error}`);
+      }
+      // Ends a process that something else keeps alive.
+      Deno.unrefTimer(setTimeout(() => Deno.exit(9), 10_000));
+    },
+  );
+  const { code, stdout } = await child.outcome;
+  assertStringIncludes(stdout, "responded with 403");
+  assertEquals(code, 0);
 });
 
 Deno.test("an upload that fails aborts its request before its body", async () => {
