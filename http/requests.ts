@@ -47,6 +47,8 @@ export interface OutgoingRequest {
   /** Override the caller's. */
   readonly headers?: Record<string, string>;
   readonly body?: RequestBody;
+  /** Statuses after which it may succeed later, besides the usual ones. */
+  readonly alsoRetryable?: readonly number[];
   /** Called when the status is known, before the response's body is read. */
   readonly onResponse?: () => void;
 }
@@ -69,23 +71,16 @@ export class Requests {
   readonly #timeout: number;
   readonly #fetch: typeof fetch;
   readonly #client: HttpClient | undefined;
-  readonly #alsoRetryable: readonly number[];
 
   /**
    * Constructs a new instance.
    *
    * @param action What cannot be done with invalid options: "Cannot create X".
-   * @param alsoRetryable Statuses whose errors are retryable besides the usual.
    * @throws {TypeError} If the URL is invalid, is not http(s), carries
    *   credentials or has a port that `fetch` blocks, or an option has the wrong type.
    * @throws {RangeError} If an option is out of range.
    */
-  constructor(
-    action: string,
-    url: string | URL,
-    options: AttemptOptions,
-    alsoRetryable: readonly number[] = [],
-  ) {
+  constructor(action: string, url: string | URL, options: AttemptOptions) {
     check(action, { options }, "an object", "object");
     const {
       headers = {},
@@ -103,7 +98,6 @@ export class Requests {
     this.#timeout = timeout;
     this.#fetch = fetch;
     this.#client = client;
-    this.#alsoRetryable = alsoRetryable;
   }
 
   /** Whether requests to this URL fail, because `fetch` blocks its port. */
@@ -144,6 +138,7 @@ export class Requests {
       method,
       headers: ownHeaders = {},
       body,
+      alsoRetryable = [],
       onResponse,
     }: OutgoingRequest,
     { deadline: _, onProgress: __, secrets, ...details }: Attempt,
@@ -225,7 +220,7 @@ export class Requests {
             status,
             excerpt,
             retryAfter,
-            retryable: this.#alsoRetryable.includes(status) || undefined,
+            retryable: alsoRetryable.includes(status) || undefined,
           },
         );
       },

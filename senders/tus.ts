@@ -47,7 +47,7 @@ export type {
 const ACTION = "Cannot create TusSender";
 const VERSION = "1.0.0";
 /**
- * Statuses to retry besides the usual: the offset has changed (409), another
+ * Statuses of an upload to retry besides the usual: the offset has changed (409), another
  * request still holds the upload (423), a checksum does not match (460).
  */
 const ALSO_RETRYABLE = [409, 423, 460];
@@ -189,7 +189,7 @@ export class TusSender implements Sender {
    *   allow the metadata.
    */
   constructor(url: string | URL, options: TusSenderOptions = {}) {
-    this.#requests = new Requests(ACTION, url, options, ALSO_RETRYABLE);
+    this.#requests = new Requests(ACTION, url, options);
     this.#retries = new RetryLoop(ACTION, options);
     const canDigest = crypto.subtle !== undefined;
     const {
@@ -425,8 +425,11 @@ export class TusSender implements Sender {
     { headers, ...request }: OutgoingRequest,
     attempt: Attempt,
   ): Promise<ServerResponse | SendError> {
-    const versioned = { "Tus-Resumable": VERSION, ...headers };
-    return this.#requests.send({ ...request, headers: versioned }, attempt);
+    return this.#requests.send({
+      ...request,
+      headers: { "Tus-Resumable": VERSION, ...headers },
+      alsoRetryable: request.url === undefined ? [] : ALSO_RETRYABLE,
+    }, attempt);
   }
 
   async #create(): Promise<string> {
