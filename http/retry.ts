@@ -102,7 +102,12 @@ export class RetryLoop {
         return start + maxElapsed;
       },
     };
-    const renew = () => void (start = performance.now());
+    /** The number of failures since the last progress. */
+    let failures = 0;
+    const renew = () => {
+      start = performance.now();
+      failures = 0;
+    };
     const common = {
       ...{ sequence, offset, signal, secrets: new Set<string>() },
       onProgress: renew,
@@ -142,7 +147,8 @@ export class RetryLoop {
         failure.status === undefined && previous !== undefined &&
         performance.now() >= limits.deadline
       ) throw cutShort(previous, number, maxElapsed);
-      await this.#wait(refresh ? 0 : this.#backoff(number), failure, limits);
+      const backoff: number = this.#backoff(++failures);
+      await this.#wait(refresh ? 0 : backoff, failure, limits);
     }
   }
 
@@ -194,9 +200,9 @@ export class RetryLoop {
     this.#pause = undefined;
   }
 
-  /** A delay in ms, random below a bound that doubles with each attempt. */
-  #backoff(attempt: number): number {
-    const doublings = Math.min(attempt - 1, 31); // 2 ** 1024 is infinite, and 0 * Infinity is NaN
+  /** A delay in ms, random below a bound that doubles with each failure. */
+  #backoff(failures: number): number {
+    const doublings = Math.min(failures - 1, 31); // 2 ** 1024 is infinite, and 0 * Infinity is NaN
     const bound = this.#initialDelay * 2 ** doublings;
     return Math.random() * Math.min(bound, this.#maxDelay);
   }
