@@ -281,7 +281,10 @@ export class FetchSender implements Sender, AsyncDisposable {
       headers["Idempotency-Key"] = `"${key}"`;
     }
     await this.#retries.run(context, async (attempt) => {
-      const request = { method: this.#method, headers, body };
+      const request = {
+        ...{ method: this.#method, headers, body },
+        standsAlone: true,
+      };
       const response = await this.#requests.send(request, attempt);
       return response instanceof SendError || response.ok
         ? response

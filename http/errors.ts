@@ -42,6 +42,12 @@ export interface SendErrorOptions extends ErrorOptions {
    * @default {as `RetryOptions.shouldRetry` describes it}
    */
   retryable?: boolean | undefined;
+  /**
+   * Whether the content of the batch is at fault.
+   *
+   * @default {whether `status` is 400, 413 or 422}
+   */
+  refused?: boolean | undefined;
   /** The `Idempotency-Key` of the batch; `undefined` if it had none. */
   key?: string | undefined;
 }
@@ -75,7 +81,7 @@ export class SendError extends Error {
   /**
    * Whether the server refuses the content of the batch (400, 413 and 422), so
    * that another batch may be accepted. `deadLetter` of a `StreamBuffer` is
-   * offered such a batch.
+   * offered such a batch. It is never so for a part of a larger object.
    */
   readonly refused: boolean;
   /** The `Idempotency-Key` of the batch; `undefined` if it had none. */
@@ -94,6 +100,7 @@ export class SendError extends Error {
       retryAfter,
       excerpt = "",
       retryable = isRetryable(status, options.cause),
+      refused = REFUSED_STATUSES.has(status!),
       key,
       ...rest
     } = options;
@@ -103,7 +110,7 @@ export class SendError extends Error {
     this.retryAfter = retryAfter;
     this.excerpt = excerpt;
     this.retryable = retryable;
-    this.refused = REFUSED_STATUSES.has(status!);
+    this.refused = refused;
     this.key = key;
   }
 }
@@ -114,10 +121,11 @@ export function reword(
   message: string,
   changes: Partial<SendErrorOptions> = {},
 ): SendError {
-  const { attempts, status, retryAfter, excerpt, retryable, key, cause } =
-    error;
+  const { attempts, status, retryAfter, excerpt } = error;
+  const { retryable, refused, key, cause } = error;
   return new SendError(message, {
-    ...{ attempts, status, retryAfter, excerpt, retryable, key, cause },
+    ...{ attempts, status, retryAfter, excerpt },
+    ...{ retryable, refused, key, cause },
     ...changes,
   });
 }

@@ -47,6 +47,8 @@ export interface OutgoingRequest {
   /** Override the caller's. */
   readonly headers?: Record<string, string>;
   readonly body?: RequestBody;
+  /** Its body is a batch that the server may refuse without harm to others. */
+  readonly standsAlone?: boolean;
   /** Statuses after which it may succeed later, besides the usual ones. */
   readonly alsoRetryable?: readonly number[];
   /** Called when the status is known, before the response's body is read. */
@@ -138,6 +140,7 @@ export class Requests {
       method,
       headers: ownHeaders = {},
       body,
+      standsAlone = false,
       alsoRetryable = [],
       onResponse,
     }: OutgoingRequest,
@@ -221,6 +224,7 @@ export class Requests {
             excerpt,
             retryAfter,
             retryable: alsoRetryable.includes(status) || undefined,
+            refused: standsAlone ? undefined : false,
           },
         );
       },

@@ -33,14 +33,15 @@ import {
 for (const status of [408, 425, 429, 500, 502, 503, 504, 507, 599]) {
   Deno.test(`send() retries after ${status}`, async () => {
     await using server = new FaultyServer([respond(status), respond(status)]);
-    const seen: [number | undefined, number][] = [];
+    const seen: [number | undefined, number, boolean][] = [];
     await deliver(server.url, {
       retry: FAST,
-      onRetry: ({ status, attempts }) => seen.push([status, attempts]),
+      onRetry: ({ status, attempts, retryable }) =>
+        seen.push([status, attempts, retryable]),
     });
     assertEquals(server.bodies, ["0123456789", "0123456789", "0123456789"]);
     assertEquals(new Set(server.keys).size, 1);
-    assertEquals(seen, [[status, 1], [status, 2]]);
+    assertEquals(seen, [[status, 1, true], [status, 2, true]]);
   });
 }
 
@@ -53,6 +54,7 @@ for (
     [404, ""],
     [409, ""],
     [413, "; make `capacity` smaller"],
+    [422, ""],
     [499, ""],
     [501, ""],
     [505, ""],
@@ -77,6 +79,9 @@ for (
     assertEquals(cause.excerpt, excerpt);
     assertEquals(cause.retryAfter, undefined);
     assertEquals(cause.name, "SendError");
+    assertEquals(cause.retryable, false);
+    assertEquals(cause.refused, [400, 413, 422].includes(status));
+    assertEquals(`"${cause.key}"`, server.keys[0]);
     assertEquals(server.requests.length, 1);
     await out.flush();
     assertEquals(server.bodies[1], "0123456789");

@@ -858,11 +858,12 @@ for (
 ) {
   Deno.test(`a 413 from ${whose} says that the ${what} is too large`, async () => {
     await using given = setUp([refusal]);
-    const { message } = await assertRejects(
+    const { message, refused } = await assertRejects(
       () => given.sender.send(BYTES, context()),
       SendError,
     );
     assertStringIncludes(message, ` 413; ${advice}`);
+    assertEquals(refused, false, "an object with a hole is of no use");
   });
 }
 

@@ -391,7 +391,9 @@ for (
       error.message,
       `PUT ${server.url} failed (attempt 1): the server responded with ${status}${advice}: "sorry"; at most 6 bytes were sent`,
     );
-    assertEquals((error.cause as SendError).excerpt, "sorry");
+    assertInstanceOf(error.cause, SendError);
+    const { excerpt, retryable, refused } = error.cause;
+    assertEquals([excerpt, retryable, refused], ["sorry", false, false]);
     assertEquals(out.takeUnsent().length, 0);
     assertEquals(server.requests.length, 1, "there is no retry");
   });

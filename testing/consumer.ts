@@ -192,5 +192,8 @@ export const flushErrorOptions: FlushErrorOptions = {
 export const sendErrorOptions: SendErrorOptions = {
   attempts: 1,
   status: undefined,
+  retryable: true,
+  refused: false,
+  key: "stream-1-0",
   cause: new Error("why"),
 };
