@@ -1,9 +1,9 @@
 /**
  * The examples do what they say: the receiver as a handler, the others as
- * processes with no more than their documented permissions.
+ * processes with no more than their documented permissions. The larger ones have
+ * tests of their own, beside them.
  */
 import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
-import { createHash } from "node:crypto";
 import { fileURLToPath } from "node:url";
 import { streamTo } from "../mod.ts";
 import {
@@ -24,11 +24,10 @@ import {
   respond,
 } from "../testing/faulty_server.ts";
 import { temporary } from "../testing/temporary.ts";
-import { startTusServer } from "../testing/tus_server.ts";
 import { receiver } from "./receiver.ts";
 
 const decoder = new TextDecoder();
-/** Windows lacks these signals, and cannot rename a file that is open. */
+/** Windows lacks these signals. */
 const WINDOWS = Deno.build.os === "windows";
 
 function pathOf(file: string): string {
@@ -204,168 +203,6 @@ Deno.test("ndjson.ts sends whole records in few requests", async () => {
   assertEquals(ids, Array.from({ length: 5000 }, (_, i) => i));
   const [type] = server.requests.map((r) => r.headers.get("content-type"));
   assertEquals(type, "application/x-ndjson");
-});
-
-Deno.test("ship_log.ts prints its usage without a URL or a file", async () => {
-  for (const args of [[], ["http://127.0.0.1:9/"]]) {
-    await using child = start("./ship_log.ts", args);
-    const { code, stderr } = await child.outcome;
-    assertEquals([code, stderr], [2, "usage: ship_log.ts URL FILE\n"]);
-  }
-});
-
-/** Prints a line when the program finds a file missing. */
-function reportMissing(): void {
-  const { stat } = Deno;
-  Deno.stat = (path) =>
-    stat(path).catch((error) => {
-      console.log("the file is missing");
-      throw error;
-    });
-}
-
-Deno.test(
-  "ship_log.ts ships what is appended, in whole lines and across a rotation",
-  { ignore: WINDOWS },
-  async () => {
-    await using server = new FaultyServer();
-    await using folder = await temporary();
-    const path = folder.file("app.log", "old\n");
-    const append = (text: string) =>
-      Deno.writeTextFile(path, text, { append: true });
-    const bodies = ["one\n", "two\nthree\n", "new\n", "another one\n", "end"];
-    await using child = start("./ship_log.ts", [
-      server.url,
-      path,
-    ], reportMissing);
-    const received = (count: number) => child.waitFor(server.received(count));
-    await child.waitForOutput(`Shipping what is appended to ${path}`);
-    await append("one\ntw");
-    await received(1);
-    await append("o\nthree\n");
-    await received(2);
-    await Deno.writeTextFile(path, "new\n");
-    await received(3);
-    // Renamed, and after a while replaced by a longer file.
-    await Deno.rename(path, `${path}.1`);
-    await child.waitForOutput("the file is missing");
-    await Deno.writeTextFile(path, "another one\nend");
-    await received(4);
-    child.kill("SIGINT");
-    const { code, stderr } = await child.outcome;
-    assertEquals([code, stderr], [0, ""]);
-    assertEquals(server.bodies, bodies);
-  },
-);
-
-Deno.test("ship_log.ts retries, and ships everything once", {
-  ignore: WINDOWS,
-}, async () => {
-  const refuse = respond(400, {}, "no");
-  await using server = new FaultyServer([
-    ...[refuse, respond(200)],
-    ...[refuse, refuse, refuse],
-  ]);
-  await using folder = await temporary();
-  const path = folder.file("app.log", "");
-  const append = (text: string) =>
-    Deno.writeTextFile(path, text, { append: true });
-  await using child = start("./ship_log.ts", [server.url, path]);
-  await child.waitForOutput("Shipping");
-  await append("one\n");
-  await child.waitForOutput('400: "no"; retrying');
-  await child.waitFor(server.received(2));
-  // More than two buffers hold, so that writes are rejected while sends fail.
-  const numbers = Array.from({ length: 120_000 }, (_, i) => `${i}\n`).join("");
-  const text = `${numbers}the end\n`;
-  await append(text);
-  for (let i = 5; !server.bodies.at(-1)!.endsWith("the end\n"); i++) {
-    await child.waitFor(server.received(i));
-  }
-  child.kill("SIGTERM");
-  assertEquals((await child.outcome).code, 0);
-  assertEquals(server.bodies.slice(0, 2), ["one\n", "one\n"]);
-  assert(
-    server.bodies.slice(5).join("") === text,
-    "other bytes than were appended",
-  );
-});
-
-Deno.test("ship_log.ts ships a line that is larger than the buffer once", async () => {
-  await using server = new FaultyServer([respond(400)]);
-  await using folder = await temporary();
-  const path = folder.file("app.log", "");
-  const line = "x".repeat(300_000) + "\n";
-  await using child = start("./ship_log.ts", [server.url, path]);
-  await child.waitForOutput("Shipping");
-  await Deno.writeTextFile(path, line, { append: true });
-  await child.waitFor(server.received(2));
-  await Deno.writeTextFile(path, "end\n", { append: true });
-  await child.waitFor(server.received(3));
-  assert(server.bodies.join("") === `${line}${line}end\n`);
-});
-
-// -- resumable.ts --
-
-Deno.test("resumable.ts prints its usage without an endpoint or a file", async () => {
-  for (const args of [[], ["http://127.0.0.1:9/"]]) {
-    await using child = start("./resumable.ts", args);
-    const { code, stderr } = await child.outcome;
-    assertEquals([code, stderr], [2, "usage: resumable.ts ENDPOINT FILE\n"]);
-  }
-});
-
-Deno.test("resumable.ts resumes 100 MB after it was killed half-way", {
-  ignore: WINDOWS,
-}, async () => {
-  await using server = await startTusServer();
-  await using folder = await temporary();
-  const path = folder.file("backup.tar");
-  const size = 100_000_000;
-  {
-    using file = await Deno.open(path, { create: true, write: true });
-    const hash = createHash("shake256", { outputLength: 50_000 });
-    const chunk = new Uint8Array(hash.update("a backup").digest());
-    for (let at = 0; at < size; at += chunk.length) {
-      new DataView(chunk.buffer).setUint32(0, at);
-      await file.write(chunk);
-    }
-  }
-  const sha256 = (bytes: Uint8Array) =>
-    createHash("sha256").update(bytes).digest("hex");
-  const args = [server.url, path];
-
-  await using first = start("./resumable.ts", args);
-  await first.waitFor(server.receivedBytes(size / 2));
-  first.kill("SIGKILL");
-  assertEquals((await first.outcome).signal, "SIGKILL");
-  const url = Deno.readTextFileSync(`${path}.upload`);
-  assert(!server.isComplete(url));
-
-  await using second = start("./resumable.ts", args);
-  const { code, stdout } = await second.outcome;
-  assertEquals(code, 0);
-  const [, skipped] = stdout.match(/^Resuming at byte (\d+)\n/)!;
-  assert(Number(skipped) >= size / 2 - 2 ** 20, `from byte ${skipped}`);
-  assertMatch(stdout, /\n100000000 bytes are at http.*\n$/);
-  assert(server.isComplete(url));
-  assertEquals(sha256(server.read(url)), sha256(Deno.readFileSync(path)));
-  assert(server.received <= size + 2 ** 20, "more than 1 MiB was resent");
-  assertEquals([...Deno.readDirSync(folder.file(""))].length, 1);
-});
-
-Deno.test("resumable.ts starts a new upload when the earlier one no longer exists", async () => {
-  await using server = await startTusServer();
-  await using folder = await temporary();
-  const path = folder.file("backup.tar", "a backup");
-  folder.file("backup.tar.upload", `${server.url}/gone`);
-  await using child = start("./resumable.ts", [server.url, path]);
-  const { code, stdout } = await child.outcome;
-  assertEquals(code, 0);
-  const [, url] = stdout.match(
-    /^The earlier upload no longer exists.*\n8 bytes are at (.*)\n$/,
-  )!;
-  assertEquals(decoder.decode(server.read(url!)), "a backup");
 });
 
 // -- close_on_exit.ts --
