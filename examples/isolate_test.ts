@@ -3,7 +3,7 @@ import { assertEquals, assertRejects } from "@std/assert";
 import {
   FetchSender,
   FlushError,
-  SendError,
+  type SendError,
   StreamBuffer,
 } from "@stream-buffer/stream-buffer";
 import { fileURLToPath } from "node:url";
