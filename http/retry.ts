@@ -128,10 +128,7 @@ export class RetryLoop {
       });
       failure = outcome instanceof SendError ? outcome : undefined;
       if (!signal.aborted) this.lastFailure = failure;
-      if (failure === undefined) {
-        this.#pause = undefined;
-        return;
-      }
+      if (failure === undefined) return;
       signal.throwIfAborted();
       if (failure.retryAfter !== undefined) {
         const end = performance.now() + failure.retryAfter;

@@ -205,12 +205,15 @@ Deno.test("until a Retry-After of an hour has passed no request is made, whateve
   assertEquals(errors, [], "flush() has rejected with them");
 });
 
-Deno.test("flush() and close() wait for a Retry-After of an earlier send, if they have the time", async () => {
+Deno.test("send() waits for a Retry-After of an earlier send, if it has the time", async () => {
   using time = fakeTime();
   await using server = new FaultyServer([
     respond(503, { "retry-after": "5" }),
-    respond(200),
-    respond(503, { "retry-after": "5" }),
+    async (exchange) => {
+      await exchange.receive();
+      time.tick(9_000); // the time for all attempts begins after the wait
+      await respond(200)(exchange);
+    },
   ]);
   const sender = new FetchSender(server.url, { retry: { maxElapsed: 10_000 } });
   const one = { ...context(), deadline: performance.now() + 4_000 };

@@ -205,6 +205,21 @@ Deno.test("lastFailure is the failure of the latest attempt", async () => {
   assertStrictEquals(sender.lastFailure, error);
 });
 
+Deno.test("an attempt that is aborted is not a failure of its own", async () => {
+  const controller = new AbortController();
+  await using server = new FaultyServer([respond(503), async (exchange) => {
+    await exchange.receive();
+    controller.abort();
+    await never(exchange);
+  }]);
+  const sender = new FetchSender(server.url, { retry: FAST });
+  await assertRejects(
+    () => sender.send(BYTES, context(0, controller.signal)),
+    DOMException,
+  );
+  assertEquals(sender.lastFailure?.status, 503);
+});
+
 // -- Delays and the time for all attempts --
 
 Deno.test("the delay is random below a bound that doubles up to maxDelay", async () => {
