@@ -1,7 +1,78 @@
 /**
+ * What the command tells its user.
+ *
+ * A message never decides what becomes of the data. A terminal that has gone and a
+ * full disk make writing fail, and a pipe that nobody reads makes it wait without
+ * end. So messages are written in the background, one after another, and a failure
+ * is ignored: there is nobody left to tell.
+ */
+
+/**
+ * How much may wait to be written, in characters, before further messages are
+ * dropped. All messages of a run are far shorter.
+ */
+const MAX_PENDING = 64 * 1024;
+/**
+ * How long the end of the command waits for its messages, in ms: enough for a slow
+ * terminal, and little for the user of one that is stuck.
+ */
+const END_GRACE = 1_000;
+
+/** Where messages go: standard output or standard error. */
+interface Output {
+  write(p: Uint8Array): Promise<number>;
+}
+
+/** Writes text in the background. */
+export class MessageStream {
+  readonly #file: Output;
+  #pending = 0;
+  #written: Promise<void> = Promise.resolve();
+
+  /** @param file Where to write. */
+  constructor(file: Output) {
+    this.#file = file;
+  }
+
+  /** Whether everything has been written, or could not be. */
+  get isIdle(): boolean {
+    return this.#pending === 0;
+  }
+
+  /** Writes `text` after what is already waiting. */
+  write(text: string): void {
+    if (this.#pending + text.length > MAX_PENDING) return;
+    this.#pending += text.length;
+    this.#written = this.#written
+      .then(() => this.#writeAll(new TextEncoder().encode(text)))
+      .catch(() => {})
+      .finally(() => this.#pending -= text.length);
+  }
+
+  /** Waits until everything has been written, but no longer than a second. */
+  async end(): Promise<void> {
+    const { promise: timeout, resolve } = Promise.withResolvers<void>();
+    const timer = setTimeout(resolve, END_GRACE);
+    await Promise.race([this.#written, timeout]);
+    clearTimeout(timer);
+  }
+
+  async #writeAll(bytes: Uint8Array): Promise<void> {
+    while (bytes.length > 0) {
+      bytes = bytes.subarray(await this.#file.write(bytes));
+    }
+  }
+}
+
+/** What was asked for: the help text, or the version. */
+export const stdout: MessageStream = new MessageStream(Deno.stdout);
+/** Messages and the progress line. */
+export const stderr: MessageStream = new MessageStream(Deno.stderr);
+
+/**
  * Reports to the user: messages go to standard error, after the command's name.
  * They begin in lower case and end without a period.
  */
 export function log(message: string): void {
-  console.error(`stream-buffer: ${message}`);
+  stderr.write(`stream-buffer: ${message}\n`);
 }

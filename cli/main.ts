@@ -20,7 +20,7 @@ import { absolutePath, objectSize } from "./files.ts";
 import { Input } from "./input.ts";
 import { createJob, type Job } from "./job.ts";
 import { LineWriter } from "./lines.ts";
-import { log } from "./log.ts";
+import { log, stderr, stdout } from "./log.ts";
 import { help, parseOptions } from "./options.ts";
 import { showProgress } from "./progress.ts";
 import { resumeCommand } from "./resume_command.ts";
@@ -53,7 +53,7 @@ export async function main(args: string[]): Promise<number> {
   try {
     const { values, positionals } = parseOptions(args);
     if (values.help || values.version) {
-      console.log(values.help ? help(PROGRAM).trimEnd() : config.version);
+      stdout.write(values.help ? help(PROGRAM) : `${config.version}\n`);
       return 0;
     }
     return await run(await createJob(values, positionals));
@@ -66,6 +66,8 @@ export async function main(args: string[]): Promise<number> {
     const advice = error instanceof AccessError ? "" : "\nTry --help.";
     log(error.message + advice);
     return 2;
+  } finally {
+    await Promise.all([stdout.end(), stderr.end()]);
   }
 }
 
@@ -213,4 +215,14 @@ async function printResumeCommand(
   );
 }
 
-if (import.meta.main) Deno.exit(await main(Deno.args));
+if (import.meta.main) {
+  let code = 1;
+  try {
+    code = await main(Deno.args);
+  } catch (error) {
+    // Not left to the runtime, which would wait until its message is written.
+    log(Deno.inspect(error));
+    await stderr.end();
+  }
+  Deno.exit(code);
+}

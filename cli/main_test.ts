@@ -12,6 +12,7 @@ import {
   LIMIT,
   linesOf,
   logTimers,
+  muteStderr,
   received,
   run,
   start,
@@ -64,25 +65,21 @@ Deno.test("main() closes its files and removes its signal listeners", async () =
   const unsent = folder.file("unsent");
   await using server = new FaultyServer();
   assertEquals(await main(["--unsent", unsent, server.url, input]), 0);
-  const { error } = console;
-  console.error = () => {};
-  try {
-    assertEquals(await main(["--unsent", input, server.url, input]), 2);
-  } finally {
-    console.error = error;
-  }
+  using _ = muteStderr();
+  assertEquals(await main(["--unsent", input, server.url, input]), 2);
   assertEquals(server.bodies, ["data"]);
 });
 
 Deno.test("main() rejects with an error that is not invalid usage", async () => {
-  const { log } = console;
-  console.log = () => {
+  await using server = new FaultyServer();
+  const { addSignalListener } = Deno;
+  Deno.addSignalListener = () => {
     throw new RangeError("a mistake");
   };
   try {
-    await assertRejects(() => main(["--version"]), RangeError, "a mistake");
+    await assertRejects(() => main([server.url]), RangeError, "a mistake");
   } finally {
-    console.log = log;
+    Deno.addSignalListener = addSignalListener;
   }
 });
 

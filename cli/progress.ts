@@ -3,6 +3,7 @@
  * read environment variables, for which Deno would require a permission.
  */
 import type { StreamBuffer } from "../mod.ts";
+import { stderr } from "./log.ts";
 import type { Mode } from "./options.ts";
 
 /** How often the line is drawn, in ms. */
@@ -31,25 +32,27 @@ export function showProgress(
     return { shown: false, stop: () => {} };
   }
   const begin = Date.now();
-  const draw = (line: string) =>
-    Deno.stderr.writeSync(new TextEncoder().encode(`${ERASE}${line}`));
-  const update = () => {
+  const draw = () => {
     const { bytesDelivered } = out.stats;
-    draw(progressLine({
-      done: start + bytesDelivered,
-      size,
-      rate: 1_000 * bytesDelivered / (Date.now() - begin || 1),
-      // An upload in one request is acknowledged only as a whole.
-      verb: mode === "upload" ? "handed over" : "acknowledged",
-    }));
+    stderr.write(
+      ERASE + progressLine({
+        done: start + bytesDelivered,
+        size,
+        rate: 1_000 * bytesDelivered / (Date.now() - begin || 1),
+        // An upload in one request is acknowledged only as a whole.
+        verb: mode === "upload" ? "handed over" : "acknowledged",
+      }),
+    );
   };
-  const timer = setInterval(update, INTERVAL);
+  const timer = setInterval(() => {
+    if (stderr.isIdle) draw();
+  }, INTERVAL);
   return {
     shown: true,
     stop: () => {
       clearInterval(timer);
-      update();
-      draw("");
+      draw();
+      stderr.write(ERASE);
     },
   };
 }

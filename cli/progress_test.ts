@@ -4,11 +4,13 @@ import {
   assertMatch,
   assertStringIncludes,
 } from "@std/assert";
+import { StreamBuffer } from "../buffer.ts";
 import { CLI } from "../testing/child.ts";
 import { LIMIT, linesOf } from "../testing/command.ts";
 import { FaultyServer } from "../testing/faulty_server.ts";
 import { temporary } from "../testing/temporary.ts";
-import { duration, progressLine } from "./progress.ts";
+import { stderr } from "./log.ts";
+import { duration, progressLine, showProgress } from "./progress.ts";
 
 for (
   const [seconds, text] of [
@@ -57,6 +59,35 @@ for (
     assertEquals(progressLine({ size, done, rate, verb }), line);
   });
 }
+
+Deno.test("showProgress() skips a draw while the one before is being written", async () => {
+  const { isTerminal, write } = Deno.stderr;
+  const { setInterval } = globalThis;
+  const { promise: blocked, resolve: unblock } = Promise.withResolvers<void>();
+  const lines: string[] = [];
+  let tick = () => {};
+  Deno.stderr.isTerminal = () => true;
+  Deno.stderr.write = async (p) => {
+    lines.push(new TextDecoder().decode(p));
+    await blocked;
+    return p.length;
+  };
+  Object.assign(globalThis, { setInterval: (fn: () => void) => tick = fn });
+  try {
+    await using out = new StreamBuffer(() => {});
+    const { stop } = showProgress({
+      ...{ out, mode: "records", start: 0, size: undefined, quiet: false },
+    });
+    for (let i = 0; i < 100; i++) tick();
+    stop();
+    unblock();
+    await stderr.end();
+  } finally {
+    Object.assign(Deno.stderr, { isTerminal, write });
+    globalThis.setInterval = setInterval;
+  }
+  assertEquals(lines.length, 3, "the first, the last and the erasing one");
+});
 
 /** What the command prints on a terminal. */
 async function onTerminal(command: string[]): Promise<string> {

@@ -4,6 +4,7 @@ import {
   dropTimers,
   linesOf,
   logTimers,
+  muteStderr,
   received,
   runLastLine,
   start,
@@ -31,17 +32,16 @@ function replaceSignals(): Disposable & {
   interrupt(): void;
 } {
   const { addSignalListener, removeSignalListener } = Deno;
-  const { error } = console;
+  const muted = muteStderr();
   const listeners = new Set<() => void>();
   Deno.addSignalListener = (_, listener) => void listeners.add(listener);
   Deno.removeSignalListener = (_, listener) => void listeners.delete(listener);
-  console.error = () => {};
   return {
     listeners,
     interrupt: () => listeners.forEach((listener) => listener()),
     [Symbol.dispose]() {
       Object.assign(Deno, { addSignalListener, removeSignalListener });
-      console.error = error;
+      muted[Symbol.dispose]();
     },
   };
 }

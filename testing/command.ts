@@ -42,6 +42,13 @@ export async function run(
   return await child.outcome;
 }
 
+/** Drops what this process writes to standard error, as the command does. */
+export function muteStderr(): Disposable {
+  const { write } = Deno.stderr;
+  Deno.stderr.write = (p) => Promise.resolve(p.length);
+  return { [Symbol.dispose]: () => void (Deno.stderr.write = write) };
+}
+
 /** Responds with 400, and with what should stay secret. */
 export const refuseWithEcho: Behaviour = async (exchange) => {
   const { headers, path } = exchange.request;

@@ -1,0 +1,212 @@
+import { assert, assertEquals, assertMatch } from "@std/assert";
+import { type Child, PERMISSIONS } from "../testing/child.ts";
+import {
+  after,
+  linesOf,
+  run,
+  start,
+  startRefusingTusServer,
+  writeEach,
+} from "../testing/command.ts";
+import { fakeTime } from "../testing/fake_time.ts";
+import { FaultyServer, never, respond } from "../testing/faulty_server.ts";
+import { temporary } from "../testing/temporary.ts";
+import { MessageStream } from "./log.ts";
+
+const decoder = new TextDecoder();
+
+/** A file that collects what is written to it, a few bytes at a time. */
+function slowFile() {
+  const file = {
+    text: "",
+    write(p: Uint8Array): Promise<number> {
+      const size = Math.min(p.length, 3);
+      file.text += decoder.decode(p.subarray(0, size));
+      return Promise.resolve(size);
+    },
+  };
+  return file;
+}
+
+Deno.test("MessageStream.end() waits until everything has been written, in order", async () => {
+  const file = slowFile();
+  const stream = new MessageStream(file);
+  stream.write("a message\n");
+  stream.write("another one\n");
+  assertEquals([stream.isIdle, file.text], [false, ""]);
+  await stream.end();
+  assertEquals([stream.isIdle, file.text], [true, "a message\nanother one\n"]);
+});
+
+Deno.test("MessageStream goes on after a message that could not be written", async () => {
+  const file = slowFile();
+  const { write } = file;
+  const stream = new MessageStream(file);
+  file.write = () => Promise.reject(new Error("the disk is full"));
+  stream.write("lost");
+  await stream.end();
+  file.write = () => {
+    throw new Error("the disk is full");
+  };
+  stream.write("lost");
+  await stream.end();
+  file.write = write;
+  stream.write("found");
+  await stream.end();
+  assertEquals([stream.isIdle, file.text], [true, "found"]);
+});
+
+Deno.test("MessageStream drops messages when too many are waiting", async () => {
+  const { promise: blocked, resolve: unblock } = Promise.withResolvers<void>();
+  let size = 0;
+  const stream = new MessageStream({
+    async write(p) {
+      await blocked;
+      size += p.length;
+      return p.length;
+    },
+  });
+  for (let i = 0; i < 1_000; i++) stream.write("x".repeat(1_000));
+  unblock();
+  await stream.end();
+  assertEquals([size, stream.isIdle], [65_000, true]);
+  stream.write("and more");
+  await stream.end();
+  assertEquals(size, 65_008);
+});
+
+Deno.test("MessageStream.end() waits no longer than a second", async () => {
+  using time = fakeTime();
+  const stream = new MessageStream({ write: () => new Promise(() => {}) });
+  stream.write("stuck");
+  let ended = false;
+  const ending = stream.end().then(() => ended = true);
+  await time.tickAsync(999);
+  assertEquals(ended, false);
+  await time.tickAsync(1);
+  await ending;
+  assertEquals(time.countTimers(), 0);
+});
+
+/**
+ * Shell commands that make standard error unfit to be written to; they run in an
+ * empty folder.
+ */
+const BROKEN: Record<string, string> = {
+  "a full disk": "exec 2>/dev/full",
+  "closed": "exec 2>&-",
+  "a pipe whose reader has gone": "mkfifo p; exec 3<>p 2>p 3>&-",
+  "a pipe that nobody reads": "mkfifo p; exec 2<>p; head -c 65536 /dev/zero >p",
+  // `script` makes a terminal, which goes when the command of `script` ends.
+  "a terminal that has gone": `mkfifo ready end
+    script -qc 'tty > ready; read line < end' /dev/null > /dev/null &
+    read tty < ready
+    exec 2> $tty
+    echo > end
+    wait`,
+};
+/** Linux has all of that, except `script`, which may have to be installed. */
+const ignore = Deno.build.os !== "linux" ||
+  !new Deno.Command("sh", { args: ["-c", "command -v script"] })
+    .outputSync().success;
+
+for (const [what, shell] of Object.entries(BROKEN)) {
+  /** Starts the command; `shell` makes one of its outputs unfit. */
+  const startBroken = async (
+    args: string[],
+    permissions = PERMISSIONS,
+    output: 1 | 2 = 2,
+  ): Promise<Child> => {
+    const folder = await temporary();
+    const redirect = shell.replace(/\b2(?=[<>])/g, `${output}`);
+    const prelude = `cd ${folder.file("")}\n${redirect}`;
+    const running = start(args, permissions, prelude);
+    return {
+      ...running,
+      async [Symbol.asyncDispose]() {
+        await running[Symbol.asyncDispose]();
+        await folder[Symbol.asyncDispose]();
+      },
+    };
+  };
+  /** Runs it to its end, and returns the exit code. */
+  const codeOf = async (
+    args: string[],
+    input = "",
+    permissions?: string[],
+    output?: 1 | 2,
+  ): Promise<number> => {
+    await using running = await startBroken(args, permissions, output);
+    await running.write(input).then(() => running.end()).catch(() => {});
+    const { code, signal, stderr } = await running.outcome;
+    assertEquals([signal, stderr], [null, ""]);
+    return code;
+  };
+  const test = (title: string, fn: () => Promise<void>) =>
+    Deno.test(`cli ${title} ${what}`, { ignore }, fn);
+
+  test("delivers when standard error is", async () => {
+    await using server = new FaultyServer([respond(503)]);
+    assertEquals(await codeOf([server.url], "data"), 0);
+    assertEquals(server.bodies, ["data", "data"]);
+    await using tus = await startRefusingTusServer();
+    assertEquals(await codeOf(["--tus", tus.url], "data"), 0);
+    assertEquals(tus.server.uploads(), 1);
+  });
+
+  test("saves what it could not deliver when standard error is", async () => {
+    await using folder = await temporary();
+    const unsent = folder.file("unsent");
+    const text = linesOf(3_000_000);
+    await using server = new FaultyServer([respond(200)], respond(400));
+    const args = ["--lines", "--unsent", unsent, server.url];
+    assertEquals(await codeOf(args, text), 1);
+    const whole = server.bodies[0]! + Deno.readTextFileSync(unsent);
+    assert(whole === text, "bytes are missing");
+  });
+
+  test("saves what it has read after a signal when standard error is", async () => {
+    await using folder = await temporary();
+    const unsent = folder.file("unsent");
+    await using server = new FaultyServer([respond(200)], never);
+    await using running = await startBroken([
+      ...["--interval", "10ms", "--unsent", unsent],
+      server.url,
+    ]);
+    await writeEach(running, server, "one", "two");
+    running.kill("SIGTERM");
+    // Another one, as two of a kind may be merged into one.
+    running.kill("SIGINT");
+    assertEquals((await running.outcome).code, 1);
+    assertEquals(Deno.readTextFileSync(unsent), "two");
+  });
+
+  test("exits as usual when standard error is", async () => {
+    assertEquals(await codeOf(["nonsense"]), 2);
+    const mistaken = after(makeMistake);
+    assertEquals(await codeOf(["http://127.0.0.1/"], "", mistaken), 1);
+  });
+
+  test("--help and --version exit as usual when standard output is", async () => {
+    for (const option of ["--help", "--version"]) {
+      assertEquals(await codeOf([option], "", [], 1), 0);
+    }
+  });
+}
+
+/** Makes the command fail in a way that it does not expect. */
+function makeMistake(): void {
+  Deno.addSignalListener = () => {
+    throw new RangeError("a mistake");
+  };
+}
+
+Deno.test("cli reports a mistake of its own with its stack", async () => {
+  const { code, stderr } = await run(
+    ["http://127.0.0.1/"],
+    "",
+    after(makeMistake),
+  );
+  assertEquals(code, 1);
+  assertMatch(stderr, /^stream-buffer: RangeError: a mistake\n +at .*\n/);
+});
