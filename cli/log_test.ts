@@ -1,5 +1,10 @@
 import { assert, assertEquals, assertMatch } from "@std/assert";
-import { type Child, PERMISSIONS } from "../testing/child.ts";
+import {
+  breakOutput,
+  BROKEN_OUTPUTS,
+  CAN_BREAK_OUTPUT,
+} from "../testing/broken_output.ts";
+import { PERMISSIONS } from "../testing/child.ts";
 import {
   after,
   linesOf,
@@ -88,62 +93,23 @@ Deno.test("MessageStream.end() waits no longer than a second", async () => {
   assertEquals(time.countTimers(), 0);
 });
 
-/**
- * Shell commands that make standard error unfit to be written to; they run in an
- * empty folder.
- */
-const BROKEN: Record<string, string> = {
-  "a full disk": "exec 2>/dev/full",
-  "closed": "exec 2>&-",
-  "a pipe whose reader has gone": "mkfifo p; exec 3<>p 2>p 3>&-",
-  "a pipe that nobody reads": "mkfifo p; exec 2<>p; head -c 65536 /dev/zero >p",
-  // `script` makes a terminal, which goes when the command of `script` ends.
-  "a terminal that has gone": `mkfifo ready end
-    script -qc 'tty > ready; read line < end' /dev/null > /dev/null &
-    read tty < ready
-    exec 2> $tty
-    echo > end
-    wait`,
-};
-/** Linux has all of that, except `script`, which may have to be installed. */
-const ignore = Deno.build.os !== "linux" ||
-  !new Deno.Command("sh", { args: ["-c", "command -v script"] })
-    .outputSync().success;
-
-for (const [what, shell] of Object.entries(BROKEN)) {
-  /** Starts the command; `shell` makes one of its outputs unfit. */
-  const startBroken = async (
-    args: string[],
-    permissions = PERMISSIONS,
-    output: 1 | 2 = 2,
-  ): Promise<Child> => {
-    const folder = await temporary();
-    const redirect = shell.replace(/\b2(?=[<>])/g, `${output}`);
-    const prelude = `cd ${folder.file("")}\n${redirect}`;
-    const running = start(args, permissions, prelude);
-    return {
-      ...running,
-      async [Symbol.asyncDispose]() {
-        await running[Symbol.asyncDispose]();
-        await folder[Symbol.asyncDispose]();
-      },
-    };
-  };
-  /** Runs it to its end, and returns the exit code. */
+for (const what of BROKEN_OUTPUTS) {
+  /** Runs the command to its end, and returns the exit code. */
   const codeOf = async (
     args: string[],
     input = "",
-    permissions?: string[],
-    output?: 1 | 2,
+    permissions = PERMISSIONS,
+    output: 1 | 2 = 2,
   ): Promise<number> => {
-    await using running = await startBroken(args, permissions, output);
+    await using broken = await breakOutput(what, output);
+    await using running = start(args, permissions, broken.shell);
     await running.write(input).then(() => running.end()).catch(() => {});
     const { code, signal, stderr } = await running.outcome;
     assertEquals([signal, stderr], [null, ""]);
     return code;
   };
   const test = (title: string, fn: () => Promise<void>) =>
-    Deno.test(`cli ${title} ${what}`, { ignore }, fn);
+    Deno.test(`cli ${title} ${what}`, { ignore: !CAN_BREAK_OUTPUT }, fn);
 
   test("delivers when standard error is", async () => {
     await using server = new FaultyServer([respond(503)]);
@@ -169,10 +135,12 @@ for (const [what, shell] of Object.entries(BROKEN)) {
     await using folder = await temporary();
     const unsent = folder.file("unsent");
     await using server = new FaultyServer([respond(200)], never);
-    await using running = await startBroken([
-      ...["--interval", "10ms", "--unsent", unsent],
-      server.url,
-    ]);
+    await using broken = await breakOutput(what);
+    await using running = start(
+      ["--interval", "10ms", "--unsent", unsent, server.url],
+      PERMISSIONS,
+      broken.shell,
+    );
     await writeEach(running, server, "one", "two");
     running.kill("SIGTERM");
     // Another one, as two of a kind may be merged into one.

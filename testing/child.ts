@@ -126,14 +126,16 @@ export interface Scope {
  * Runs `script` in a process of its own. The function is passed on as text, and
  * so can use its scope and the globals, but no variables around it.
  *
- * @param options Flags for `deno run`, and further arguments for the script.
+ * @param options Flags for `deno run`, further arguments for the script, and
+ *   commands for a shell as for {@linkcode run}.
  */
 export function start(
   url: string,
   script: (scope: Scope) => unknown,
-  { permissions = ["-A"], args = [] }: {
+  { permissions = ["-A"], args = [], shell }: {
     permissions?: string[];
     args?: string[];
+    shell?: string | undefined;
   } = {},
 ): Child {
   const module = (name: string) =>
@@ -147,7 +149,7 @@ export function start(
     const modules = { StreamBuffer, streamTo, TusSender, UploadSender };
     await (${script})({ ...modules, url, args, readByte });`;
   const data = `data:text/javascript,${encodeURIComponent(code)}`;
-  return run([...permissions, data, url, ...args]);
+  return run([...permissions, data, url, ...args], shell);
 }
 
 // -- The command --
