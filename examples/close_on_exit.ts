@@ -17,19 +17,21 @@ export function closeOnExit(out: StreamBuffer, unsent: string): void {
   const end = async (code: number) => {
     closing = true;
     await out.close().catch(() => {}); // reported by "unload", below
+    const timeout = new Promise((resolve) => setTimeout(resolve, 1_000));
+    await Promise.race([reported, timeout]);
     Deno.exit(code);
   };
 
   // Without preventDefault() the process would exit before close() has settled.
   addEventListener("unhandledrejection", (event) => {
     event.preventDefault();
-    show(event.reason);
     void end(1);
+    show(event.reason);
   });
   addEventListener("error", (event) => {
     event.preventDefault();
-    show(event.error);
     void end(1);
+    show(event.error);
   });
   const signals = Deno.build.os === "windows"
     ? { SIGINT: 130, SIGBREAK: 149 }
@@ -53,8 +55,23 @@ export function closeOnExit(out: StreamBuffer, unsent: string): void {
     const left = out.takeUnsent();
     if (left.length === 0) return;
     Deno.writeFileSync(unsent, left, { append: true });
-    console.error(`${left.length} bytes not acknowledged, saved in ${unsent}`);
+    report(`${left.length} bytes not acknowledged, saved in ${unsent}`);
+    // Another thread writes that: give it a moment.
+    Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 500);
   });
+}
+
+/** Resolves when all messages have been written, or could not be. */
+let reported: Promise<unknown> = Promise.resolve();
+
+/**
+ * Prints a message in the background. `console.error` throws when the terminal has
+ * gone or the disk is full, and waits for whoever reads a full pipe: neither may
+ * keep the rest from being sent, or saved.
+ */
+function report(message: string): void {
+  const text = new TextEncoder().encode(`${message}\n`);
+  reported = Deno.stderr.write(text).catch(() => {}); // one after another
 }
 
 /** Deno does not print the two errors within a `SuppressedError`. */
@@ -63,6 +80,6 @@ function show(error: unknown): void {
     show(error.suppressed);
     show(error.error);
   } else {
-    console.error("Uncaught", error);
+    report(`Uncaught ${Deno.inspect(error)}`);
   }
 }

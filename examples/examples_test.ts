@@ -7,6 +7,11 @@ import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
 import { fileURLToPath } from "node:url";
 import { streamTo } from "../mod.ts";
 import {
+  breakOutput,
+  BROKEN_OUTPUTS,
+  CAN_BREAK_OUTPUT,
+} from "../testing/broken_output.ts";
+import {
   type Child,
   type Outcome,
   preload,
@@ -14,6 +19,7 @@ import {
   type Scope,
   start as startScript,
 } from "../testing/child.ts";
+import { LIMIT } from "../testing/command.ts";
 import {
   type Behaviour,
   close,
@@ -259,8 +265,6 @@ for (const [how, expected] of Object.entries(ENDS)) {
   for (const state of ["works", "is down", "stalls"]) {
     // With a server that stalls, only a second signal ends the process soon.
     if (state === "stalls" && !how.startsWith("SIG")) continue;
-    // The buffer goes on trying, so that the script does not end.
-    if (state === "is down" && how === "the end of the script") continue;
     Deno.test(
       `close_on_exit.ts loses nothing after ${how} while the server ${state}`,
       { ignore: WINDOWS },
@@ -268,9 +272,12 @@ for (const [how, expected] of Object.entries(ENDS)) {
         const last = { "works": respond(200), "is down": close }[state] ??
           never;
         const { release, behaviour } = held(last);
+        // A batch that is to be sent again keeps a script alive that only ends: it
+        // goes on when the server is back.
+        const isBack = how === "the end of the script";
         await using server = new FaultyServer(
           [respond(200), respond(200), behaviour],
-          last,
+          isBack ? respond(200) : last,
         );
         await using folder = await temporary();
         const unsent = folder.file("unsent", "before ");
@@ -297,12 +304,52 @@ for (const [how, expected] of Object.entries(ENDS)) {
         const [, saved] = Deno.readTextFileSync(unsent).split("before ");
         assert(saved !== undefined, "the file was overwritten");
         assertEquals(stderr.includes("saved in"), saved !== "");
-        const acknowledged = state === "works" && how !== "Deno.exit()"
-          ? ["one.", "two.", "six.", "end"]
-          : ["one.", "two."];
+        const acknowledged =
+          isBack || (state === "works" && how !== "Deno.exit()")
+            ? ["one.", "two.", "six.", "end"]
+            : ["one.", "two."];
         assertEquals(acknowledged.join("") + saved, "one.two.six.end");
-        assertEquals(server.bodies.slice(0, acknowledged.length), acknowledged);
+        const { bodies } = server;
+        assertEquals(
+          bodies.filter((body, i) => body !== bodies[i - 1])
+            .slice(0, acknowledged.length),
+          acknowledged,
+        );
       },
     );
   }
+}
+
+for (const what of BROKEN_OUTPUTS) {
+  Deno.test(
+    `close_on_exit.ts saves what is left, and exits as usual, when standard error is ${what}`,
+    {
+      ignore: !CAN_BREAK_OUTPUT,
+    },
+    async () => {
+      for (const [how, expected] of Object.entries(ENDS)) {
+        // With a server that stays away, that does not come.
+        if (how === "the end of the script") continue;
+        await using server = new FaultyServer(
+          [respond(200), respond(200)],
+          close,
+        );
+        await using folder = await temporary();
+        const unsent = folder.file("unsent", "");
+        const example = import.meta.resolve("./close_on_exit.ts");
+        await using broken = await breakOutput(what);
+        await using child = startScript(server.url, writeAndEnd, {
+          ...{ args: [example, unsent, how], shell: broken.shell },
+        });
+        await child.waitForOutput("ready");
+        if (how.startsWith("SIG")) child.kill(how as Deno.Signal);
+        else await child.write("x");
+        const limit = setTimeout(() => child.kill("SIGKILL"), LIMIT);
+        const { code, stderr } = await child.outcome;
+        clearTimeout(limit);
+        assertEquals([how, code, stderr], [how, expected, ""]);
+        assertEquals(Deno.readTextFileSync(unsent), "six.end");
+      }
+    },
+  );
 }
