@@ -2,62 +2,112 @@
  * `--lines`: writes to the buffer in whole lines, so that no request begins or
  * ends within one.
  */
-import { Buffer } from "node:buffer";
 import type { Reader, StreamBuffer } from "../mod.ts";
 
 /** The size of a read in bytes: what a request holds by default. */
 const READ_SIZE = 256 * 1024;
+/**
+ * The longest line in bytes, with its newline, unless `--capacity` is larger: a
+ * line is kept in memory until it has ended, and then sent in one request.
+ */
+export const MAX_LINE: number = 16 * 1024 * 1024;
 const NEWLINE = 10;
 
 /** Writes whole lines; each write has as many of them as fit into one request. */
 export class LineWriter {
   readonly #out: StreamBuffer;
   readonly #capacity: number;
-  /**
-   * The bytes that were read and that `out` has not accepted, in order. Normally
-   * they are the beginning of a line; after a failure they have to be saved.
-   */
-  unaccepted: Uint8Array[] = [];
+  readonly #maxLine: number;
+  /** What was read and not accepted yet is between #start and #end. */
+  #store = new Uint8Array(READ_SIZE);
+  #start = 0;
+  #end = 0;
 
-  /** @param capacity That of `out`, which must send a longer write whole. */
-  constructor(out: StreamBuffer, capacity: number) {
+  /**
+   * @param capacity That of `out`, which must send a longer write whole.
+   * @param maxLine The longest line in bytes.
+   */
+  constructor(
+    out: StreamBuffer,
+    capacity: number,
+    maxLine: number = Math.max(MAX_LINE, capacity),
+  ) {
     this.#out = out;
     this.#capacity = capacity;
+    this.#maxLine = maxLine;
   }
 
-  /** Writes everything from `reader`. The last line need not end in a newline. */
+  /**
+   * The bytes that were read and that `out` has not accepted. Normally they are
+   * the beginning of a line; after a failure they have to be saved.
+   */
+  get unaccepted(): Uint8Array {
+    return this.#store.subarray(this.#start, this.#end);
+  }
+
+  /**
+   * Writes everything from `reader`. The last line need not end in a newline.
+   *
+   * @throws {Error} If a line is too long. The lines before it have been delivered.
+   */
   async readFrom(reader: Reader): Promise<void> {
     for (;;) {
-      const chunk = new Uint8Array(READ_SIZE);
-      const size = await reader.read(chunk);
+      const room = this.#makeRoom();
+      const size = await reader.read(room);
       if (size === null) break;
-      const read = chunk.subarray(0, size);
-      this.unaccepted.push(read);
-      // Until its line ends, a read is only kept: joining the pieces each time
-      // would copy a long line again and again.
-      if (read.includes(NEWLINE)) await this.#write(false);
+      this.#end += size;
+      // Until its line ends, a read is only kept: searching everything each time
+      // would read a long line again and again.
+      if (room.subarray(0, size).includes(NEWLINE)) await this.#write(false);
+      else await this.#checkLine(this.unaccepted.length);
     }
     await this.#write(true);
   }
 
+  /** Makes room for a read, behind what is there. */
+  #makeRoom(): Uint8Array {
+    const kept = this.unaccepted;
+    if (kept.length === this.#store.length) {
+      const size = Math.min(2 * kept.length, this.#maxLine + READ_SIZE);
+      this.#store = new Uint8Array(size);
+      this.#store.set(kept);
+    } else if (this.#start > 0) {
+      this.#store.copyWithin(0, this.#start, this.#end);
+    }
+    this.#start = 0;
+    this.#end = kept.length;
+    return this.#store.subarray(this.#end, this.#end + READ_SIZE);
+  }
+
   /** Writes the whole lines, and at the end of the input also a partial one. */
   async #write(isEnd: boolean): Promise<void> {
-    let bytes = this.unaccepted.length === 1
-      ? this.unaccepted[0]!
-      : Buffer.concat(this.unaccepted);
     for (;;) {
+      const bytes = this.unaccepted;
       const size = sizeOfLines(bytes, this.#capacity, isEnd);
+      await this.#checkLine(size || bytes.length);
       if (size === 0) break;
       const before = this.#out.stats.bytesAccepted;
       try {
         await this.#out.write(bytes.subarray(0, size));
       } finally {
         // A write that rejects may have been accepted in part.
-        const accepted = this.#out.stats.bytesAccepted - before;
-        bytes = bytes.subarray(accepted);
-        this.unaccepted = [bytes];
+        this.#start += this.#out.stats.bytesAccepted - before;
       }
     }
+  }
+
+  /**
+   * Throws if a line is too long. It will never fit, so what comes before it is
+   * sent first.
+   *
+   * @param size How much there is of it; or of several lines, which fit.
+   */
+  async #checkLine(size: number): Promise<void> {
+    if (size <= this.#maxLine) return;
+    await this.#out.flush();
+    throw new Error(
+      `cannot send a line of more than ${this.#maxLine} bytes in one request; raise --capacity above the longest line, or leave out --lines`,
+    );
   }
 }
 

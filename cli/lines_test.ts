@@ -8,7 +8,8 @@ import { Buffer } from "node:buffer";
 import { type Reader, StreamBuffer } from "../mod.ts";
 import { linesOf, received, run, start } from "../testing/command.ts";
 import { FaultyServer, respond } from "../testing/faulty_server.ts";
-import { LineWriter, sizeOfLines } from "./lines.ts";
+import { temporary } from "../testing/temporary.ts";
+import { LineWriter, MAX_LINE, sizeOfLines } from "./lines.ts";
 
 for (const capacity of [1, 7, 8, 9, 20, 1000]) {
   Deno.test(`cli --lines never splits a line, at capacity ${capacity}`, async () => {
@@ -98,7 +99,7 @@ Deno.test("LineWriter.readFrom() joins a line that several reads gave", async ()
   await lines.readFrom(readerOf("a", "b", "c", "d", "e\nf", "\ng"));
   await out.close();
   assertEquals(sent, ["abcde\n", "f\ng"]);
-  assertEquals(Buffer.concat(lines.unaccepted).length, 0);
+  assertEquals(lines.unaccepted.length, 0);
 });
 
 Deno.test("LineWriter.readFrom() keeps what was not accepted when a write fails", async () => {
@@ -108,7 +109,7 @@ Deno.test("LineWriter.readFrom() keeps what was not accepted when a write fails"
   const lines = new LineWriter(out, 4);
   await assertRejects(() => lines.readFrom(readerOf("ab\ncd\nef\ngh", "ij")));
   await out.abort();
-  const kept = Buffer.concat([out.takeUnsent(), ...lines.unaccepted]);
+  const kept = Buffer.concat([out.takeUnsent(), lines.unaccepted]);
   assertEquals(kept.toString(), "ab\ncd\nef\ngh");
 });
 
@@ -125,6 +126,94 @@ Deno.test("LineWriter.readFrom() writes no half line when a read fails", async (
   };
   await assertRejects(() => lines.readFrom(failing), Error, "gone");
   assertEquals(out.stats.bytesAccepted, 4);
-  assertEquals(Buffer.concat(lines.unaccepted).toString(), "half");
+  assertEquals(Buffer.from(lines.unaccepted).toString(), "half");
   await out.close();
+});
+
+for (
+  const [title, chunks, accepted] of [
+    ["that ends in a newline", ["one\n", "123456789\n", "two\n"], undefined],
+    ["that ends the input", ["one\n123456789", "0"], undefined],
+    ["and one byte more", ["one\n", "1234567890\n", "two\n"], "one\n"],
+    ["and one byte more, in one read", ["one\n1234567890\ntwo\n"], "one\n"],
+    ["and one byte more, in pieces", ["one\n", ..."12345678901"], "one\n"],
+  ] as [string, string[], string | undefined][]
+) {
+  Deno.test(`LineWriter.readFrom() and a line of maxLine bytes ${title}`, async () => {
+    const text = chunks.join("");
+    const sent: string[] = [];
+    await using out = new StreamBuffer((bytes) => {
+      sent.push(new TextDecoder().decode(bytes));
+    }, { capacity: 4, oversize: "whole" });
+    const lines = new LineWriter(out, 4, 10);
+    const reading = lines.readFrom(readerOf(...chunks));
+    if (accepted === undefined) await reading;
+    else {
+      await assertRejects(
+        () => reading,
+        Error,
+        "cannot send a line of more than 10 bytes in one request; raise --capacity",
+      );
+    }
+    await out.flush();
+    assertEquals(sent.join(""), accepted ?? text);
+    // A read that follows the line is not lost either.
+    const kept = Buffer.from(lines.unaccepted).toString();
+    assert(text.slice(sent.join("").length).startsWith(kept), kept);
+    assertEquals(kept === "", accepted === undefined);
+  });
+}
+
+Deno.test("cli --lines sends the lines before one that is too long, and saves the rest", async () => {
+  await using server = new FaultyServer();
+  await using folder = await temporary();
+  const unsent = folder.file("unsent");
+  const long = "x".repeat(MAX_LINE);
+  const { code, stderr } = await run(
+    ["--lines", "--unsent", unsent, server.url],
+    `one\n${long}\nthe rest`,
+  );
+  assertEquals([code, received(server)], [1, "one\n"]);
+  assertStringIncludes(
+    stderr,
+    "cannot send a line of more than 16777216 bytes in one request; raise --cap",
+  );
+  const saved = Deno.readTextFileSync(unsent);
+  assert(saved === `${long}\nthe rest`, "other bytes were saved");
+});
+
+Deno.test("cli --lines sends a line as long as --capacity, whatever that is", async () => {
+  await using server = new FaultyServer();
+  const long = `${"x".repeat(MAX_LINE)}\n`;
+  const args = ["--lines", "--capacity", `${long.length}`, server.url];
+  const { code } = await run(args, long);
+  assertEquals([code, server.bodies.map(({ length }) => length)], [0, [
+    long.length,
+  ]]);
+});
+
+Deno.test("cli --lines uses little memory, however long a line is", {
+  ignore: Deno.build.os !== "linux",
+}, async () => {
+  await using server = new FaultyServer();
+  await using folder = await temporary();
+  for (const options of [[], ["--unsent", folder.file("unsent")]]) {
+    await using running = start(["--lines", ...options, server.url]);
+    const chunk = new Uint8Array(2 ** 20);
+    let peak = 0;
+    for (let i = 0; i < 100; i++) {
+      const isRead = await running.write(chunk).then(() => true, () => false);
+      if (!isRead) break; // it has failed
+      const status = await Deno.readTextFile(`/proc/${running.pid}/status`)
+        .catch(() => "");
+      peak = Math.max(
+        peak,
+        Number(status.match(/VmHWM:\s+(\d+) kB/)?.[1] ?? 0),
+      );
+    }
+    await running.end().catch(() => {});
+    assertEquals((await running.outcome).code, 1);
+    assert(peak > 0 && peak < 300_000, `a peak of ${peak} kB`);
+  }
+  assertEquals(server.bodies, []);
 });

@@ -159,7 +159,7 @@ async function saveUndelivered(
 ): Promise<boolean> {
   async function* undelivered() {
     yield out.takeUnsent();
-    yield* lines?.unaccepted ?? [];
+    if (lines !== undefined) yield lines.unaccepted;
     yield* input.remaining();
   }
   if (unsent !== undefined) {

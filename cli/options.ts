@@ -35,7 +35,7 @@ Options:
                          (default: 1s). 0: send only full requests, and the rest
                          at the end.
       --lines            Never split a line. One that is longer than --capacity
-                         is sent in a request of its own.
+                         is sent in a request of its own, up to 16M.
       --compress [FORMAT]
                          Compress with gzip (default), deflate or brotli.
       --timeout TIME     Time limit for one attempt, including the response
