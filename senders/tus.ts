@@ -141,7 +141,8 @@ export interface TusSenderOptions extends AttemptOptions {
 export class TusSender implements Sender {
   readonly #requests: Requests;
   readonly #retries: RetryLoop;
-  readonly #metadata: string;
+  /** As in the header `Upload-Metadata`. */
+  #metadata: string;
   readonly #checksum: boolean;
   readonly #terminate: boolean;
   /** Aborted by `abort`. */
@@ -383,6 +384,16 @@ export class TusSender implements Sender {
   }
 
   /**
+   * What describes the object: as given in the options, or after
+   * {@linkcode TusSender.resume} as the server reports it, if it does.
+   *
+   * @returns The values by their names, in bytes; a text is encoded as UTF-8.
+   */
+  get metadata(): Record<string, Uint8Array<ArrayBuffer>> {
+    return decodeMetadata(this.#metadata);
+  }
+
+  /**
    * Why the latest attempt failed.
    *
    * @returns The failure; `undefined` before the first attempt, and after one
@@ -566,6 +577,7 @@ export class TusSender implements Sender {
     const response = await this.#request({ method: "HEAD", url }, attempt);
     if (response instanceof SendError) return response;
     if (!response.ok) return response.toError(adviceOnUpload(response));
+    this.#metadata = response.headers.get("Upload-Metadata") ?? this.#metadata;
     const length = integer(response, "Upload-Length");
     const expected = this.#length ?? length;
     if (length !== undefined && length !== expected) {
@@ -718,6 +730,22 @@ function encodeMetadata(metadata: Record<string, string | Uint8Array>): string {
     }
     return `${name} ${toBase64(value)}`.trimEnd();
   }).join(",");
+}
+
+/** The metadata of a server. A value that is not in base64 is left out. */
+function decodeMetadata(text: string): Record<string, Uint8Array<ArrayBuffer>> {
+  return Object.fromEntries(
+    text.split(",").flatMap((entry) => {
+      const [name, value = ""] = entry.trim().split(" ");
+      if (!name) return [];
+      try {
+        const bytes = atob(value);
+        return [[name, Uint8Array.from(bytes, (byte) => byte.charCodeAt(0))]];
+      } catch {
+        return [];
+      }
+    }),
+  );
 }
 
 function toBase64(bytes: Uint8Array): string {

@@ -300,6 +300,39 @@ Deno.test("metadata is sent in base64, both text and bytes", async () => {
   );
 });
 
+Deno.test("metadata is as given, and after resume() as the server has it", async () => {
+  const text = (bytes: Uint8Array) => new TextDecoder().decode(bytes);
+  const textOf = ({ metadata }: TusSender) =>
+    Object.entries(metadata).map(([name, value]) => `${name}=${text(value)}`);
+  await using server = await startTusServer();
+  const sender = new TusSender(server.url, {
+    metadata: { filename: "é€😀.txt", "is-empty": "", "!-+~": BYTES },
+  });
+  const expected = ["filename=é€😀.txt", "is-empty=", `!-+~=${text(BYTES)}`];
+  assertEquals(textOf(sender), expected);
+  const url = await sender.create();
+  assertEquals(textOf(sender), expected);
+  assertEquals(textOf(await TusSender.resume(url)), expected);
+});
+
+Deno.test("metadata of resume() leaves out what cannot be decoded", async () => {
+  for (
+    const [value, names] of [
+      ["", []],
+      [" , ,", []],
+      ["a !!!,b Yg==,__proto__ YQ==", ["b", "__proto__"]],
+      ["constructor YQ== YQ==,a", ["constructor", "a"]],
+    ] as const
+  ) {
+    const headers = { "upload-offset": "0", "upload-metadata": value };
+    await using server = new FaultyServer([offers(), respond(200, headers)]);
+    const { metadata } = await TusSender.resume(server.url);
+    assertEquals(Object.keys(metadata), [...names]);
+  }
+  await using server = new FaultyServer([offers(), at(0)]);
+  assertEquals((await TusSender.resume(server.url)).metadata, {});
+});
+
 Deno.test("the header function is called for each request", async () => {
   const calls: string[] = [];
   await using given = setUp([at(10), at(10, 10)], {

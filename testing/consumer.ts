@@ -180,7 +180,8 @@ export async function upload(): Promise<string | undefined> {
   };
   const resumable = new TusSender(URL_TEXT, tusOptions);
   const resumed = await TusSender.resume(await resumable.create(), attempts);
-  console.log(resumed.offset, resumed.length, resumed.lastFailure);
+  const filename: Uint8Array | undefined = resumed.metadata.filename;
+  console.log(resumed.offset, resumed.length, filename, resumed.lastFailure);
   return resumed.url;
 }
 
