@@ -1,28 +1,63 @@
-/** The files of the command line: whether they can be read, and their sizes. */
+/** The files of the command line: what is known of them before they are read. */
+import { createHash } from "node:crypto";
 import { resolve } from "node:path";
 import { AccessError, tryTo } from "./errors.ts";
 
+/** How much of the beginning of each file is in a fingerprint, in bytes. */
+const HEAD_SIZE = 64 * 1024;
+/** A fingerprint. Another program may describe its uploads by other values. */
+const FINGERPRINT = /^v1-[0-9a-f]{64}$/;
+
+/** An input that consists of files, whose sizes can be relied on. */
+export interface InputInfo {
+  /** The size of the object in bytes, of which the files are the end. */
+  readonly size: number;
+  /**
+   * Differs if the files do: in their sizes, the times of their last modification,
+   * or their first 64 KiB. A file is too large to be read twice.
+   */
+  readonly fingerprint: string;
+}
+
 /**
- * The size of the object: `offset`, plus the sizes of the files, which are its end.
+ * Finds out what is known of the input.
  *
  * @param files Paths; `-` is standard input.
  * @param offset Where in the object the first file begins.
- * @returns The size in bytes; `undefined` if it cannot be known before reading.
+ * @returns What is known; `undefined` if that is nothing before it is read.
  * @throws {AccessError} If a file cannot be read.
  */
-export async function objectSize(
+export async function inspectInput(
   files: readonly string[],
   offset: number,
-): Promise<number | undefined> {
-  let size: number | undefined = offset;
-  for (const file of files) {
-    const stat = file === "-" ? undefined : await statInput(file);
-    // Some systems have files that claim to be empty and are not (/proc).
-    size = size === undefined || !stat?.isFile || stat.size === 0
-      ? undefined
-      : size + stat.size;
+): Promise<InputInfo | undefined> {
+  let size = offset;
+  let isKnown = true;
+  const hash = createHash("sha256");
+  for (const path of files) {
+    const file = path === "-" ? undefined : await inspectFile(path);
+    isKnown &&= file !== undefined;
+    if (file === undefined) continue; // the others must be readable, too
+    size += file.size;
+    hash.update(`${file.size} ${file.modified}\n`).update(file.head);
   }
-  return size;
+  return isKnown
+    ? { size, fingerprint: `v1-${hash.digest("hex")}` }
+    : undefined;
+}
+
+/**
+ * Whether an upload was begun with an input other than this one.
+ *
+ * @param recorded What the server has as the fingerprint of that input.
+ */
+export function isOtherInput(
+  recorded: Uint8Array | undefined,
+  input: InputInfo | undefined,
+): boolean {
+  const fingerprint = new TextDecoder().decode(recorded);
+  return FINGERPRINT.test(fingerprint) && input !== undefined &&
+    fingerprint !== input.fingerprint;
 }
 
 /** The absolute path of a file; `-` stays standard input. */
@@ -30,10 +65,33 @@ export function absolutePath(file: string): string {
   return file === "-" ? file : resolve(file);
 }
 
-async function statInput(file: string): Promise<Deno.FileInfo> {
-  const stat = await tryTo(`read ${file}`, () => Deno.stat(file));
-  if (stat.isDirectory) {
-    throw new AccessError(`cannot read ${file}: it is a directory`);
+/**
+ * Reads the beginning of a file; `undefined` if its size is not that of its
+ * content, as that of a pipe, or of a file that the kernel makes (/proc, /sys).
+ */
+async function inspectFile(path: string) {
+  const action = `read ${path}`;
+  const { isDirectory, isFile, size, mtime } = await tryTo(
+    action,
+    () => Deno.stat(path),
+  );
+  if (isDirectory) throw new AccessError(`cannot ${action}: it is a directory`);
+  // Some files of size 0 are not empty, and can be read only once.
+  if (!isFile || size === 0) return undefined;
+  const head = await tryTo(action, () => readHead(path));
+  return head.length === Math.min(size, HEAD_SIZE)
+    ? { size, modified: mtime?.getTime(), head }
+    : undefined;
+}
+
+async function readHead(path: string): Promise<Uint8Array> {
+  using file = await Deno.open(path);
+  const head = new Uint8Array(HEAD_SIZE);
+  let length = 0;
+  while (length < HEAD_SIZE) {
+    const size = await file.read(head.subarray(length));
+    if (size === null) break;
+    length += size;
   }
-  return stat;
+  return head.subarray(0, length);
 }

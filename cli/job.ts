@@ -11,7 +11,7 @@ import {
 } from "../mod.ts";
 import { TusSender } from "../senders/tus.ts";
 import { UploadSender } from "../senders/upload.ts";
-import { objectSize } from "./files.ts";
+import { type InputInfo, inspectInput, isOtherInput } from "./files.ts";
 import { readHeaders } from "./headers.ts";
 import { log } from "./log.ts";
 import {
@@ -44,8 +44,8 @@ export interface Job {
    * resumed upload, else at 0. Never less than `offset`.
    */
   readonly start: number;
-  /** The size of the object in bytes, if it is known. */
-  readonly size: number | undefined;
+  /** What is known of the input, if anything. */
+  readonly info: InputInfo | undefined;
   readonly capacity: number;
   readonly lines: boolean;
   readonly quiet: boolean;
@@ -78,7 +78,7 @@ export async function createJob(
   if (files.length === 0) files.push("-");
   const headers = await readHeaders(values.header ?? []);
   const { offset = 0 } = quantity(values, "offset", SIZE);
-  const size = await objectSize(files, offset);
+  const info = await inspectInput(files, offset);
   const { capacity = DEFAULT_CAPACITY } = quantity(values, "capacity", SIZE);
   const { lines = false, quiet = false } = values;
   const { promise: backgroundFailure, resolve: onError } = Promise
@@ -101,9 +101,9 @@ export async function createJob(
         FetchSenderOptions["compression"]
       >,
     },
-    ...size !== undefined && { length: size },
+    ...info !== undefined && { length: info.size },
   };
-  const metadata = readMetadata(values.metadata ?? [], files);
+  const metadata = readMetadata(values.metadata ?? [], files, info);
   const { out, upload } = await connect(mode, url, request, metadata, buffer);
   const start = upload?.offset ?? 0;
   if (start < offset) {
@@ -111,11 +111,19 @@ export async function createJob(
       `--offset is ${offset}, but the upload has only ${start} bytes`,
     );
   }
+  if (
+    mode === "resume" && offset === 0 &&
+    isOtherInput(upload?.metadata.fingerprint, info)
+  ) {
+    throw new AccessError(
+      "cannot resume: the input is not the one that the upload began with, or was modified since; give the same files, or begin a new upload with --tus",
+    );
+  }
   const unsent = values.unsent === undefined
     ? undefined
     : await UnsentFile.open(values.unsent, files, mode);
   return {
-    ...{ mode, out, upload, files, offset, start, size, capacity, lines },
+    ...{ mode, out, upload, files, offset, start, info, capacity, lines },
     ...{ quiet, unsent, values, backgroundFailure },
     origin: new URL(url).origin,
   };

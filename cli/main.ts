@@ -16,7 +16,7 @@
  */
 import config from "../deno.json" with { type: "json" };
 import { SendError } from "../mod.ts";
-import { absolutePath, objectSize } from "./files.ts";
+import { absolutePath, inspectInput } from "./files.ts";
 import { Input } from "./input.ts";
 import { createJob, type Job } from "./job.ts";
 import { LineWriter } from "./lines.ts";
@@ -201,7 +201,7 @@ async function printResumeCommand(
     files: job.files.map(absolutePath),
     program: PROGRAM,
     url,
-    currentSize: await objectSize(job.files, job.offset)
+    currentInfo: await inspectInput(job.files, job.offset)
       .catch(() => undefined),
     saved: isSaved && unsent !== undefined
       ? {

@@ -5,6 +5,7 @@
 import { basename } from "node:path";
 import { parseArgs } from "node:util";
 import { UsageError } from "./errors.ts";
+import type { InputInfo } from "./files.ts";
 
 /**
  * The help text.
@@ -45,8 +46,8 @@ Options:
       --unsent FILE      On failure, append everything undelivered to FILE.
       --metadata NAME=VALUE
                          With --tus: describe the object to the server
-                         (default: filename, if there is exactly one FILE).
-                         May be repeated.
+                         (default: filename, if there is exactly one FILE, and
+                         fingerprint, for --resume). May be repeated.
       --offset SIZE      With --resume: where the input begins in the object
                          (default: 0).
   -q, --quiet            Report failures only.
@@ -209,20 +210,22 @@ export function quantity(
 }
 
 /**
- * The metadata of an upload: `filename` if there is one file, and the values of
- * `--metadata`, which override it.
+ * The metadata of an upload: `filename` if there is one file, `fingerprint` if the
+ * input has one, and the values of `--metadata`, which override them.
  *
  * @throws {UsageError} If a value is not NAME=VALUE.
  */
 export function readMetadata(
   options: readonly string[],
   files: readonly string[],
+  info: Pick<InputInfo, "fingerprint"> | undefined,
 ): Record<string, string> {
   const metadata: Record<string, string> = {};
   const [file, another] = files;
   if (file !== undefined && file !== "-" && another === undefined) {
     metadata.filename = basename(file);
   }
+  if (info !== undefined) metadata.fingerprint = info.fingerprint;
   for (const option of options) {
     const [, name, value] = option.match(/^([^=]*)=(.*)$/s) ?? [];
     if (name === undefined || value === undefined) {

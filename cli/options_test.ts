@@ -85,16 +85,19 @@ for (
 }
 
 for (
-  const [options, files, expected] of [
-    [[], ["dir/a.tar"], { filename: "a.tar" }],
-    [[], ["-"], {}],
-    [[], ["a", "b"], {}],
-    [["filename=b", "x="], ["a"], { filename: "b", x: "" }],
-    [["a=b=c\nd"], ["-"], { a: "b=c\nd" }],
+  const [options, files, fingerprint, expected] of [
+    [[], ["dir/a.tar"], "v1", { filename: "a.tar", fingerprint: "v1" }],
+    [[], ["dir/a.tar"], undefined, { filename: "a.tar" }],
+    [[], ["-"], undefined, {}],
+    [[], ["a", "b"], "v1", { fingerprint: "v1" }],
+    [["filename=b", "x="], ["a"], undefined, { filename: "b", x: "" }],
+    [["fingerprint=x"], ["a", "b"], "v1", { fingerprint: "x" }],
+    [["a=b=c\nd"], ["-"], undefined, { a: "b=c\nd" }],
   ] as const
 ) {
-  Deno.test(`readMetadata() is ${JSON.stringify(expected)} for ${JSON.stringify(files)} and ${JSON.stringify(options)}`, () => {
-    assertEquals(readMetadata(options, files), expected);
+  Deno.test(`readMetadata() is ${JSON.stringify(expected)} for ${JSON.stringify(files)}, ${fingerprint} and ${JSON.stringify(options)}`, () => {
+    const info = fingerprint && { fingerprint };
+    assertEquals(readMetadata(options, files, info), expected);
   });
 }
 

@@ -18,13 +18,13 @@ const ERASE = "\r\x1b[K";
  * @returns Whether the line is shown, and a function that erases it.
  */
 export function showProgress(
-  { out, mode, start, size, quiet }: {
+  { out, mode, start, info, quiet }: {
     readonly out: StreamBuffer;
     readonly mode: Mode;
     /** Where in the object `out` begins, in bytes. */
     readonly start: number;
-    /** The size of the object in bytes, if it is known. */
-    readonly size: number | undefined;
+    /** Has the size of the object in bytes, if it is known. */
+    readonly info: { readonly size: number } | undefined;
     readonly quiet: boolean;
   },
 ): { shown: boolean; stop: () => void } {
@@ -37,7 +37,7 @@ export function showProgress(
     stderr.write(
       ERASE + progressLine({
         done: start + bytesDelivered,
-        size,
+        size: info?.size,
         rate: 1_000 * bytesDelivered / (Date.now() - begin || 1),
         // An upload in one request is acknowledged only as a whole.
         verb: mode === "upload" ? "handed over" : "acknowledged",

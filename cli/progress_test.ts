@@ -76,7 +76,7 @@ Deno.test("showProgress() skips a draw while the one before is being written", a
   try {
     await using out = new StreamBuffer(() => {});
     const { stop } = showProgress({
-      ...{ out, mode: "records", start: 0, size: undefined, quiet: false },
+      ...{ out, mode: "records", start: 0, info: undefined, quiet: false },
     });
     for (let i = 0; i < 100; i++) tick();
     stop();

@@ -2,6 +2,7 @@
  * The command that resumes an upload. It is printed when one was not completed,
  * for the user to copy.
  */
+import type { InputInfo } from "./files.ts";
 import { VARIABLE } from "./headers.ts";
 import type { Values } from "./options.ts";
 
@@ -22,10 +23,10 @@ export interface UnfinishedUpload {
   readonly files: readonly string[];
   /** Where in the object the files begin, in bytes. */
   readonly offset: number;
-  /** The size of the object when the upload began, in bytes, if it was known. */
-  readonly size: number | undefined;
-  /** Its size now; `undefined` if the files can no longer be read. */
-  readonly currentSize: number | undefined;
+  /** What was known of the input when the upload began. */
+  readonly info: InputInfo | undefined;
+  /** The same now; `undefined` if the files can no longer be read. */
+  readonly currentInfo: InputInfo | undefined;
   /** The file with the whole rest of the object, and where in the object it begins. */
   readonly saved:
     | { readonly path: string; readonly offset: number }
@@ -46,8 +47,10 @@ const PUBLIC_HEADER = /^@|^[\w-]+: *((Basic|Bearer|Token) +)?\$\{\w+\}$/i;
  *   resume the upload.
  */
 export function resumeCommand(upload: UnfinishedUpload): string | undefined {
-  const { program, url, values, files, saved } = upload;
-  if (upload.size !== undefined && upload.size !== upload.currentSize) {
+  const { program, url, values, files, info, saved } = upload;
+  if (
+    info !== undefined && info.fingerprint !== upload.currentInfo?.fingerprint
+  ) {
     return undefined;
   }
   const needed: string[] = [];

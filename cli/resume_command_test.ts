@@ -31,12 +31,12 @@ const UPLOAD: UnfinishedUpload = {
   values: {},
   files: ["backup.tar"],
   offset: 0,
-  size: 10,
-  currentSize: 10,
+  info: { size: 10, fingerprint: "v1-0a" },
+  currentInfo: { size: 10, fingerprint: "v1-0a" },
   saved: undefined,
 };
 const RESUME = "deno run -N -R cli/main.ts --resume";
-const STDIN = { files: ["-"], size: undefined, currentSize: undefined };
+const STDIN = { files: ["-"], info: undefined, currentInfo: undefined };
 
 for (
   const [title, upload, expected] of [
@@ -162,12 +162,15 @@ for (
       { ...STDIN, offset: 7, values: { header: ["X-A: hunter2"] } },
       `to resume, give the same input, fill in the header values (...), and run:\n${RESUME} -H 'X-A: ...' --offset 7 https://example.com/files/1 -`,
     ],
-    ["nothing if the input has grown", { currentSize: 11 }, undefined],
-    ["nothing if the input has shrunk", { currentSize: 9 }, undefined],
-    ["nothing if the input is lost", { currentSize: undefined }, undefined],
     [
-      "the command if the size of the input was never known",
-      { size: undefined, currentSize: 11 },
+      "nothing if the input has changed",
+      { currentInfo: { size: 10, fingerprint: "v1-0b" } },
+      undefined,
+    ],
+    ["nothing if the input is lost", { currentInfo: undefined }, undefined],
+    [
+      "the command if nothing was known of the input",
+      { info: undefined },
       `to resume, run:\n${RESUME} https://example.com/files/1 backup.tar`,
     ],
   ] as [string, Partial<UnfinishedUpload>, string | undefined][]
@@ -360,7 +363,11 @@ Deno.test("cli --tus reports that its input has changed, instead of how to resum
   await using folder = await temporary();
   const input = folder.file("input", "an object");
   for (
-    const change of [() => Deno.truncate(input, 3), () => Deno.remove(input)]
+    const change of [
+      () => Deno.writeTextFile(input, "AN OBJECT"), // of the same size
+      () => Deno.truncate(input, 3),
+      () => Deno.remove(input),
+    ]
   ) {
     const refuse: Behaviour = async (exchange) => {
       await change();
@@ -374,5 +381,86 @@ Deno.test("cli --tus reports that its input has changed, instead of how to resum
     const { code, stderr } = await run(["--tus", server.url, input]);
     assertEquals(code, 1);
     assertMatch(stderr, /\n.*the input has changed.*\n$/);
+  }
+});
+
+/** Starts an upload of `content` from a file, which the server interrupts. */
+async function interruptedUpload(content: string, options: string[] = []) {
+  const tus = await startRefusingTusServer(1);
+  const folder = await temporary();
+  const input = folder.file("input", content);
+  const { code, stderr } = await run(
+    ["--tus", "--capacity", "10", ...options, tus.url, input],
+  );
+  assertEquals(code, 1);
+  tus.recover();
+  return {
+    input,
+    server: tus.server,
+    url: uploaded(tus.server, stderr).url,
+    async [Symbol.asyncDispose]() {
+      await tus[Symbol.asyncDispose]();
+      await folder[Symbol.asyncDispose]();
+    },
+  };
+}
+
+const CONTENT = linesOf(100_000);
+
+for (
+  const [title, change] of [
+    ["has other content of the same size", async (input) => {
+      const { mtime } = await Deno.stat(input);
+      await Deno.writeTextFile(input, CONTENT.replaceAll("line", "LINE"));
+      await Deno.utime(input, mtime!, mtime!);
+    }],
+    ["was modified beyond its beginning", async (input) => {
+      using file = await Deno.open(input, { write: true });
+      await file.seek(90_000, Deno.SeekMode.Start);
+      await file.write(new Uint8Array(1));
+      // Whatever the clock of the file system ticks in.
+      await Deno.utime(input, new Date(1), new Date(1));
+    }],
+  ] as [string, (input: string) => Promise<void>][]
+) {
+  Deno.test(`cli --resume rejects an input that ${title}, and sends nothing`, async () => {
+    await using upload = await interruptedUpload(CONTENT);
+    const { input, server, url } = upload;
+    await change(input);
+    const { received } = server;
+    const { code, stderr } = await run(["--resume", url, input]);
+    assertEquals([code, server.received], [2, received]);
+    assertMatch(
+      stderr,
+      /^stream-buffer: cannot resume: the input is not the one that .*\n$/,
+    );
+  });
+}
+
+Deno.test("cli --resume compares nothing but files from the beginning of the object", async () => {
+  for (const how of ["the file", "standard input", "the rest"]) {
+    await using upload = await interruptedUpload(CONTENT);
+    const { input, server, url } = upload;
+    const rest = `${input}-rest`;
+    await Deno.writeTextFile(rest, CONTENT.slice(10));
+    const args = {
+      "the file": [url, input],
+      "standard input": [url],
+      "the rest": ["--offset", "10", url, rest],
+    }[how]!;
+    const { code } = await run(["--resume", ...args], CONTENT);
+    assertEquals([how, code, server.isComplete(url)], [how, 0, true]);
+  }
+});
+
+Deno.test("cli --resume compares no fingerprint that it did not make", async () => {
+  for (const value of ["", "0a", "v1", `v2-${"0".repeat(64)}`]) {
+    await using upload = await interruptedUpload(CONTENT, [
+      ...["--metadata", `fingerprint=${value}`],
+    ]);
+    const { input, server, url } = upload;
+    await Deno.utime(input, new Date(1), new Date(1));
+    const { code } = await run(["--resume", url, input]);
+    assertEquals([code, server.isComplete(url)], [0, true]);
   }
 });
