@@ -21,6 +21,7 @@ import {
   readMetadata,
   SIZE,
   TIME,
+  TIME_OR_FOREVER,
   type Values,
 } from "./options.ts";
 import { UnsentFile } from "./unsent.ts";
@@ -92,7 +93,7 @@ export async function createJob(
   const request: RequestOptions = {
     headers,
     ...quantity(values, "timeout", TIME),
-    retry: quantity(values, "retry-for", TIME, "maxElapsed"),
+    retry: quantity(values, "retry-for", TIME_OR_FOREVER, "maxElapsed"),
     onRetry: reportOnce(quiet),
     ...values.method !== undefined && { method: values.method },
     ...values.compress !== undefined && {

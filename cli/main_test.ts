@@ -125,6 +125,12 @@ Deno.test("cli reports only the first retry", async () => {
   assertMatch(stderr, /^stream-buffer: .* responded with 503; retrying\n$/);
 });
 
+Deno.test("cli --retry-for forever retries", async () => {
+  await using server = new FaultyServer([respond(503)]);
+  const { code } = await run(["--retry-for", "forever", server.url], "data");
+  assertEquals([code, server.bodies], [0, ["data", "data"]]);
+});
+
 Deno.test("cli waits for the full --timeout, even beyond closeTimeout", async () => {
   await using server = new FaultyServer();
   const { code, stdout } = await run(

@@ -42,7 +42,7 @@ Options:
       --timeout TIME     Time limit for one attempt, including the response
                          (default: 30s).
       --retry-for TIME   Time limit for all attempts of one request
-                         (default: 2m). 0: do not retry.
+                         (default: 2m). 0: do not retry. forever: no limit.
       --unsent FILE      On failure, append everything undelivered to FILE.
       --metadata NAME=VALUE
                          With --tus: describe the object to the server
@@ -74,6 +74,8 @@ interface Unit {
   readonly pattern: RegExp;
   readonly factors: Readonly<Record<string, number>>;
   readonly description: string;
+  /** Whether it may also be "forever". */
+  readonly isUnlimited?: boolean;
 }
 
 /** In bytes. */
@@ -88,6 +90,13 @@ export const TIME: Unit = {
   pattern: /^(\d+)(ms|s|m|)$/,
   factors: { "": 1, ms: 1, s: 1_000, m: 60_000 },
   description: "a time like 500ms, 30s or 2m",
+};
+
+/** In ms. */
+export const TIME_OR_FOREVER: Unit = {
+  ...TIME,
+  description: `${TIME.description}, or forever`,
+  isUnlimited: true,
 };
 
 /**
@@ -195,11 +204,12 @@ export function modeOf(values: Values): Mode {
 export function quantity(
   values: Values,
   option: keyof Values & string,
-  { pattern, factors, description }: Unit,
+  { pattern, factors, description, isUnlimited = false }: Unit,
   name: string = option,
 ): Record<string, number> {
   const value = values[option];
   if (value === undefined) return {};
+  if (isUnlimited && value === "forever") return { [name]: Infinity };
   const [, digits, unit] = String(value).match(pattern) ?? [];
   if (digits === undefined || unit === undefined) {
     throw new UsageError(

@@ -17,6 +17,7 @@ import {
   readMetadata,
   SIZE,
   TIME,
+  TIME_OR_FOREVER,
   type Values,
 } from "./options.ts";
 import { UsageError } from "./errors.ts";
@@ -32,6 +33,8 @@ for (
     ["500ms", TIME, 500],
     ["30s", TIME, 30_000],
     ["2m", TIME, 120_000],
+    ["2m", TIME_OR_FOREVER, 120_000],
+    ["forever", TIME_OR_FOREVER, Infinity],
   ] as const
 ) {
   const unit = kind === SIZE ? "bytes" : "ms";
@@ -45,11 +48,17 @@ for (
   const [value, kind] of [
     ...["", "K", "64k", "1.5M", "1 M", "-1", "1s", "1KB"]
       .map((value) => [value, SIZE] as const),
-    ...["", "s", "1.5s", "1 s", "-1", "1h", "1K", "1M"]
+    ...["", "s", "1.5s", "1 s", "-1", "1h", "1K", "1M", "forever"]
       .map((value) => [value, TIME] as const),
+    ...["", "1h", "Forever", "toString", "Infinity"]
+      .map((value) => [value, TIME_OR_FOREVER] as const),
   ]
 ) {
-  const what = kind === SIZE ? "a size" : "a time";
+  const what = kind === SIZE
+    ? "a size"
+    : kind === TIME
+    ? "a time"
+    : "a time or forever";
   Deno.test(`quantity() rejects ${JSON.stringify(value)} as ${what}`, () => {
     assertThrows(
       () => quantity({ timeout: value }, "timeout", kind),
@@ -232,7 +241,11 @@ const INVALID: [string[], string][] = [
     "stream-buffer: --timeout must be an integer from 1",
   ],
   [["URL", "--retry-for", "40000m"], "--retry-for must be an integer from 0"],
-  [["URL", "--retry-for", "x"], "--retry-for must be a time like 500ms"],
+  [
+    ["URL", "--retry-for", "x"],
+    '--retry-for must be a time like 500ms, 30s or 2m, or forever, received "x"',
+  ],
+  [["URL", "--timeout", "forever"], "--timeout must be a time like 500ms"],
   [["URL", "--compress=zip"], '--compress must be "gzip"'],
   [
     ["URL", "-X", "GET"],

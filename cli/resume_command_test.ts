@@ -59,12 +59,12 @@ for (
       "options, as they were given",
       {
         values: {
-          ...{ "retry-for": "1m", timeout: "5s", interval: "0" },
+          ...{ "retry-for": "forever", timeout: "5s", interval: "0" },
           ...{ capacity: "1M", unsent: "rest", quiet: true, tus: true },
           metadata: ["a=b"],
         },
       },
-      `to resume, run:\n${RESUME} --capacity 1M --interval 0 --timeout 5s --retry-for 1m https://example.com/files/1 backup.tar`,
+      `to resume, run:\n${RESUME} --capacity 1M --interval 0 --timeout 5s --retry-for forever https://example.com/files/1 backup.tar`,
     ],
     [
       "words that a shell would read otherwise in quotes",

@@ -10,6 +10,7 @@ const TERMS: readonly (readonly [RegExp, string])[] = [
   [/^Cannot create \w+: compression/, "--compress"],
   [/^Cannot create \w+: flushInterval/, "--interval"],
   [/^Cannot create \w+: maxElapsed/, "--retry-for"],
+  [/(?<=^--retry-for .*) or Infinity/, " or forever"],
   [/^Cannot create \w+: a name in metadata/, "a name in --metadata"],
   [/^Cannot create \w+: method/, "--method"],
   [/^Cannot create \w+: timeout/, "--timeout"],

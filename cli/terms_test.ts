@@ -39,7 +39,7 @@ for (
     [
       "an invalid option",
       () => messageOf(create({ retry: { maxElapsed: -1 } })),
-      "--retry-for must be an integer from 0 to 2147483647, or Infinity, received -1",
+      "--retry-for must be an integer from 0 to 2147483647, or forever, received -1",
     ],
     [
       "an invalid URL",
