@@ -224,5 +224,5 @@ Deno.test("cli sends what it has read when a file no longer exists", async () =>
   const { code, stderr } = await running.outcome;
   assertEquals([code, received(server)], [1, "one"]);
   assertStringIncludes(stderr, "read failed: ");
-  assertStringIncludes(stderr, "3 bytes acknowledged in 1 requests");
+  assertStringIncludes(stderr, "3 bytes acknowledged in 1 request");
 });

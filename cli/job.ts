@@ -13,7 +13,7 @@ import { TusSender } from "../senders/tus.ts";
 import { UploadSender } from "../senders/upload.ts";
 import { type InputInfo, inspectInput, isOtherInput } from "./files.ts";
 import { readHeaders } from "./headers.ts";
-import { log } from "./log.ts";
+import { count, log } from "./log.ts";
 import {
   type Mode,
   modeOf,
@@ -76,6 +76,9 @@ export async function createJob(
 ): Promise<Job> {
   const mode = modeOf(values);
   if (url === undefined) throw new UsageError("missing URL");
+  if (!isHttp(url) && files.some(isHttp)) {
+    throw new UsageError("URL must come before FILE");
+  }
   if (files.length === 0) files.push("-");
   const headers = await readHeaders(values.header ?? []);
   const { offset = 0 } = quantity(values, "offset", SIZE);
@@ -109,7 +112,7 @@ export async function createJob(
   const start = upload?.offset ?? 0;
   if (start < offset) {
     throw new UsageError(
-      `--offset is ${offset}, but the upload has only ${start} bytes`,
+      `--offset is ${offset}, but the upload has only ${count(start, "byte")}`,
     );
   }
   if (
@@ -128,6 +131,10 @@ export async function createJob(
     ...{ quiet, unsent, values, backgroundFailure },
     origin: new URL(url).origin,
   };
+}
+
+function isHttp(text: string): boolean {
+  return /^https?:/i.test(text);
 }
 
 /** Reports the first retry only: that is enough to explain the delay. */

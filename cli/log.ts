@@ -69,6 +69,11 @@ export const stdout: MessageStream = new MessageStream(Deno.stdout);
 /** Messages and the progress line. */
 export const stderr: MessageStream = new MessageStream(Deno.stderr);
 
+/** A number and its unit: "1 byte", "2 bytes". */
+export function count(number: number, unit: string): string {
+  return `${number} ${unit}${number === 1 ? "" : "s"}`;
+}
+
 /**
  * Reports to the user: messages go to standard error, after the command's name.
  * They begin in lower case and end without a period.

@@ -1,4 +1,9 @@
-import { assert, assertEquals, assertMatch } from "@std/assert";
+import {
+  assert,
+  assertEquals,
+  assertMatch,
+  assertStringIncludes,
+} from "@std/assert";
 import {
   breakOutput,
   BROKEN_OUTPUTS,
@@ -16,7 +21,7 @@ import {
 import { fakeTime } from "../testing/fake_time.ts";
 import { FaultyServer, never, respond } from "../testing/faulty_server.ts";
 import { temporary } from "../testing/temporary.ts";
-import { MessageStream } from "./log.ts";
+import { count, MessageStream } from "./log.ts";
 
 const decoder = new TextDecoder();
 
@@ -162,6 +167,11 @@ for (const what of BROKEN_OUTPUTS) {
   });
 }
 
+Deno.test("count() gives the unit the right form", () => {
+  const texts = [0, 1, 2].map((number) => count(number, "byte"));
+  assertEquals(texts, ["0 bytes", "1 byte", "2 bytes"]);
+});
+
 /** Makes the command fail in a way that it does not expect. */
 function makeMistake(): void {
   Deno.addSignalListener = () => {
@@ -177,4 +187,16 @@ Deno.test("cli reports a mistake of its own with its stack", async () => {
   );
   assertEquals(code, 1);
   assertMatch(stderr, /^stream-buffer: RangeError: a mistake\n +at .*\n/);
+});
+
+Deno.test("cli speaks of 1 byte and 1 request", async () => {
+  await using folder = await temporary();
+  const unsent = folder.file("unsent");
+  await using server = new FaultyServer([], respond(400));
+  const first = await run(["--unsent", unsent, server.url], "x");
+  assertStringIncludes(first.stderr, "0 bytes acknowledged in 0 requests\n");
+  assertStringIncludes(first.stderr, "\nstream-buffer: 1 byte saved to ");
+  const second = await run([server.url], "x");
+  assertStringIncludes(second.stderr, ": 1 byte was read but not ack");
+  assert(!/1 (bytes|requests)/.test(first.stderr + second.stderr));
 });

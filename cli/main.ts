@@ -20,7 +20,7 @@ import { absolutePath, inspectInput } from "./files.ts";
 import { Input } from "./input.ts";
 import { createJob, type Job } from "./job.ts";
 import { LineWriter } from "./lines.ts";
-import { log, stderr, stdout } from "./log.ts";
+import { count, log, stderr, stdout } from "./log.ts";
 import { help, parseOptions } from "./options.ts";
 import { showProgress } from "./progress.ts";
 import { resumeCommand } from "./resume_command.ts";
@@ -105,8 +105,10 @@ async function run(job: Job): Promise<number> {
     const { bytesDelivered, sends } = out.stats;
     log(
       mode === "upload"
-        ? `${bytesDelivered} bytes handed to the connection`
-        : `${bytesDelivered} bytes acknowledged in ${sends} requests`,
+        ? `${count(bytesDelivered, "byte")} handed to the connection`
+        : `${count(bytesDelivered, "byte")} acknowledged in ${
+          count(sends, "request")
+        }`,
     );
   }
   // How much the server has of an upload in one request is unknown.
@@ -173,7 +175,9 @@ async function saveUndelivered(
   // The rest of an object can be read again if it is in a file.
   if (mode === "records" || (lost > 0 && files.includes("-"))) {
     log(
-      `${lost} bytes were read but not acknowledged; use --unsent FILE to save them next time`,
+      `${count(lost, "byte")} ${
+        lost === 1 ? "was" : "were"
+      } read but not acknowledged; use --unsent FILE to save them next time`,
     );
   }
   return false;

@@ -210,6 +210,11 @@ Deno.test("cli --help and --version print to standard output", async () => {
 /** Arguments that are invalid, and what is reported. */
 const INVALID: [string[], string][] = [
   [[], "missing URL"],
+  [["app.log", "URL"], "URL must come before FILE\n"],
+  [
+    ["a:b", "-", "HTTPS://me:hunter2@127.0.0.1/"],
+    "URL must come before FILE\n",
+  ],
   [["nonsense"], 'URL must be an absolute URL, received "nonsense"'],
   [
     ["http://me:hunter2@127.0.0.1/"],

@@ -118,7 +118,7 @@ Deno.test("cli shows its progress on a terminal, unless --quiet", {
     shown,
     /0.1 MB of 0.1 MB acknowledged, [\d.]+ MB\/s, 0s left/,
   );
-  assertMatch(shown, /\d+ bytes acknowledged in 1 requests/);
+  assertMatch(shown, /\d+ bytes acknowledged in 1 request/);
   assertEquals(await onTerminal([...command, "-q"]), "");
   const endless = await onTerminal([...command, "-"]);
   assert(!/ of | left/.test(endless) && endless.includes(" MB acknowledged, "));

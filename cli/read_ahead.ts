@@ -40,7 +40,11 @@ function readAhead(): void {
     try {
       for (const path of data.files) readFile(path);
       report(
-        skip > 0 ? `the input is ${skip} bytes shorter than the upload` : null,
+        skip > 0
+          ? `the input is ${skip} byte${
+            skip === 1 ? "" : "s"
+          } shorter than the upload`
+          : null,
       );
     } catch (error) {
       report((error as Error).message);

@@ -139,7 +139,7 @@ for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
       running.kill(signal);
       const { code, stderr } = await running.outcome;
       assertEquals(code, 1);
-      assertStringIncludes(stderr, "4 bytes acknowledged in 1 requests");
+      assertStringIncludes(stderr, "4 bytes acknowledged in 1 request");
       assertEquals(Deno.readTextFileSync(unsent), "two\nthree");
       assertStringIncludes(stderr, `saving undelivered bytes to ${unsent}\n`);
     },
@@ -169,7 +169,7 @@ Deno.test(
       const [bytes, requests] = last === never ? [3, 1] : [6, 2];
       assertStringIncludes(
         stderr,
-        `${bytes} bytes acknowledged in ${requests} requests`,
+        `${bytes} bytes acknowledged in ${requests} request`,
       );
     }
     assertEquals(Deno.readTextFileSync(unsent), "two");

@@ -1,6 +1,6 @@
 /** `--unsent`: the file that receives everything that could not be delivered. */
 import { fstatSync } from "node:fs";
-import { log } from "./log.ts";
+import { count, log } from "./log.ts";
 import type { Mode } from "./options.ts";
 import { tryTo } from "./errors.ts";
 
@@ -63,7 +63,7 @@ export class UnsentFile {
       isComplete = false;
       log(`cannot write ${this.path}: ${(error as Error).message}`);
     }
-    if (saved > 0) log(`${saved} bytes saved to ${this.path}`);
+    if (saved > 0) log(`${count(saved, "byte")} saved to ${this.path}`);
     return isComplete;
   }
 
