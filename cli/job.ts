@@ -5,6 +5,7 @@
 import {
   FetchSender,
   type FetchSenderOptions,
+  type Sender,
   SendError,
   StreamBuffer,
   type StreamBufferOptions,
@@ -13,6 +14,7 @@ import { TusSender } from "../senders/tus.ts";
 import { UploadSender } from "../senders/upload.ts";
 import { type InputInfo, inspectInput, isOtherInput } from "./files.ts";
 import { readHeaders } from "./headers.ts";
+import { InterruptibleSender } from "./interruptible_sender.ts";
 import { count, log } from "./log.ts";
 import {
   type Mode,
@@ -34,7 +36,9 @@ const DEFAULT_CAPACITY = 256 * 1024;
 export interface Job {
   readonly mode: Mode;
   readonly out: StreamBuffer;
-  /** The sender of `out`, with `--tus` and `--resume`. */
+  /** The sender of `out`. */
+  readonly sender: InterruptibleSender;
+  /** What `sender` passes everything on to, with `--tus` and `--resume`. */
   readonly upload: TusSender | undefined;
   /** Paths; `-` is standard input. */
   readonly files: readonly string[];
@@ -62,7 +66,7 @@ export interface Job {
 /** Options for any of the senders; `FetchSender` ignores `length`. */
 type RequestOptions = FetchSenderOptions & { length?: number };
 
-type Connection = Pick<Job, "out" | "upload">;
+type Connection = Pick<Job, "out" | "sender" | "upload">;
 
 /**
  * Creates a job from the options, and from the positionals: the URL and the files.
@@ -108,7 +112,8 @@ export async function createJob(
     ...info !== undefined && { length: info.size },
   };
   const metadata = readMetadata(values.metadata ?? [], files, info);
-  const { out, upload } = await connect(mode, url, request, metadata, buffer);
+  const connection = await connect(mode, url, request, metadata, buffer);
+  const { upload } = connection;
   const start = upload?.offset ?? 0;
   if (start < offset) {
     throw new UsageError(
@@ -127,8 +132,9 @@ export async function createJob(
     ? undefined
     : await UnsentFile.open(values.unsent, files, mode);
   return {
-    ...{ mode, out, upload, files, offset, start, info, capacity, lines },
-    ...{ quiet, unsent, values, backgroundFailure },
+    ...connection,
+    ...{ mode, files, offset, start, info, capacity, lines, quiet, values },
+    ...{ unsent, backgroundFailure },
     origin: new URL(url).origin,
   };
 }
@@ -177,20 +183,25 @@ function build(
 ): Connection {
   switch (mode) {
     case "records": {
-      const sender = new FetchSender(url, request);
-      return { out: new StreamBuffer(sender, buffer), upload: undefined };
+      return bufferFor(new FetchSender(url, request), buffer);
     }
     case "upload": {
       const sender = new UploadSender(url, request);
       // The upload may fail while no write is pending that could reject.
       sender.closed.catch((error) => buffer.onError?.(error));
-      return { out: new StreamBuffer(sender, buffer), upload: undefined };
+      return bufferFor(sender, buffer);
     }
     case "tus": {
       const upload = new TusSender(url, { ...request, metadata });
-      return { out: new StreamBuffer(upload, buffer), upload };
+      return { ...bufferFor(upload, buffer), upload };
     }
   }
+}
+
+function bufferFor(target: Sender, options: StreamBufferOptions): Connection {
+  const sender = new InterruptibleSender(target);
+  const out = new StreamBuffer(sender, options);
+  return { out, sender, upload: undefined };
 }
 
 async function resume(
@@ -201,7 +212,7 @@ async function resume(
   checkOptions(url, request, buffer);
   await requestNet(new URL(url));
   const upload = await TusSender.resume(url, request);
-  return { out: new StreamBuffer(upload, buffer), upload };
+  return { ...bufferFor(upload, buffer), upload };
 }
 
 /**

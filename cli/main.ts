@@ -77,6 +77,7 @@ async function run(job: Job): Promise<number> {
   const progress = showProgress(job);
   using interrupts = new Interrupts({
     stopReading: () => input.stop(),
+    hurry: (deadline) => job.sender.interrupt(deadline),
     giveUp: () => void out.abort(new Error("interrupted")),
   });
   using input = new Input(job.files, job.start - job.offset);

@@ -2,7 +2,7 @@
  * What happens on SIGINT, SIGTERM and SIGHUP (on Windows: SIGINT and SIGBREAK).
  *
  * The first signal ends the input: what has been read is still sent, for up to
- * {@linkcode SEND_GRACE}. A second signal, or the end of that time, gives up: the
+ * {@linkcode SEND_GRACE}, and no retry sleeps through that. A second signal, or the end of that time, gives up: the
  * run fails, and main.ts saves what was not acknowledged.
  */
 import { log } from "./log.ts";
@@ -25,6 +25,12 @@ const SIGNALS: readonly Deno.Signal[] = Deno.build.os === "windows"
 
 /** What an interrupt does to a run. */
 export interface InterruptHandlers {
+  /**
+   * Sends what there is without waiting any longer than it must. Called once.
+   *
+   * @param deadline When to give up, by `performance.now()`.
+   */
+  hurry(deadline: number): void;
   /** Ends the input. Called once. */
   stopReading(): void;
   /** Ends the run at once. May be called more than once. */
@@ -57,9 +63,10 @@ export class Interrupts implements Disposable {
   }
 
   readonly #interrupt = (): void => {
-    const { stopReading, giveUp } = this.#handlers;
+    const { hurry, stopReading, giveUp } = this.#handlers;
     if (this.#received) return giveUp();
     this.#received = true;
+    hurry(performance.now() + SEND_GRACE);
     this.#timers.push(
       setTimeout(giveUp, SEND_GRACE),
       setTimeout(stopReading, READ_GRACE),

@@ -1,4 +1,9 @@
-import { assert, assertEquals, assertStringIncludes } from "@std/assert";
+import {
+  assert,
+  assertEquals,
+  assertMatch,
+  assertStringIncludes,
+} from "@std/assert";
 import {
   after,
   dropTimers,
@@ -21,13 +26,14 @@ import {
 } from "../testing/faulty_server.ts";
 import { fakeTime } from "../testing/fake_time.ts";
 import { temporary } from "../testing/temporary.ts";
+import { stderr } from "./log.ts";
 import { Interrupts, READ_GRACE, SEND_GRACE } from "./signals.ts";
 
 /**
  * Replaces the signals of Deno: a real one would also reach `deno test` itself. Each
  * of them counts once, as the same listener listens to all.
  */
-function replaceSignals(): Disposable & {
+function replaceSignals(): AsyncDisposable & {
   readonly listeners: Set<() => void>;
   interrupt(): void;
 } {
@@ -39,8 +45,9 @@ function replaceSignals(): Disposable & {
   return {
     listeners,
     interrupt: () => listeners.forEach((listener) => listener()),
-    [Symbol.dispose]() {
+    async [Symbol.asyncDispose]() {
       Object.assign(Deno, { addSignalListener, removeSignalListener });
+      await stderr.end();
       muted[Symbol.dispose]();
     },
   };
@@ -50,15 +57,17 @@ function replaceSignals(): Disposable & {
 function logInterrupts(): { log: string[]; interrupts: Interrupts } {
   const log: string[] = [];
   const interrupts = new Interrupts({
+    hurry: (deadline) =>
+      log.push(`hurry for ${Math.round(deadline - performance.now())} ms`),
     stopReading: () => log.push("stop reading"),
     giveUp: () => log.push("give up"),
   });
   return { log, interrupts };
 }
 
-Deno.test("Interrupts stops reading after 100 ms and gives up after 5 s", () => {
+Deno.test("Interrupts stops reading after 100 ms and gives up after 5 s", async () => {
   using time = fakeTime();
-  using caught = replaceSignals();
+  await using caught = replaceSignals();
   const { log, interrupts } = logInterrupts();
   using _ = interrupts;
   time.tick(10_000);
@@ -66,36 +75,36 @@ Deno.test("Interrupts stops reading after 100 ms and gives up after 5 s", () => 
   caught.interrupt();
   assertEquals(interrupts.received, true);
   time.tick(99);
-  assertEquals(log, []);
+  assertEquals(log, ["hurry for 5000 ms"]);
   time.tick(1);
-  assertEquals(log, ["stop reading"]);
+  assertEquals(log.slice(1), ["stop reading"]);
   time.tick(4_899);
-  assertEquals(log, ["stop reading"]);
+  assertEquals(log.slice(1), ["stop reading"]);
   time.tick(1);
-  assertEquals(log, ["stop reading", "give up"]);
+  assertEquals(log.slice(1), ["stop reading", "give up"]);
 });
 
-Deno.test("Interrupts gives up at once when interrupted again", () => {
+Deno.test("Interrupts gives up at once when interrupted again", async () => {
   using time = fakeTime();
-  using caught = replaceSignals();
+  await using caught = replaceSignals();
   const { log, interrupts } = logInterrupts();
   using _ = interrupts;
   caught.interrupt();
   time.tick(50);
   caught.interrupt();
-  assertEquals(log, ["give up"]);
+  assertEquals(log.slice(1), ["give up"]);
 });
 
-Deno.test("Interrupts leaves no timer and no listener when disposed", () => {
+Deno.test("Interrupts leaves no timer and no listener when disposed", async () => {
   using time = fakeTime();
-  using caught = replaceSignals();
+  await using caught = replaceSignals();
   const { log, interrupts } = logInterrupts();
   caught.interrupt();
   assertEquals([caught.listeners.size, time.countTimers()], [1, 2]);
   interrupts[Symbol.dispose]();
   assertEquals([caught.listeners.size, time.countTimers()], [0, 0]);
   time.tick(10_000);
-  assertEquals(log, []);
+  assertEquals(log.slice(1), []);
 });
 
 for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
@@ -275,6 +284,99 @@ for (const lines of [false, true]) {
     },
   );
 }
+
+/** Makes the first delay before a retry as long as it may be: 30 s. */
+function sleepLong(): void {
+  const { random } = Math;
+  Math.random = () => {
+    Math.random = random;
+    return 60;
+  };
+}
+
+for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
+  Deno.test(`cli sleeps through no chance to deliver after ${signal}`, {
+    ignore: Deno.build.os === "windows",
+  }, async () => {
+    await using folder = await temporary();
+    const unsent = folder.file("unsent");
+    // Back again some requests after the interrupt.
+    await using server = new FaultyServer([respond(503), close, respond(503)]);
+    await using running = start(
+      ["--interval", "10ms", "--unsent", unsent, server.url],
+      after(sleepLong),
+    );
+    await running.write("data");
+    await running.waitForOutput("retrying");
+    running.kill(signal);
+    const { code, stderr } = await running.outcome;
+    assertEquals(code, 1);
+    assertEquals(server.bodies, ["data", "data", "data", "data"]);
+    assertStringIncludes(stderr, "4 bytes acknowledged in 1 request\n");
+    assertEquals([...Deno.readDirSync(folder.file(""))], []);
+  });
+}
+
+Deno.test(
+  "cli sends all that it has read when the server comes back after an interrupt",
+  {
+    ignore: Deno.build.os === "windows",
+  },
+  async () => {
+    await using folder = await temporary();
+    const unsent = folder.file("unsent");
+    const text = linesOf(3_000_000);
+    for (const lines of [[], ["--lines"]]) {
+      await using server = new FaultyServer([respond(200), respond(503)]);
+      await using running = start([
+        ...["--capacity", "100K", "--unsent", unsent, ...lines, server.url],
+      ], after(sleepLong));
+      // More than it reads ahead: when the interrupt comes, no store has room.
+      const writing = running.write(text).catch(() => {});
+      await running.waitForOutput("retrying");
+      running.kill("SIGTERM");
+      const { code, stderr } = await running.outcome;
+      await writing;
+      assertEquals(code, 1);
+      const [first, refused, ...others] = server.bodies;
+      assertEquals(refused, others[0]);
+      const accepted = [first, ...others].join("");
+      assert(text.startsWith(accepted), "bytes are missing");
+      assertStringIncludes(stderr, `${accepted.length} bytes acknowledged in `);
+      assertEquals([...Deno.readDirSync(folder.file(""))], []);
+    }
+  },
+);
+
+Deno.test(
+  "cli does not wait after an interrupt when the server wants longer than that",
+  {
+    ignore: Deno.build.os === "windows",
+  },
+  async () => {
+    await using folder = await temporary();
+    const unsent = folder.file("unsent");
+    await using server = new FaultyServer(
+      [],
+      respond(503, { "retry-after": "60" }),
+    );
+    await using running = start([
+      ...["--retry-for", "forever", "--interval", "10ms", "--unsent", unsent],
+      server.url,
+    ]);
+    await running.write("data");
+    await running.waitForOutput("retrying");
+    running.kill("SIGTERM");
+    const { code, stderr } = await running.outcome;
+    assertEquals([code, server.bodies], [1, ["data"]]);
+    assertEquals(Deno.readTextFileSync(unsent), "data");
+    // The reason of the failure, and not that it was interrupted.
+    assertMatch(
+      stderr,
+      /\nstream-buffer: Cannot deliver 4 bytes .* asks to wait 60 s/,
+    );
+  },
+);
 
 Deno.test("cli gives up 5 seconds after an interrupt, and saves what is left", {
   ignore: Deno.build.os === "windows",
