@@ -26,6 +26,7 @@ import {
   TIME_OR_FOREVER,
   type Values,
 } from "./options.ts";
+import { RefusedFile } from "./refused.ts";
 import { UnsentFile } from "./unsent.ts";
 import { inTermsOfTheCommand } from "./terms.ts";
 import { AccessError, tryTo, UsageError } from "./errors.ts";
@@ -55,6 +56,7 @@ export interface Job {
   readonly lines: boolean;
   readonly quiet: boolean;
   readonly unsent: UnsentFile | undefined;
+  readonly refused: RefusedFile | undefined;
   /** The origin of the URL of the command line. */
   readonly origin: string;
   /** The options as they were given. */
@@ -96,6 +98,11 @@ export async function createJob(
     oversize: lines ? "whole" : "split",
     onError,
     ...quantity(values, "interval", TIME, "flushInterval"),
+    ...values.refused !== undefined && {
+      // It is open by the time that anything is sent.
+      deadLetter: (bytes, { cause }, { signal }) =>
+        opened.refused!.take(bytes, cause, signal),
+    },
   };
   const request: RequestOptions = {
     headers,
@@ -128,15 +135,34 @@ export async function createJob(
       "cannot resume: the input is not the one that the upload began with, or was modified since; give the same files, or begin a new upload with --tus",
     );
   }
-  const unsent = values.unsent === undefined
-    ? undefined
-    : await UnsentFile.open(values.unsent, files, mode);
+  const opened = await openFiles(values, files, mode);
   return {
     ...connection,
+    ...opened,
     ...{ mode, files, offset, start, info, capacity, lines, quiet, values },
-    ...{ unsent, backgroundFailure },
+    backgroundFailure,
     origin: new URL(url).origin,
   };
+}
+
+/** Opens the files that are written to. */
+async function openFiles(
+  values: Values,
+  inputs: readonly string[],
+  mode: Mode,
+): Promise<Pick<Job, "unsent" | "refused">> {
+  const unsent = values.unsent === undefined
+    ? undefined
+    : await UnsentFile.open(values.unsent, inputs, mode);
+  try {
+    const refused = values.refused === undefined
+      ? undefined
+      : await RefusedFile.open(values.refused, inputs, values.unsent);
+    return { unsent, refused };
+  } catch (error) {
+    await unsent?.close(false);
+    throw error;
+  }
 }
 
 function isHttp(text: string): boolean {

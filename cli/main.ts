@@ -9,8 +9,9 @@
  * ```
  *
  * It exits with 0 when every byte of the input has been acknowledged, with 1
- * when it failed or was interrupted, and with 2 after invalid usage or for lack
- * of a permission; then nothing was sent.
+ * when it failed or was interrupted, with 2 after invalid usage or for lack of a
+ * permission (then nothing was sent), and with 3 when `--refused` has received a
+ * part of the input, and the rest has been acknowledged.
  *
  * @module
  */
@@ -47,7 +48,7 @@ const PROGRAM = import.meta.filename ??
  * ```
  *
  * @param args The arguments, without the program's name.
- * @returns The exit code: 0, 1 or 2.
+ * @returns The exit code: 0, 1, 2 or 3.
  */
 export async function main(args: string[]): Promise<number> {
   try {
@@ -76,8 +77,8 @@ async function run(job: Job): Promise<number> {
   const { mode, out } = job;
   const progress = showProgress(job);
   using interrupts = new Interrupts({
-    stopReading: () => input.stop(),
     hurry: (deadline) => job.sender.interrupt(deadline),
+    stopReading: () => input.stop(),
     giveUp: () => void out.abort(new Error("interrupted")),
   });
   using input = new Input(job.files, job.start - job.offset);
@@ -102,7 +103,7 @@ async function run(job: Job): Promise<number> {
   }
   const isUnfinished = failure !== undefined || input.error !== undefined ||
     interrupts.received;
-  if (isUnfinished || progress.shown) {
+  if (isUnfinished || progress.shown || job.refused?.isUsed) {
     const { bytesDelivered, sends } = out.stats;
     log(
       mode === "upload"
@@ -120,9 +121,11 @@ async function run(job: Job): Promise<number> {
   const hasWholeRest = isSaved && job.upload !== undefined &&
     !interrupts.received &&
     input.error === undefined;
+  await job.refused?.close();
   await job.unsent?.close(hasWholeRest);
   if (failure !== undefined) await printResumeCommand(job, hasWholeRest);
-  return isUnfinished ? 1 : 0;
+  if (isUnfinished) return 1;
+  return job.refused?.isUsed ? 3 : 0;
 }
 
 /** Sends the whole input and closes the buffer; rejects if that fails. */

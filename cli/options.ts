@@ -44,6 +44,8 @@ Options:
       --retry-for TIME   Time limit for all attempts of one request
                          (default: 2m). 0: do not retry. forever: no limit.
       --unsent FILE      On failure, append everything undelivered to FILE.
+      --refused FILE     Append requests that the server refuses with 400 or 422
+                         to FILE, and continue.
       --metadata NAME=VALUE
                          With --tus: describe the object to the server
                          (default: filename, if there is exactly one FILE, and
@@ -54,17 +56,17 @@ Options:
       --help             Show this help.
       --version          Show the version.
 
---upload, --tus and --resume exclude --lines and --compress; --upload also
-excludes --retry-for and --unsent, --tus and --resume exclude --method.
+--upload, --tus and --resume exclude --lines, --compress and --refused; --upload
+also excludes --retry-for and --unsent, --tus and --resume exclude --method.
 
 A SIZE is in bytes, or has a unit: 64K, 1M, 1G.
 A TIME is in milliseconds, or has a unit: 500ms, 30s, 2m.
 
-Permissions: -N for the URL, -R for each FILE, -R -W for --unsent, and
---allow-env=NAME for \${NAME}.
+Permissions: -N for the URL, -R for each FILE, -R -W for --unsent and --refused,
+and --allow-env=NAME for \${NAME}.
 
-Exit codes: 0 all bytes acknowledged, 1 failed or interrupted,
-2 invalid usage or missing permission.
+Exit codes: 0 all bytes acknowledged, 1 failed or interrupted, 2 invalid usage or
+missing permission, 3 all bytes acknowledged or appended to --refused.
 `;
 }
 
@@ -112,6 +114,7 @@ const MODES_OF_OPTION: Readonly<Record<string, readonly Mode[]>> = {
   compress: ["records"],
   "retry-for": ["records", "tus", "resume"],
   unsent: ["records", "tus", "resume"],
+  refused: ["records"],
   metadata: ["tus"],
   offset: ["resume"],
 };
@@ -139,6 +142,7 @@ export function parseOptions(args: readonly string[]) {
         timeout: { type: "string" },
         "retry-for": { type: "string" },
         unsent: { type: "string" },
+        refused: { type: "string" },
         upload: { type: "boolean" },
         tus: { type: "boolean" },
         resume: { type: "boolean" },

@@ -202,7 +202,10 @@ Deno.test("cli --help and --version print to standard output", async () => {
   assertEquals([help.code, help.stderr], [0, ""]);
   assertMatch(help.stdout, /^Sends standard input.*\n\nUsage: /);
   assertStringIncludes(help.stdout, `: deno run -N -R ${CLI} [options] URL`);
-  assertMatch(help.stdout, /-R for each FILE, -R -W for --unsent.*\n.*-env=/);
+  assertMatch(
+    help.stdout,
+    /-R for each FILE, -R -W for --unsent and --refused,\n.*-env=/,
+  );
   const version = await run(["--version"], "", []);
   assertEquals(version, { ...SUCCESS, stdout: `${config.version}\n` });
 });

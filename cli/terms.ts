@@ -18,6 +18,7 @@ const TERMS: readonly (readonly [RegExp, string])[] = [
   [/^Cannot create \w+: /, ""],
   [/send them in headers/, "send them in --header"],
   // Failures, and advice on them.
+  [/; deadLetter did not take them$/, ""], // --refused reports why, or need not
   [/closeTimeout of/, "the time limit of"],
   [/credentials in `headers`/, "credentials in --header"],
   [/make `capacity` smaller/, "make --capacity smaller"],

@@ -1,0 +1,138 @@
+/** A file that is appended to if the need arises: that of `--unsent`, and of `--refused`. */
+import { fstatSync } from "node:fs";
+import { tryTo } from "./errors.ts";
+
+/** Another file of the command, and what the command calls it. */
+export interface OtherFile {
+  /** A path; `-` is standard input. */
+  readonly path: string;
+  readonly name: string;
+}
+
+/** The files of the input. */
+export function inputFiles(paths: readonly string[]): OtherFile[] {
+  return paths.map((path) => ({
+    path,
+    name: path === "-" ? "standard input" : `the input ${path}`,
+  }));
+}
+
+/** The file. It stays open during the whole run. */
+export class AppendFile {
+  readonly path: string;
+  #file: Deno.FsFile;
+  /** There was no such file before. */
+  readonly #isNew: boolean;
+  #written = 0;
+
+  private constructor(path: string, file: Deno.FsFile, isNew: boolean) {
+    this.path = path;
+    this.#file = file;
+    this.#isNew = isNew;
+  }
+
+  /**
+   * Opens the file. That happens before anything is read, so that it cannot fail
+   * when the file is needed.
+   *
+   * @param others It must not be one of these.
+   * @throws {AccessError} If it cannot be opened, or must not be written to.
+   */
+  static open(
+    path: string,
+    others: readonly OtherFile[],
+  ): Promise<AppendFile> {
+    return tryTo(`write ${path}`, async () => {
+      const { file, isNew } = await openOrCreate(path);
+      try {
+        await checkIsNone(file, others);
+      } catch (error) {
+        file.close();
+        throw error;
+      }
+      return new AppendFile(path, file, isNew);
+    });
+  }
+
+  /** How many bytes this run has appended. */
+  get written(): number {
+    return this.#written;
+  }
+
+  /** The size of the file in bytes. */
+  async size(): Promise<number> {
+    return (await this.#file.stat()).size;
+  }
+
+  /** Appends all of `bytes`; if it fails, a part of them may have been appended. */
+  async write(bytes: Uint8Array): Promise<void> {
+    while (bytes.length > 0) {
+      const size = await this.#file.write(bytes);
+      this.#written += size;
+      bytes = bytes.subarray(size);
+    }
+  }
+
+  /** Waits until everything that was appended is on disk. */
+  sync(): Promise<void> {
+    return this.#file.sync();
+  }
+
+  /** Cuts off everything from position `size` on. */
+  truncate(size: number): Promise<void> {
+    return this.#file.truncate(size);
+  }
+
+  /**
+   * Opens the file again. Another command that uses the same file may have removed
+   * it when it was not needed: bytes written to the open file would be lost.
+   */
+  async reopen(): Promise<void> {
+    try {
+      const file = await Deno.open(this.path, { append: true, create: true });
+      this.#file.close();
+      this.#file = file;
+    } catch {
+      // The open file is the only one there is, and usually still the right one.
+    }
+  }
+
+  /**
+   * Closes the file. If it is empty and this run created it, it is also removed.
+   *
+   * @param keep Whether to keep it even then.
+   */
+  async close(keep: boolean): Promise<void> {
+    const size = await this.size();
+    this.#file.close();
+    if (this.#isNew && size === 0 && !keep) {
+      await Deno.remove(this.path).catch(() => {}); // it no longer exists
+    }
+  }
+}
+
+async function openOrCreate(
+  path: string,
+): Promise<{ file: Deno.FsFile; isNew: boolean }> {
+  try {
+    const file = await Deno.open(path, { append: true, createNew: true });
+    return { file, isNew: true };
+  } catch (error) {
+    if (!(error instanceof Deno.errors.AlreadyExists)) throw error;
+    return { file: await Deno.open(path, { append: true }), isNew: false };
+  }
+}
+
+async function checkIsNone(
+  file: Deno.FsFile,
+  others: readonly OtherFile[],
+): Promise<void> {
+  const { dev, ino } = await file.stat();
+  for (const { path, name } of others) {
+    const other = path === "-" ? fstatSync(0) : await Deno.stat(path);
+    // What is written to an input would be read again, and so without end.
+    if (ino !== null && other.ino === ino && other.dev === dev) {
+      throw new Error(`it is also ${name}`);
+    }
+  }
+}
