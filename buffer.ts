@@ -1116,7 +1116,9 @@ export class StreamBuffer implements AsyncDisposable {
       if (length > this.#capacity && this.#oversize === "reject") {
         return this.#rejectWrite(
           new RangeError(
-            `Cannot write ${length} bytes: the capacity is ${this.#capacity}, and oversize is "reject"`,
+            `Cannot write ${
+              countOf(length)
+            }: the capacity is ${this.#capacity}, and oversize is "reject"`,
           ),
           length,
         );
@@ -1125,7 +1127,10 @@ export class StreamBuffer implements AsyncDisposable {
     }
     // Only now, because a sender that was just called may have ended the buffer.
     if (this.#state !== "open") {
-      return this.#rejectWrite(this.#notOpen(`write ${length} bytes`), length);
+      return this.#rejectWrite(
+        this.#notOpen(`write ${countOf(length)}`),
+        length,
+      );
     }
     if (!this.#fits(length)) return this.#enqueue(bytes);
     this.#store.set(bytes, this.#filled);
@@ -1159,7 +1164,9 @@ export class StreamBuffer implements AsyncDisposable {
     if (this.#queued + length > this.#maxQueuedBytes && !isCallersArray) {
       return this.#rejectWrite(
         new BufferFullError(
-          `Cannot write ${length} bytes: ${this.#queued} are queued, and maxQueuedBytes is ${this.#maxQueuedBytes}; await write(), or raise maxQueuedBytes`,
+          `Cannot write ${
+            countOf(length)
+          }: ${this.#queued} are queued, and maxQueuedBytes is ${this.#maxQueuedBytes}; await write(), or raise maxQueuedBytes`,
         ),
         length,
       );
@@ -1303,9 +1310,9 @@ export class StreamBuffer implements AsyncDisposable {
       if (size === null) break;
       if (!Number.isInteger(size) || size < 0 || size > room.length) {
         throw new TypeError(
-          `Cannot read: the source was given ${room.length} bytes of room, and returned ${
-            show(size)
-          }`,
+          `Cannot read: the source was given ${
+            countOf(room.length)
+          } of room, and returned ${show(size)}`,
         );
       }
       emptyReads = size === 0 ? emptyReads + 1 : 0;

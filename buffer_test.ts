@@ -2156,11 +2156,17 @@ Deno.test("close() rejects when the sender's close() does", async () => {
 Deno.test("a closed buffer rejects write() and flush(), and accepts nothing", async () => {
   const { out, sender } = setUp();
   await out.close();
-  for (const data of ["x", "", new Uint8Array(3)]) {
+  for (
+    const [data, size] of [
+      ["x", "1 byte"],
+      ["", "0 bytes"],
+      [new Uint8Array(3), "3 bytes"],
+    ] as const
+  ) {
     await assertRejects(
       () => out.write(data),
       TypeError,
-      `Cannot write ${data.length} bytes: the buffer is closed`,
+      `Cannot write ${size}: the buffer is closed`,
     );
   }
   await assertRejects(

@@ -28,7 +28,7 @@ import {
 } from "../http/requests.ts";
 import type { ServerResponse } from "../http/responses.ts";
 import { RetryLoop } from "../http/retry.ts";
-import { check, checkInteger, show } from "../internal/checks.ts";
+import { check, checkInteger, countOf, show } from "../internal/checks.ts";
 import { until, within } from "../internal/promises.ts";
 
 export type { SendContext, Sender } from "../buffer.ts";
@@ -319,7 +319,9 @@ export class TusSender implements Sender {
     this.#length ??= this.#offset;
     if (this.#offset < this.#length) {
       throw new RangeError(
-        `Cannot complete the upload: it has ${this.#offset} bytes, but its length is ${this.#length}`,
+        `Cannot complete the upload: it has ${
+          countOf(this.#offset)
+        }, but its length is ${this.#length}`,
       );
     }
     await this.create();
@@ -420,7 +422,7 @@ export class TusSender implements Sender {
       : undefined;
     if (problem === undefined) return;
     throw new RangeError(
-      `Cannot upload ${size} bytes or more: ${problem}`,
+      `Cannot upload ${countOf(size)} or more: ${problem}`,
     );
   }
 
@@ -582,7 +584,9 @@ export class TusSender implements Sender {
     const expected = this.#length ?? length;
     if (length !== undefined && length !== expected) {
       throw response.toError(
-        `; the upload is ${length} bytes long, but \`length\` is ${expected}`,
+        `; the upload is ${
+          countOf(length)
+        } long, but \`length\` is ${expected}`,
       );
     }
     this.#advance(response, attempt, expected);
@@ -640,19 +644,25 @@ export class TusSender implements Sender {
           : ` but without an Upload-Offset${adviceOnProtocol(response)}`,
       );
     }
-    if (offset > (length ?? offset)) {
+    if (length !== undefined && offset > length) {
       throw response.toError(
-        ` and Upload-Offset ${offset}, but the upload is ${length} bytes long`,
+        ` and Upload-Offset ${offset}, but the upload is ${
+          countOf(length)
+        } long`,
       );
     }
     if (offset < this.#offset) {
       throw response.toError(
-        ` and Upload-Offset ${offset}, but has already acknowledged ${this.#offset} bytes`,
+        ` and Upload-Offset ${offset}, but has already acknowledged ${
+          countOf(this.#offset)
+        }`,
       );
     }
     if (offset > this.#sent) {
       throw response.toError(
-        ` and Upload-Offset ${offset}, but only ${this.#sent} bytes were sent`,
+        ` and Upload-Offset ${offset}, but only ${countOf(this.#sent)} ${
+          this.#sent === 1 ? "was" : "were"
+        } sent`,
       );
     }
     if (offset > this.#offset) attempt.onProgress();

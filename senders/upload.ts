@@ -195,7 +195,9 @@ export class UploadSender implements Sender {
       await this.#step(signal, async (signal) => {
         if (end > (this.#length ?? end)) {
           throw new RangeError(
-            `the upload has at least ${end} bytes, but \`length\` is ${this.#length}`,
+            `the upload has at least ${
+              countOf(end)
+            }, but \`length\` is ${this.#length}`,
           );
         }
         await this.#ready(signal);
@@ -220,7 +222,9 @@ export class UploadSender implements Sender {
     await this.#step(this.#controller.signal, async (signal) => {
       if (this.#enqueued < (this.#length ?? 0)) {
         throw new RangeError(
-          `the upload has only ${this.#enqueued} bytes, but \`length\` is ${this.#length}`,
+          `the upload has only ${
+            countOf(this.#enqueued)
+          }, but \`length\` is ${this.#length}`,
         );
       }
       await this.#ready(signal);
@@ -342,9 +346,9 @@ export class UploadSender implements Sender {
     );
     const sent = this.#enqueued === 0
       ? ""
-      : `; at most ${
-        countOf(this.#enqueued)
-      } were sent, and it is unknown how many of them the server has`;
+      : `; at most ${countOf(this.#enqueued)} ${
+        this.#enqueued === 1 ? "was" : "were"
+      } sent, and it is unknown how many of them the server has`;
     return reword(details, details.message + sent, { retryable: false });
   }
 }
