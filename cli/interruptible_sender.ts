@@ -58,4 +58,8 @@ export class InterruptibleSender implements Sender {
   get lastFailure(): unknown {
     return this.#sender.lastFailure;
   }
+
+  get ended(): boolean {
+    return this.#sender.ended === true;
+  }
 }

@@ -148,6 +148,8 @@ export class TusSender implements Sender {
   /** Aborted by `abort`. */
   readonly #controller = new AbortController();
   #closed = false;
+  /** The context of the latest batch. */
+  #latest: BatchContext | undefined;
 
   /** Where the upload is; `undefined` before it is created. */
   #url: URL | undefined;
@@ -286,6 +288,7 @@ export class TusSender implements Sender {
     }
     this.#checkSize(end);
     this.#pendingEnd = end;
+    this.#latest = context;
     await until(context.signal, this.create());
     await this.#try(async (attempt) => {
       let failure = await this.#refreshOffset(attempt);
@@ -429,7 +432,7 @@ export class TusSender implements Sender {
   /** Makes attempts at something that concerns an existing upload. */
   #try(
     work: (attempt: Attempt) => Promise<SendError | undefined>,
-    context: BatchContext = { ...NO_BATCH, signal: this.#controller.signal },
+    context: BatchContext = this.#noBatch(),
   ): Promise<void> {
     return this.#retries.run(context, work);
   }
@@ -445,9 +448,25 @@ export class TusSender implements Sender {
     }, attempt);
   }
 
+  /**
+   * The context of what belongs to no batch. It waits no longer than a batch would
+   * when the buffer is closing, since then it is what `close` is waiting for.
+   */
+  #noBatch(): BatchContext {
+    const own = { ...NO_BATCH, signal: this.#controller.signal };
+    const latest = this.#latest;
+    if (latest?.closing === undefined) return own;
+    return {
+      ...own,
+      closing: latest.closing,
+      get deadline() {
+        return latest.deadline ?? Infinity;
+      },
+    };
+  }
+
   async #create(): Promise<string> {
-    const context = { ...NO_BATCH, signal: this.#controller.signal };
-    await this.#retries.run(context, async (attempt) => {
+    await this.#retries.run(this.#noBatch(), async (attempt) => {
       const failure = await this.#discover(attempt);
       if (failure !== undefined) return failure;
       const length = this.#length;

@@ -14,7 +14,7 @@ import { FlushError, StreamBuffer } from "../buffer.ts";
 import { checkCuts } from "../tools/cuts.ts";
 import { isPending, stable } from "../testing/event_loop.ts";
 import { CuttingProxy, NO_CUT } from "../testing/cutting_proxy.ts";
-import { fakeTime } from "../testing/fake_time.ts";
+import { fakeTime, fixedRandom } from "../testing/fake_time.ts";
 import {
   type Behaviour,
   close,
@@ -1256,6 +1256,38 @@ Deno.test("close() that ends at closeTimeout reports the last failure", async ()
   assertMatch(message, /closeTimeout of 500 ms has passed: PATCH of 10 b/);
   assertEquals(out.takeUnsent().length, 10);
 });
+
+for (
+  const [what, script, requests] of [
+    ["the creation", [tus(503), CREATED, at(10), at(10, 10)], 5],
+    ["the completion", [CREATED, at(10), tus(503), at(10), at(10, 10)], 6],
+  ] as const
+) {
+  Deno.test(`close() ends a delay of ${what}`, async () => {
+    using time = fakeTime();
+    using _ = fixedRandom(0.999);
+    const waits = Promise.withResolvers<void>();
+    await using server = new FaultyServer([offers(), ...script], close);
+    const sender = new TusSender(`http://127.0.0.1:${server.port}/files`, {
+      retry: { initialDelay: 20_000 },
+      onRetry: () => waits.resolve(),
+    });
+    const out = new StreamBuffer(sender);
+    await out.write(TEXT);
+    if (what === "the creation") {
+      void out.flush();
+      await waits.promise;
+    }
+    const closed = out.close();
+    if (what === "the completion") {
+      // It begins while the buffer is closing: the delay is short from the start.
+      await waits.promise;
+      await time.tickAsync(1_000);
+    }
+    await closed; // no more time passes
+    assertEquals(server.requests.length, requests);
+  });
+}
 
 Deno.test("send() leaves no listener on its signal", async () => {
   await using given = setUp([at(10), at(20)]);
