@@ -3359,7 +3359,9 @@ async function checkSchedule(
     let isPending = true;
     const end = () => void (isPending = false);
     promise.then(end, end);
-    for (await settle(); isPending; await settle()) await time.nextAsync();
+    for (await settle(); isPending; await settle()) {
+      await time.tickAsync(60_000); // as much as a retry may take
+    }
   };
   const { capacity } = options;
   const sender = new BadSender(outcomes.map((name) => OUTCOMES[name]!));
@@ -3385,7 +3387,13 @@ async function checkSchedule(
     diverted += bytes.length;
     return true;
   };
-  const out = new StreamBuffer(recorder, { ...options, deadLetter });
+  // Whatever time passes, it is not enough for close() to give up.
+  const closeTimeout = 2 ** 31 - 1;
+  const out = new StreamBuffer(recorder, {
+    ...options,
+    closeTimeout,
+    deadLetter,
+  });
   // An abort does not say what of a write was accepted: `undefined`. What was
   // read from a source is accepted, whatever becomes of readFrom().
   const writes: {
