@@ -154,8 +154,7 @@ export class RetryLoop {
     if (this.#pause === undefined) return;
     const { failure, end } = this.#pause;
     const left = end - performance.now();
-    if (left <= 0) this.#pause = undefined;
-    else await this.#wait(0, remind(failure, left), limits, false);
+    if (left > 0) await this.#wait(0, remind(failure, left), limits, false);
   }
 
   /**

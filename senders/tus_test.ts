@@ -1257,6 +1257,19 @@ Deno.test("close() that ends at closeTimeout reports the last failure", async ()
   assertEquals(out.takeUnsent().length, 10);
 });
 
+Deno.test("the delay is a short one again when the server's offset has grown", async () => {
+  using time = fakeTime();
+  using _ = fixedRandom(0.5);
+  const { delays, onRetry } = skipDelays(time);
+  const cut = cutAt(1);
+  await using given = setUp(
+    [cut, at(1), cut, at(2), cut, at(2), cut, at(3), at(10)],
+    { retry: { initialDelay: 200 }, onRetry },
+  );
+  await given.sender.send(BYTES, context());
+  assertEquals(delays, [100, 100, 100, 200]);
+});
+
 for (
   const [what, script, requests] of [
     ["the creation", [tus(503), CREATED, at(10), at(10, 10)], 5],
