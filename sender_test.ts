@@ -241,6 +241,42 @@ Deno.test("send() rejects a second stream, which would repeat the keys of the fi
   assertEquals(server.requests.length, 2);
 });
 
+Deno.test("send() accepts bytes with a key of their own from anyone, and they change nothing", async () => {
+  await using server = new FaultyServer(
+    [respond(200), respond(200)],
+    respond(400),
+  );
+  const sender = new FetchSender(server.url, { idempotencyKey: "a" });
+  await sender.send(BYTES, context(0));
+  await sender.send(BYTES, { ...context(0), key: "a-0/0-5" });
+  const { key } = await assertRejects(
+    () => sender.send(BYTES, { ...context(0), key: "a-0/5-10" }),
+    SendError,
+  );
+  assertEquals(key, "a-0/5-10");
+  assertEquals(server.keys, ['"a-0"', '"a-0/0-5"', '"a-0/5-10"']);
+  await assertRejects(
+    () => sender.send(BYTES, context(0)),
+    TypeError,
+    "serves another StreamBuffer",
+  );
+});
+
+Deno.test("ended tells whether the sender is closed", async () => {
+  const closed = new FetchSender("http://localhost/");
+  assertEquals(closed.ended, false);
+  closed.close();
+  assertEquals(closed.ended, true);
+  await assertRejects(
+    () => closed.send(BYTES, { ...context(0), key: "a" }),
+    TypeError,
+    "is closed",
+  );
+  const aborted = new FetchSender("http://localhost/");
+  aborted.abort();
+  assertEquals(aborted.ended, true);
+});
+
 Deno.test("send() accepts a failed batch again, with any signal", async () => {
   await using server = new FaultyServer([respond(400)]);
   const sender = new FetchSender(server.url);

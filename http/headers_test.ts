@@ -173,6 +173,7 @@ Deno.test("a header function that fails, hangs or returns invalid headers fails 
   assertInstanceOf(error.cause, Error);
   assertEquals(error.cause.name, "RangeError");
   assertEquals(error.cause.stack, bug.stack);
+  assertEquals(error.retryable, false, "no request was made");
   const hung = await assertRejects(
     () =>
       deliver(server.url, { headers: () => new Promise(() => {}), timeout: 1 }),
