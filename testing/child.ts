@@ -102,6 +102,28 @@ export function run(args: string[], shell?: string): Child {
 }
 
 /**
+ * Waits for the end of a process that has to end on its own: after this many
+ * milliseconds it is killed, and the promise rejects.
+ */
+export async function outcomeWithin(
+  ms: number,
+  child: Child,
+): Promise<Outcome> {
+  let late = false;
+  const timer = setTimeout(() => {
+    late = true;
+    child.kill("SIGKILL");
+  }, ms);
+  const outcome = await child.outcome;
+  clearTimeout(timer);
+  if (!late) return outcome;
+  const { stdout, stderr } = outcome;
+  throw new Error(
+    `The process was still running after ${ms} ms: ${stdout}${stderr}`,
+  );
+}
+
+/**
  * Returns a flag that runs `script` before the program, to replace a clock, a
  * disk or a port. The function is passed on as text.
  */

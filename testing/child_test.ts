@@ -1,5 +1,5 @@
 import { assertEquals, assertRejects } from "@std/assert";
-import { run, start } from "./child.ts";
+import { outcomeWithin, run, start } from "./child.ts";
 import { FaultyServer } from "./faulty_server.ts";
 
 Deno.test("waitForOutput() resolves when the text has arrived on either stream", async () => {
@@ -36,4 +36,16 @@ Deno.test("waitFor() rejects when the process exits before the event", async () 
     Error,
     "Waited for an event, but the process exited with 3: ",
   );
+});
+
+Deno.test("outcomeWithin() returns how a process ended, or kills it and rejects", async () => {
+  await using brief = run(["data:text/javascript,Deno.exit(3)"]);
+  assertEquals((await outcomeWithin(60_000, brief)).code, 3);
+  await using endless = run(["data:text/javascript,setInterval(()=>{},1e6)"]);
+  await assertRejects(
+    () => outcomeWithin(1, endless),
+    Error,
+    "The process was still running after 1 ms: ",
+  );
+  assertEquals((await endless.outcome).signal, "SIGKILL");
 });
