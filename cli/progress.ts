@@ -31,14 +31,14 @@ export function showProgress(
   if (quiet || !Deno.stderr.isTerminal()) {
     return { shown: false, stop: () => {} };
   }
-  const begin = Date.now();
+  const begin = performance.now();
   const draw = () => {
     const { bytesDelivered } = out.stats;
     stderr.write(
       ERASE + progressLine({
         done: start + bytesDelivered,
         size: info?.size,
-        rate: 1_000 * bytesDelivered / (Date.now() - begin || 1),
+        rate: 1_000 * bytesDelivered / (performance.now() - begin || 1),
         // An upload in one request is acknowledged only as a whole.
         verb: mode === "upload" ? "handed over" : "acknowledged",
       }),
