@@ -37,9 +37,9 @@ const ACTION = "Cannot create StreamBuffer";
 const DEFAULT_MAX_QUEUED_BYTES = 16 * 1024 * 1024;
 /**
  * Bounds of the delay before a batch whose send failed is sent again, in ms: the
- * first, unless `flushInterval` is longer, and the last. A server that is down
- * for an hour is asked about once a minute, and one that was away for a moment
- * is not kept waiting.
+ * first, unless `flushInterval` is longer, and the last. During a long outage
+ * there is about one send a minute, and a server that was away for a moment is
+ * not kept waiting.
  */
 const MIN_RETRY_DELAY = 1_000;
 const MAX_RETRY_DELAY = 60_000;
@@ -100,7 +100,7 @@ export interface SendContext {
   /**
    * When `closeTimeout` passes and `signal` is aborted, in milliseconds as
    * `performance.now()` counts them; `Infinity` as long as `closing` is not
-   * aborted.
+   * aborted. It changes when that is: a copy of the context has to read it anew.
    */
   readonly deadline: number;
   /**
@@ -1594,8 +1594,12 @@ export class StreamBuffer implements AsyncDisposable {
   #hold(batch: Batch, error: FlushError): void {
     batch.state = "held";
     this.#lastError = error;
-    if (!this.#hasSenderEnded) {
-      this.#cancelRetry = after(this.#retryDelay(error.cause), () => {
+    const delay = this.#retryDelay(error.cause);
+    const isRetried = !this.#hasSenderEnded;
+    // Both may have called a getter, which may have ended the buffer.
+    if (this.#state === "closed") return;
+    if (isRetried) {
+      this.#cancelRetry = after(delay, () => {
         this.#release();
         this.#advance();
       });
@@ -1617,8 +1621,11 @@ export class StreamBuffer implements AsyncDisposable {
         2 ** this.#failuresInARow++,
       Math.max(MAX_RETRY_DELAY, this.#flushInterval),
     );
-    const retryAfter = Number(property(cause, "retryAfter"));
-    return Math.max(bound * (1 + Math.random()) / 2, retryAfter || 0);
+    const delay = bound * (1 + Math.random()) / 2;
+    const retryAfter = property(cause, "retryAfter");
+    return typeof retryAfter === "number" && retryAfter > delay
+      ? retryAfter
+      : delay;
   }
 
   /** Makes a held batch ready to be sent, and stops the retry timer. */

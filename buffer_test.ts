@@ -1532,7 +1532,14 @@ Deno.test("a failed batch is not sent again before the retryAfter of its error h
   await out.close();
 });
 
-for (const retryAfter of [-5, NaN, "soon", null, {}, 2]) {
+const THROWS = {
+  valueOf() {
+    throw new Error("no");
+  },
+};
+for (
+  const retryAfter of [-5, NaN, "9999", null, THROWS, Symbol(), 10n ** 9n, 2]
+) {
   Deno.test(`a retryAfter of ${show(retryAfter)} does not hasten anything`, async () => {
     using time = fakeTime();
     using _ = fixedRandom(0);
@@ -1544,6 +1551,32 @@ for (const retryAfter of [-5, NaN, "soon", null, {}, 2]) {
     await time.tickAsync(1);
     assertEquals(sender.text, "abcd");
     await out.close();
+  });
+}
+
+for (const name of ["retryAfter", "ended"]) {
+  Deno.test(`abort() in the getter ${name} leaves no timer behind`, async () => {
+    using time = fakeTime();
+    const abort = () => void out.abort();
+    const out = new StreamBuffer({
+      send() {
+        throw {
+          get retryAfter() {
+            if (name === "retryAfter") abort();
+            return 5;
+          },
+        };
+      },
+      get ended() {
+        if (name === "ended") abort();
+        return false;
+      },
+    }, { flushInterval: 0 });
+    await out.write("a");
+    await assertRejects(() => out.flush(), DOMException, "aborted");
+    await settle();
+    assertEquals(time.countTimers(), 0);
+    assertEquals(textOf(out.takeUnsent()), "a");
   });
 }
 

@@ -161,13 +161,7 @@ export class FetchSender implements Sender, AsyncDisposable {
       );
     }
     if (idempotencyKey !== false) {
-      check(
-        ACTION,
-        { idempotencyKey },
-        'printable ASCII without " and \\, or false',
-        "string",
-        (key) => /^[ !#-[\]-~]+$/.test(key),
-      );
+      checkKey(ACTION, { idempotencyKey }, ", or false");
     }
     this.#method = method;
     this.#compression = compression;
@@ -183,6 +177,7 @@ export class FetchSender implements Sender, AsyncDisposable {
    * @returns A promise that resolves when the server has responded with a 2xx.
    * @throws {SendError} If it was not delivered.
    * @throws {TypeError} If the sender is closed, or serves another stream.
+   * @throws {RangeError} If `context.key` is not what a key may be.
    * @throws The reason of `context.signal`, if that is aborted first.
    */
   async send(
@@ -254,11 +249,11 @@ export class FetchSender implements Sender, AsyncDisposable {
    * accepted only with a sequence number that has not been delivered. Bytes that
    * come with a key of their own can be of any stream.
    */
-  #claim({ sequence, signal }: BatchContext, isOwnKey: boolean): void {
+  #claim({ sequence, signal, key }: BatchContext, isOwnKey: boolean): void {
     if (this.#closed) {
       throw new TypeError("Cannot send: the FetchSender is closed");
     }
-    if (!isOwnKey) return;
+    if (!isOwnKey) return checkKey("Cannot send", { key });
     if (sequence < this.#claimed.next && signal !== this.#claimed.signal) {
       throw new TypeError(
         "Cannot send: the FetchSender serves another StreamBuffer; make one for each",
@@ -312,6 +307,21 @@ function canCompress(format: Compression): boolean {
   } catch {
     return false;
   }
+}
+
+/** Checks a key, or a part of one, that is to be sent as a structured field string. */
+function checkKey(
+  action: string,
+  options: Record<string, string | undefined>,
+  orElse = "",
+): void {
+  check(
+    action,
+    options,
+    `printable ASCII without " and \\${orElse}`,
+    "string",
+    (key) => /^[ !#-[\]-~]+$/.test(key),
+  );
 }
 
 /**

@@ -262,6 +262,17 @@ Deno.test("send() accepts bytes with a key of their own from anyone, and they ch
   );
 });
 
+for (const key of ['a"b', "a\\b", "a\nb", "é", ""]) {
+  Deno.test(`send() rejects the key ${JSON.stringify(key)}`, async () => {
+    const sender = new FetchSender("http://localhost/");
+    await assertRejects(
+      () => sender.send(BYTES, { ...context(0), key }),
+      RangeError,
+      'Cannot send: key must be printable ASCII without " and \\, received',
+    );
+  });
+}
+
 Deno.test("ended tells whether the sender is closed", async () => {
   const closed = new FetchSender("http://localhost/");
   assertEquals(closed.ended, false);

@@ -23,12 +23,20 @@ export class AppendFile {
   #file: Deno.FsFile;
   /** There was no such file before. */
   readonly #isNew: boolean;
+  /** It is on a disk. A pipe or a device cannot be synced, cut, or opened twice. */
+  readonly #isRegular: boolean;
   #written = 0;
 
-  private constructor(path: string, file: Deno.FsFile, isNew: boolean) {
+  private constructor(
+    path: string,
+    file: Deno.FsFile,
+    isNew: boolean,
+    isRegular: boolean,
+  ) {
     this.path = path;
     this.#file = file;
     this.#isNew = isNew;
+    this.#isRegular = isRegular;
   }
 
   /**
@@ -46,11 +54,12 @@ export class AppendFile {
       const { file, isNew } = await openOrCreate(path);
       try {
         await checkIsNone(file, others);
+        const { isFile } = await file.stat();
+        return new AppendFile(path, file, isNew, isFile);
       } catch (error) {
         file.close();
         throw error;
       }
-      return new AppendFile(path, file, isNew);
     });
   }
 
@@ -74,13 +83,13 @@ export class AppendFile {
   }
 
   /** Waits until everything that was appended is on disk. */
-  sync(): Promise<void> {
-    return this.#file.sync();
+  async sync(): Promise<void> {
+    if (this.#isRegular) await this.#file.sync();
   }
 
-  /** Cuts off everything from position `size` on. */
-  truncate(size: number): Promise<void> {
-    return this.#file.truncate(size);
+  /** Cuts off everything from position `size` on, if that is possible. */
+  async truncate(size: number): Promise<void> {
+    if (this.#isRegular) await this.#file.truncate(size);
   }
 
   /**
@@ -88,6 +97,7 @@ export class AppendFile {
    * it when it was not needed: bytes written to the open file would be lost.
    */
   async reopen(): Promise<void> {
+    if (!this.#isRegular) return;
     try {
       const file = await Deno.open(this.path, { append: true, create: true });
       this.#file.close();

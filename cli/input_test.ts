@@ -41,7 +41,7 @@ Deno.test("Input.error reports an input that is shorter than what is skipped", a
   assertEquals(await readAll(input), "");
   assertEquals(
     input.error?.message,
-    "the input is 3 bytes shorter than the upload",
+    "the input is 3 bytes shorter than what the server has",
   );
 });
 

@@ -83,7 +83,11 @@ export async function createJob(
   const mode = modeOf(values);
   if (url === undefined) throw new UsageError("missing URL");
   if (!isHttp(url) && files.some(isHttp)) {
-    throw new UsageError("URL must come before FILE");
+    // A format that is none is taken for the first of them.
+    const formats = values.compress === undefined
+      ? ""
+      : ", and --compress takes gzip, deflate or brotli";
+    throw new UsageError(`URL must come before FILE${formats}`);
   }
   if (files.length === 0) files.push("-");
   const headers = await readHeaders(values.header ?? []);

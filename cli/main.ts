@@ -171,9 +171,10 @@ async function saveUndelivered(
   if (unsent !== undefined) {
     const end = interrupts.received ? "" : ", up to the end of the input";
     log(`saving undelivered bytes to ${unsent.path}${end}`);
-    return await unsent.save(undelivered());
+    // Bytes that were never read are not lost.
+    return await unsent.save(undelivered(), () => input.stop());
   }
-  input.stop(); // bytes that were never read are not lost
+  input.stop(); // as above
   let lost = 0;
   for await (const { length } of undelivered()) lost += length;
   // The rest of an object can be read again if it is in a file.

@@ -329,7 +329,7 @@ Deno.test("cli --resume rejects an input that cannot be the same", async () => {
         2,
         "--offset is 11, but the upload has only 10 bytes",
       ],
-      [[url], "x".repeat(21), 1, "its length is 20"],
+      [[url], "x".repeat(21), 1, "the length of the object is 20"],
       [[url], "x".repeat(19), 1, "has 19 bytes, but its length is 20"],
       [[`${url}0`], "x", 1, "the upload no longer exists"],
     ] as const

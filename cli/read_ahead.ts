@@ -43,7 +43,7 @@ function readAhead(): void {
         skip > 0
           ? `the input is ${skip} byte${
             skip === 1 ? "" : "s"
-          } shorter than the upload`
+          } shorter than what the server has`
           : null,
       );
     } catch (error) {

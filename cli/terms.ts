@@ -20,6 +20,7 @@ const TERMS: readonly (readonly [RegExp, string])[] = [
   // Failures, and advice on them.
   [/; deadLetter did not take them$/, ""], // --refused reports why, or need not
   [/closeTimeout of/, "the time limit of"],
+  [/maxElapsed of/, "--retry-for of"],
   [/credentials in `headers`/, "credentials in --header"],
   [/make `capacity` smaller/, "make --capacity smaller"],
   [/so give `length`/, "so send a file"],

@@ -39,23 +39,39 @@ export class UnsentFile {
   }
 
   /**
-   * Appends all chunks, and reports the number of bytes saved, if any.
+   * Appends all chunks, and reports how many bytes were saved, and how many not.
    *
+   * @param onFailure Called when one cannot be saved: those after it are counted.
    * @returns Whether all of them are on disk.
    */
-  async save(chunks: AsyncIterable<Uint8Array>): Promise<boolean> {
-    await this.#file.reopen();
-    let isComplete = true;
-    try {
-      for await (const chunk of chunks) await this.#file.write(chunk);
-      await this.#file.sync();
-    } catch (error) {
-      isComplete = false;
-      log(`cannot write ${this.path}: ${(error as Error).message}`);
+  async save(
+    chunks: AsyncIterable<Uint8Array>,
+    onFailure: () => void,
+  ): Promise<boolean> {
+    const file = this.#file;
+    await file.reopen();
+    let failure: Error | undefined;
+    let total = 0;
+    for await (const chunk of chunks) {
+      total += chunk.length;
+      if (failure !== undefined) continue;
+      try {
+        await file.write(chunk);
+      } catch (error) {
+        failure = error as Error;
+        onFailure();
+      }
     }
-    const { written } = this.#file;
+    await file.sync().catch((error) => failure ??= error);
+    if (failure) log(`cannot write ${this.path}: ${failure.message}`);
+    const { written } = file;
     if (written > 0) log(`${count(written, "byte")} saved to ${this.path}`);
-    return isComplete;
+    if (written < total) {
+      log(
+        `${count(total - written, "byte")} read, but not acknowledged or saved`,
+      );
+    }
+    return failure === undefined;
   }
 
   /**

@@ -29,7 +29,13 @@ export function isolate(
       const part = bytes.subarray(from, to);
       const key = `${context.key}/${from}-${to}`;
       try {
-        await sender.send(part, { ...context, key });
+        await sender.send(part, {
+          ...context,
+          key,
+          get deadline() { // it changes when the buffer begins to close
+            return context.deadline;
+          },
+        });
       } catch (error) {
         // Whatever else happens: the batch is kept, and all of this begins again.
         if (!(error instanceof SendError && error.refused)) throw error;

@@ -18,6 +18,11 @@ export type Secrets = Set<string>;
 const MIN_SECRET = 6;
 /** Of a longer word, any piece of this length is hidden too. */
 const MAX_PIECE = 8;
+/**
+ * How many secrets a delivery remembers. A header function may return new ones for
+ * each of its attempts, and there is no limit to their number.
+ */
+const MAX_SECRETS = 100;
 /** How many messages of a chain of causes are shown: it may be circular. */
 const MAX_MESSAGES = 5;
 /** Headers whose values no error needs to hide. */
@@ -29,15 +34,24 @@ const PUBLIC_HEADERS = new Set([
 
 /** Adds the query of a URL, as it was sent and decoded. */
 export function addSecretsOfUrl(secrets: Secrets, url: URL): void {
-  secrets.add(url.search.slice(1));
-  url.searchParams.forEach((value) => secrets.add(value));
+  remember(secrets, url.search.slice(1));
+  url.searchParams.forEach((value) => remember(secrets, value));
 }
 
 /** Adds the values of headers. */
 export function addSecretsOfHeaders(secrets: Secrets, headers: Headers): void {
   for (const [name, value] of headers) {
-    if (!PUBLIC_HEADERS.has(name)) secrets.add(value);
+    if (!PUBLIC_HEADERS.has(name)) remember(secrets, value);
   }
+}
+
+/** Adds a secret, and forgets the one that was used least recently if there are too many. */
+function remember(secrets: Secrets, secret: string): void {
+  secrets.delete(secret);
+  secrets.add(secret);
+  if (secrets.size <= MAX_SECRETS) return;
+  const [oldest] = secrets;
+  secrets.delete(oldest!);
 }
 
 /**

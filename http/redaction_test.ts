@@ -11,6 +11,7 @@ import { SendError, streamTo } from "../sender.ts";
 import { close, FaultyServer, respond } from "../testing/faulty_server.ts";
 import { freePort } from "../testing/free_port.ts";
 import { deliver, FAST, NO_SERVER_URL, printed } from "../testing/sending.ts";
+import { addSecretsOfHeaders } from "./redaction.ts";
 
 Deno.test("no error shows a header value or the query", async () => {
   const port = freePort();
@@ -258,4 +259,15 @@ Deno.test("a query with a parenthesis is not shown when fetch fails", async () =
   );
   assertStringIncludes(error.message, `http://127.0.0.1:${port}/`);
   assert(!printed(error).includes("hunter2"), printed(error));
+});
+
+Deno.test("secrets that a header function makes up for each attempt do not add up", () => {
+  const secrets = new Set<string>();
+  for (let i = 0; i < 1_000; i++) {
+    const headers = { Authorization: "Bearer always", "X-Nonce": `nonce ${i}` };
+    addSecretsOfHeaders(secrets, new Headers(headers));
+  }
+  assertEquals(secrets.size, 100);
+  assert(secrets.has("Bearer always"));
+  assert(secrets.has("nonce 999"));
 });

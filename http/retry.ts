@@ -44,6 +44,13 @@ export class RetryLoop {
    * `performance.now()`.
    */
   #pause: { readonly failure: SendError; readonly end: number } | undefined;
+  /**
+   * The failure after which there was no time for another attempt before a buffer
+   * had to be closed, and the `closing` of that buffer.
+   */
+  #final:
+    | { readonly failure: SendError; readonly closing: AbortSignal }
+    | undefined;
   /** Why the latest attempt failed, if it did. */
   lastFailure: SendError | undefined;
 
@@ -112,6 +119,11 @@ export class RetryLoop {
       ...{ sequence, offset, signal, secrets: new Set<string>() },
       onProgress: renew,
     };
+    // close() sends a batch once more, and the failure before says more than one
+    // attempt that has no time to succeed.
+    if (this.#final !== undefined && this.#final.closing === context.closing) {
+      throw this.#final.failure;
+    }
     await this.#obeyServer(limits);
     renew(); // the attempts begin now
     let failure: SendError | undefined;
@@ -132,7 +144,7 @@ export class RetryLoop {
       signal.throwIfAborted();
       if (failure.retryAfter !== undefined) {
         const end = performance.now() + failure.retryAfter;
-        this.#pause = { failure, end };
+        if (end > (this.#pause?.end ?? 0)) this.#pause = { failure, end };
       }
       const refresh: boolean = this.#canRefresh && !refreshed &&
         (failure.status === 401 || failure.status === 403);
@@ -146,6 +158,8 @@ export class RetryLoop {
       ) throw cutShort(previous, number, maxElapsed);
       const backoff: number = this.#backoff(++failures);
       await this.#wait(refresh ? 0 : backoff, failure, limits);
+      // Only a `Retry-After` while the buffer is closing may take longer.
+      if (performance.now() >= limits.deadline) renew();
     }
   }
 
@@ -158,12 +172,12 @@ export class RetryLoop {
   }
 
   /**
-   * Waits before the next attempt. A close that begins meanwhile ends the backoff,
-   * and what is left of a `Retry-After` then has to end before `closeTimeout`.
+   * Waits before the next attempt. A close that begins meanwhile ends the backoff.
+   * A `Retry-After` then has to end before `closeTimeout`, and nothing else.
    *
    * @param failure What to throw if there is not enough time.
-   * @param isRetry Whether the wait follows an attempt of this send: then it is
-   *   reported, and limited by `maxElapsed` even while the buffer is closing.
+   * @param isRetry Whether the wait follows an attempt of this send, and is to be
+   *   reported.
    */
   async #wait(
     backoff: number,
@@ -174,26 +188,35 @@ export class RetryLoop {
     const { signal, closing } = context;
     for (;;) {
       const now = performance.now();
-      const limit = !isRetry && closing?.aborted ? Infinity : deadline;
+      const obeyed = this.#pause;
+      const pause = Math.max((obeyed?.end ?? now) - now, 0);
+      const limit = closing?.aborted && pause > 0 ? Infinity : deadline;
       const left = Math.min(limit, context.deadline ?? Infinity) - now;
-      const pause = (this.#pause?.end ?? now) - now;
       if (closing?.aborted) {
         // Of what is left, half at most: so the attempts come closer and closer
         // to the deadline, and the last one still has time to succeed.
         backoff = Math.min(backoff, MAX_CLOSING_DELAY, left / 2);
-        if (left < MIN_CLOSING_TIME) throw failure;
+        if (left < MIN_CLOSING_TIME) {
+          this.#final = { failure, closing };
+          throw failure;
+        }
       }
       const delay = Math.max(backoff, pause);
       if (delay >= left) throw failure;
-      if (isRetry && this.#onRetry) notify(this.#onRetry, failure, delay);
-      if (!isRetry && delay === 0) break; // it was a backoff that has been ended
+      // Before anyone is told, who may close the buffer.
       const wake = closing?.aborted ? undefined : closing;
+      if (isRetry && this.#onRetry) notify(this.#onRetry, failure, delay);
+      if (!isRetry && delay === 0) return; // it was a backoff that has been ended
       await sleep(delay, signal, wake);
-      if (wake?.aborted !== true) break;
       backoff = 0;
       isRetry = false;
+      if (wake?.aborted) continue;
+      // Another send may have been asked to wait for longer meanwhile.
+      if (this.#pause === obeyed) {
+        this.#pause = undefined;
+        return;
+      }
     }
-    this.#pause = undefined;
   }
 
   /** A delay in ms, random below a bound that doubles with each failure. */
@@ -215,21 +238,24 @@ function cutShort(
 ): SendError {
   return reword(
     failure,
-    `${failure.message}; maxElapsed of ${maxElapsed} ms passed during attempt ${attempts}`,
+    `${failure.message}; attempt ${attempts} was cut short by maxElapsed of ${maxElapsed} ms`,
     { attempts },
   );
 }
 
-/** A failure whose `Retry-After` still has `left` ms to go. */
+/**
+ * A failure whose `Retry-After` still has `left` ms to go. It may be that of another
+ * batch: only that one was refused, and has that key.
+ */
 function remind(failure: SendError, left: number): SendError {
   const until = new Date(Date.now() + left);
   // A year that `Date` does not have is not shown.
-  const date = Number.isNaN(until.getTime()) ? "" : `, until ${until.toJSON()}`;
+  const date = Number.isNaN(until.getTime()) ? "" : ` until ${until.toJSON()}`;
   return reword(
     failure,
-    `${failure.message}; no request was made, as ${
+    `${failure.message}; no request is made${date} (${
       Math.ceil(left / 1_000)
-    } s of that are left${date}`,
-    { retryAfter: left },
+    } s left)`,
+    { retryAfter: left, refused: false, key: undefined },
   );
 }

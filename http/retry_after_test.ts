@@ -9,7 +9,11 @@ import {
 import { FlushError } from "../buffer.ts";
 import { FetchSender, SendError, streamTo } from "../sender.ts";
 import { fakeTime, fixedRandom } from "../testing/fake_time.ts";
-import { FaultyServer, respond } from "../testing/faulty_server.ts";
+import {
+  type Behaviour,
+  FaultyServer,
+  respond,
+} from "../testing/faulty_server.ts";
 import {
   BYTES,
   context,
@@ -192,7 +196,7 @@ Deno.test("until a Retry-After of an hour has passed no request is made, whateve
   assertEquals(cause.retryAfter, 600_000);
   assertStringIncludes(
     cause.message,
-    "it asks to wait 3600 s; no request was made, as 600 s of that are left, until 1970-01-01T00:10:00.000Z",
+    "it asks to wait 3600 s; no request is made until 1970-01-01T00:10:00.000Z (600 s left)",
   );
   assertEquals(server.requests.length, 1);
   await time.tickAsync(599_999);
@@ -252,7 +256,7 @@ for (
         await assertRejects(
           () => closed,
           FlushError,
-          "as 5 s of that are left",
+          "(5 s left)",
         );
         assertEquals(new TextDecoder().decode(out.takeUnsent()), "kept");
         assertEquals(server.requests.length, 1);
@@ -294,3 +298,103 @@ Deno.test("a close() that begins during a wait for Retry-After does not cut it s
   );
   assertEquals(server.requests.length, 2);
 });
+
+Deno.test("a refusal with a Retry-After does not make later batches refused ones", async () => {
+  for (const status of [400, 413, 422]) {
+    await using server = new FaultyServer([
+      respond(status, { "retry-after": "3600" }),
+    ]);
+    const taken: string[] = [];
+    const out = streamTo(server.url, {
+      deadLetter: (bytes) => {
+        taken.push(new TextDecoder().decode(bytes));
+        return true;
+      },
+    });
+    await out.write("bad");
+    await out.flush();
+    await out.write("good");
+    const { cause } = await assertRejects(() => out.flush(), FlushError);
+    assertInstanceOf(cause, SendError);
+    assertEquals([cause.status, cause.refused], [status, false]);
+    assertEquals(cause.key, undefined, "it would be that of another batch");
+    await assertRejects(() => out.close(), FlushError);
+    assertEquals(taken, ["bad"]);
+    assertEquals(new TextDecoder().decode(out.takeUnsent()), "good");
+    assertEquals(server.requests.length, 1);
+  }
+});
+
+for (const [first, second] of [["60", "5"], ["5", "60"]] as const) {
+  Deno.test(`sends that overlap obey both a Retry-After of ${first} and one of ${second}`, async () => {
+    using time = fakeTime();
+    const { step, arrived, release } = gateOf(2);
+    await using server = new FaultyServer([
+      step(respond(503, { "retry-after": first })),
+      step(respond(503, { "retry-after": second })),
+    ]);
+    const waits: Promise<void>[] = [];
+    const waiting = [
+      Promise.withResolvers<void>(),
+      Promise.withResolvers<void>(),
+    ];
+    const sender = new FetchSender(server.url, {
+      onRetry: () => waiting[waits.push(Promise.resolve()) - 1]?.resolve(),
+    });
+    const sends = ["a", "b"].map((key) =>
+      sender.send(BYTES, { ...context(), key })
+    );
+    await arrived;
+    release();
+    await Promise.all(waiting.map(({ promise }) => promise));
+    await time.tickAsync(59_999);
+    assertEquals(server.requests.length, 2);
+    await time.tickAsync(1);
+    await Promise.all(sends);
+    assertEquals(server.requests.length, 4);
+  });
+}
+
+for (const maxElapsed of [0, 1_000]) {
+  Deno.test(`close() obeys a Retry-After that it meets, with maxElapsed ${maxElapsed}`, async () => {
+    using time = fakeTime();
+    await using server = new FaultyServer([
+      respond(503, { "retry-after": "20" }),
+      async (exchange) => {
+        await exchange.receive();
+        time.tick(maxElapsed / 2); // it has time
+        await respond(200)(exchange);
+      },
+    ]);
+    const waits = Promise.withResolvers<void>();
+    const out = streamTo(server.url, {
+      retry: { maxElapsed },
+      onRetry: () => waits.resolve(),
+    });
+    await out.write("kept");
+    const closed = out.close();
+    await waits.promise;
+    await time.tickAsync(19_999);
+    assertEquals(server.requests.length, 1);
+    await time.tickAsync(1);
+    await closed;
+    assertEquals(server.bodies[0], "kept");
+    assertEquals(server.requests.length, 2);
+  });
+}
+
+/** Behaviours that wait until `count` requests have arrived and are released. */
+function gateOf(count: number) {
+  const arrived = Promise.withResolvers<void>();
+  const released = Promise.withResolvers<void>();
+  let requests = 0;
+  return {
+    arrived: arrived.promise,
+    release: () => released.resolve(),
+    step: (then: Behaviour): Behaviour => async (exchange) => {
+      if (++requests === count) arrived.resolve();
+      await released.promise;
+      await then(exchange);
+    },
+  };
+}

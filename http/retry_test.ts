@@ -329,7 +329,7 @@ Deno.test("an attempt that begins after maxElapsed has passed gets a millisecond
         },
       }),
     SendError,
-    "(attempt 1): the server responded with 503; maxElapsed of 1000 ms passed during attempt 2",
+    "(attempt 1): the server responded with 503; attempt 2 was cut short by maxElapsed of 1000 ms",
   );
 });
 
@@ -367,7 +367,7 @@ Deno.test("the error keeps what the last response said when maxElapsed cuts an a
   const error = await assertRejects(
     () => sender.send(BYTES, context()),
     SendError,
-    'responded with 503; it asks to wait 1 s: "overloaded"; maxElapsed of 120000 ms passed during attempt 6',
+    'responded with 503; it asks to wait 1 s: "overloaded"; attempt 6 was cut short by maxElapsed of 120000 ms',
   );
   assertEquals(error.status, 503);
   assertEquals(error.excerpt, "overloaded");
@@ -458,6 +458,44 @@ Deno.test("close() ends a delay that is under way, and the bytes are delivered a
   await out.close(); // no time passes
   assertEquals(server.bodies, ["kept", "kept"]);
   assertEquals(time.countTimers(), 0);
+});
+
+Deno.test("close() in onRetry ends the delay that is reported", async () => {
+  using time = fakeTime();
+  using _ = fixedRandom(0.999);
+  await using server = new FaultyServer([respond(503)]);
+  let closed: Promise<void> | undefined;
+  const out = streamTo(server.url, {
+    retry: { initialDelay: 20_000 },
+    onRetry: () => closed = out.close(),
+  });
+  await out.write("kept");
+  await out.flush(); // no time passes
+  await closed;
+  assertEquals(server.bodies, ["kept", "kept"]);
+  assertEquals(time.countTimers(), 0);
+});
+
+Deno.test("the error of close() names the last of all attempts", async () => {
+  using time = fakeTime();
+  const { delays, onRetry } = skipDelays(time);
+  await using server = new FaultyServer([], respond(503));
+  const begun = Promise.withResolvers<void>();
+  const out = streamTo(server.url, {
+    closeTimeout: 2_000,
+    retry: { maxElapsed: Infinity },
+    onRetry: (failure, delay) => {
+      begun.resolve();
+      onRetry(failure, delay);
+    },
+  });
+  await out.write("kept");
+  void out.flush();
+  await begun.promise;
+  const { cause } = await assertRejects(() => out.close(), FlushError);
+  assertInstanceOf(cause, SendError);
+  assertEquals(cause.attempts, delays.length + 1);
+  assertEquals(server.requests.length, cause.attempts);
 });
 
 Deno.test("a server that comes back a second before closeTimeout gets the bytes", async () => {

@@ -62,6 +62,11 @@ const ALGORITHMS = [
  * slow network, or a server that has to start first, is in time.
  */
 const DISCOVERY_TIMEOUT = 5_000;
+/**
+ * How long `abort` tries to remove an upload, in ms: whoever aborts is about to
+ * leave, and the process stays alive for it.
+ */
+const MAX_REMOVAL_TIME = 30_000;
 /** What header functions are called with for a request that belongs to no batch. */
 const NO_BATCH = { sequence: 0, offset: 0 };
 const TOO_LARGE = "; the object is larger than it allows";
@@ -150,6 +155,8 @@ export class TusSender implements Sender {
   #closed = false;
   /** The context of the latest batch. */
   #latest: BatchContext | undefined;
+  /** Aborted when the buffer is closing, for requests that belong to no batch. */
+  readonly #closing = new AbortController();
 
   /** Where the upload is; `undefined` before it is created. */
   #url: URL | undefined;
@@ -288,7 +295,7 @@ export class TusSender implements Sender {
     }
     this.#checkSize(end);
     this.#pendingEnd = end;
-    this.#latest = context;
+    this.#follow(context);
     await until(context.signal, this.create());
     await this.#try(async (attempt) => {
       let failure = await this.#refreshOffset(attempt);
@@ -327,6 +334,7 @@ export class TusSender implements Sender {
         }, but its length is ${this.#length}`,
       );
     }
+    this.#closing.abort();
     await this.create();
     await this.#try(async (attempt) => {
       const failure = await this.#refreshOffset(attempt);
@@ -357,7 +365,12 @@ export class TusSender implements Sender {
       const response = await this.#request({ method: "DELETE", url }, attempt);
       if (response instanceof SendError) return response;
       return response.ok || isGone(response) ? undefined : response.toError();
-    }, { ...NO_BATCH, signal: new AbortController().signal });
+    }, {
+      ...NO_BATCH,
+      signal: new AbortController().signal,
+      closing: AbortSignal.abort(),
+      deadline: performance.now() + MAX_REMOVAL_TIME,
+    });
   }
 
   /**
@@ -419,7 +432,7 @@ export class TusSender implements Sender {
 
   #checkSize(size: number): void {
     const problem = size > (this.#length ?? size)
-      ? `its length is ${this.#length}`
+      ? `the length of the object is ${this.#length}`
       : size > this.#maxSize
       ? `the server accepts at most ${this.#maxSize} (Tus-Max-Size)`
       : undefined;
@@ -453,16 +466,25 @@ export class TusSender implements Sender {
    * when the buffer is closing, since then it is what `close` is waiting for.
    */
   #noBatch(): BatchContext {
-    const own = { ...NO_BATCH, signal: this.#controller.signal };
-    const latest = this.#latest;
-    if (latest?.closing === undefined) return own;
+    const deadline = () => this.#latest?.deadline ?? Infinity;
     return {
-      ...own,
-      closing: latest.closing,
+      ...NO_BATCH,
+      signal: this.#controller.signal,
+      closing: this.#closing.signal,
       get deadline() {
-        return latest.deadline ?? Infinity;
+        return deadline();
       },
     };
+  }
+
+  /** Learns from the first batch when the buffer is closing. */
+  #follow(context: BatchContext): void {
+    const { closing } = context;
+    if (closing !== this.#latest?.closing) {
+      if (closing?.aborted) this.#closing.abort();
+      closing?.addEventListener("abort", () => this.#closing.abort());
+    }
+    this.#latest = context;
   }
 
   async #create(): Promise<string> {

@@ -878,7 +878,7 @@ Deno.test("send() rejects bytes beyond the length that the server reports", asyn
   await assertRejects(
     () => given.sender.send(BYTES, context()),
     RangeError,
-    "Cannot upload 10 bytes or more: its length is 5",
+    "Cannot upload 10 bytes or more: the length of the object is 5",
   );
   assertEquals(given.lines().length, 2);
 });
@@ -1058,7 +1058,7 @@ Deno.test("each request has its own timeout, within maxElapsed for all attempts"
   const { message } = await failing;
   assertMatch(
     message,
-    /longer than 1000 ms; maxElapsed of 2500 ms passed during attempt 3$/,
+    /longer than 1000 ms; attempt 3 was cut short by maxElapsed of 2500 ms$/,
   );
   assertEquals(given.lines().length, 4);
 });
@@ -1138,7 +1138,7 @@ Deno.test("send() rejects more bytes than `length`, and makes no request", async
   await assertRejects(
     () => given.sender.send(BYTES, context()),
     RangeError,
-    "Cannot upload 10 bytes or more: its length is 9",
+    "Cannot upload 10 bytes or more: the length of the object is 9",
   );
   assertEquals(given.server.connections, 0);
 });
@@ -1301,6 +1301,58 @@ for (
     assertEquals(server.requests.length, requests);
   });
 }
+
+Deno.test("close() ends a delay of a creation that began before the first batch", async () => {
+  using time = fakeTime();
+  using _ = fixedRandom(0.999);
+  const waits = Promise.withResolvers<void>();
+  await using server = new FaultyServer(
+    [offers(), tus(503), CREATED, at(10), at(10, 10)],
+    close,
+  );
+  const sender = new TusSender(`http://127.0.0.1:${server.port}/files`, {
+    retry: { initialDelay: 20_000 },
+    onRetry: () => waits.resolve(),
+  });
+  const out = new StreamBuffer(sender);
+  void sender.create();
+  await waits.promise;
+  await out.write(TEXT);
+  await out.close(); // no time passes
+  assertEquals(server.requests.length, 5);
+  assertEquals(time.countTimers(), 0);
+});
+
+Deno.test("close() of an empty object makes attempts a second apart", async () => {
+  using time = fakeTime();
+  using _ = fixedRandom(0.999);
+  const { delays, onRetry } = skipDelays(time);
+  await using server = new FaultyServer(
+    [offers(), tus(503), tus(503), tus(201, { location: "/files/1" })],
+    close,
+  );
+  const sender = new TusSender(`http://127.0.0.1:${server.port}/files`, {
+    retry: { initialDelay: 20_000 },
+    onRetry,
+  });
+  await new StreamBuffer(sender).close();
+  assertEquals(delays, [1_000, 1_000]);
+});
+
+Deno.test("abort() gives up removing an upload after 30 seconds", async () => {
+  using time = fakeTime();
+  const { onRetry } = skipDelays(time);
+  await using given = setUp([at(10), ...Array(200).fill(tus(503))], {
+    terminate: true,
+    retry: { maxElapsed: Infinity },
+    onRetry,
+  });
+  await given.sender.send(BYTES, context());
+  const begin = performance.now();
+  await assertRejects(() => given.sender.abort(), SendError, "503");
+  const passed = performance.now() - begin;
+  assert(passed > 29_000 && passed <= 30_000, `${passed}`);
+});
 
 Deno.test("send() leaves no listener on its signal", async () => {
   await using given = setUp([at(10), at(20)]);

@@ -33,7 +33,7 @@ for (const name of Object.keys(BEHAVIOURS)) {
       if (out.stats.failures > before) failures.push(out.stats.lastError);
     }
     if (name.includes("year")) {
-      await assertRejects(() => out.close(), FlushError, "no request was made");
+      await assertRejects(() => out.close(), FlushError, "no request is made");
       assertEquals(server.requests.length, 2);
       assertEquals(out.takeUnsent().length, texts[1]!.length + 5);
       return;

@@ -180,9 +180,10 @@ function withType(type: string, headers: RequestHeaders): RequestHeaders {
     : [["Content-Type", type], ...entries];
 }
 
-function printLoss({ records, unsent: { length }, error }: Loss): void {
-  print(
-    `${records} log records not accepted, ${length} bytes not sent:`,
-    error,
-  );
+function printLoss({ records, unsent, error }: Loss): void {
+  const losses = [
+    ...records > 0 ? [`${records} log records not accepted`] : [],
+    ...unsent.length > 0 ? [`${unsent.length} bytes not delivered`] : [],
+  ];
+  print(`${losses.join(", ")}: ${error}`);
 }
