@@ -131,13 +131,20 @@ export async function createJob(
       `--offset is ${offset}, but the upload has only ${count(start, "byte")}`,
     );
   }
-  if (
-    mode === "resume" && offset === 0 &&
-    isOtherInput(upload?.metadata.fingerprint, info)
-  ) {
-    throw new AccessError(
-      "cannot resume: the input is not the one that the upload began with, or was modified since; give the same files, or begin a new upload with --tus",
-    );
+  const length = upload?.length;
+  if (mode === "resume" && info !== undefined) {
+    const problem = info.size !== (length ?? info.size)
+      ? `the upload is ${count(length!, "byte")} long, and the input ${
+        count(info.size, "byte")
+      }`
+      : offset === 0 && isOtherInput(upload?.metadata.fingerprint, info)
+      ? "the input is not the one that the upload began with, or was modified since"
+      : undefined;
+    if (problem !== undefined) {
+      throw new AccessError(
+        `cannot resume: ${problem}; give the same files, or begin a new upload with --tus`,
+      );
+    }
   }
   const opened = await openFiles(values, files, mode);
   return {
@@ -241,7 +248,9 @@ async function resume(
 ): Promise<Connection> {
   checkOptions(url, request, buffer);
   await requestNet(new URL(url));
-  const upload = await TusSender.resume(url, request);
+  // Whether its size is that of the input is for createJob() to say.
+  const { length: _, ...rest } = request;
+  const upload = await TusSender.resume(url, rest);
   return { ...bufferFor(upload, buffer), upload };
 }
 

@@ -320,8 +320,8 @@ Deno.test("cli --resume rejects an input that cannot be the same", async () => {
       [
         [url, folder.file("a", "short")],
         "",
-        1,
-        "20 bytes long, but the size of the input is 5",
+        2,
+        "cannot resume: the upload is 20 bytes long, and the input 5 bytes; give the same files",
       ],
       [
         ["--offset", "11", url],

@@ -208,6 +208,24 @@ Deno.test("cli --refused appends no part of a batch, and fails, when the disk is
   assertStringIncludes(stderr, "1 request refused: 4 bytes appended to");
 });
 
+Deno.test("cli --refused and --unsent can be a pipe", {
+  ignore: Deno.build.os !== "linux",
+}, async () => {
+  for (
+    const [option, status, code] of [["--refused", 400, 3], [
+      "--unsent",
+      404,
+      1,
+    ]] as const
+  ) {
+    await using server = new FaultyServer([], respond(status));
+    const args = [option, "/dev/stdout", server.url];
+    const outcome = await run(args, "record", ["-A"]);
+    assertEquals([outcome.code, outcome.stdout], [code, "record"]);
+    assert(!outcome.stderr.includes("cannot write"), outcome.stderr);
+  }
+});
+
 Deno.test("cli --refused fails when it is a device that is full", {
   ignore: Deno.build.os !== "linux",
 }, async () => {

@@ -137,6 +137,7 @@ Deno.test("cli reports how much it saved when the disk is full", async () => {
   );
   assertEquals([code, Deno.readTextFileSync(unsent)], [1, "one, "]);
   assertStringIncludes(stderr, `cannot write ${unsent}: the disk is full`);
+  assertStringIncludes(stderr, "10 bytes read, but not acknowledged or saved");
   assertStringIncludes(stderr, `5 bytes saved to ${unsent}`);
 });
 
