@@ -4,6 +4,7 @@ import {
   after,
   fillTheDisk,
   linesOf,
+  muteStderr,
   run,
   start,
   startRefusingTusServer,
@@ -16,6 +17,7 @@ import {
   respond,
 } from "../testing/faulty_server.ts";
 import { temporary } from "../testing/temporary.ts";
+import { UnsentFile } from "./unsent.ts";
 
 for (const source of ["a file", "standard input"]) {
   Deno.test(`cli saves what the server had not acknowledged when it died, from ${source}`, async () => {
@@ -227,3 +229,21 @@ Deno.test("cli succeeds when an --unsent that it does not need was removed", asy
   release();
   assertEquals(await running.outcome, SUCCESS);
 });
+
+Deno.test(
+  "UnsentFile.save() counts what comes after a write that failed, and does not try to write it",
+  {
+    ignore: Deno.build.os !== "linux",
+  },
+  async () => {
+    using _ = muteStderr();
+    const file = await UnsentFile.open("/dev/full", [], "records");
+    let failures = 0;
+    async function* chunks() {
+      for (let i = 0; i < 3; i++) yield new Uint8Array(10);
+    }
+    assertEquals(await file.save(chunks(), () => failures++), false);
+    assertEquals(failures, 1);
+    await file.close(false);
+  },
+);
