@@ -50,7 +50,7 @@ const MAX_RETRY_DELAY = 60_000;
  */
 const MAX_EMPTY_READS = 100;
 
-/** Throws for a view that is detached or out of bounds, of whatever realm. */
+/** Throws for a view that is detached or out of bounds, of any realm. */
 const TYPED_ARRAY_KEYS = Uint8Array.prototype.keys;
 
 /** What every write that fits returns, so that it allocates nothing. */
@@ -100,7 +100,7 @@ export interface SendContext {
   /**
    * When `closeTimeout` passes and `signal` is aborted, in milliseconds as
    * `performance.now()` counts them; `Infinity` as long as `closing` is not
-   * aborted. It changes when that is: a copy of the context has to read it anew.
+   * aborted. It changes when `closing` is aborted, so do not copy its value.
    */
   readonly deadline: number;
   /**
@@ -1821,7 +1821,7 @@ function checkInBounds(view: ArrayBufferView): void {
   }
 }
 
-/** Which kind of object it is, of whatever realm: `instanceof` knows only one. */
+/** Which kind of object it is, of any realm: `instanceof` knows only one. */
 function tagOf(object: unknown): string {
   return Object.prototype.toString.call(object);
 }

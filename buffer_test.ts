@@ -1687,7 +1687,7 @@ function setUpDeadLetter(
   return { ...setup, letters };
 }
 
-Deno.test("a refused batch goes to deadLetter once, and the stream goes on after it", async () => {
+Deno.test("a refused batch need not stop the stream: it goes to deadLetter once, and the rest follows", async () => {
   const errors: unknown[] = [];
   const { out, sender, letters } = setUpDeadLetter(
     () => true,
@@ -1838,9 +1838,11 @@ Deno.test("without deadLetter a refused batch is kept, and sent at most six time
 
 Deno.test("nothing else is sent while deadLetter has a batch, and flush() waits for it", async () => {
   const taking = Promise.withResolvers<boolean>();
-  const { out, sender } = setUpDeadLetter(() => taking.promise, [refused], {
-    capacity: 4,
-  });
+  const { out, sender, letters } = setUpDeadLetter(
+    () => taking.promise,
+    [refused],
+    { capacity: 4 },
+  );
   await out.write("abcd");
   await out.write("efgh");
   const waiting = out.write("i");
@@ -1848,8 +1850,11 @@ Deno.test("nothing else is sent while deadLetter has a batch, and flush() waits 
   assert(await isPending(flushed));
   assert(await isPending(waiting));
   assertEquals(sender.sends, ["abcd"]);
+  assertEquals(letters[0]!.context.deadline, Infinity);
+  const closed = out.close();
+  assert(letters[0]!.context.deadline < Infinity, "it is read anew");
   taking.resolve(true);
-  await Promise.all([waiting, flushed]);
+  await Promise.all([waiting, flushed, closed]);
   assertEquals(sender.sends, ["abcd", "efgh", "i"]);
   await out.close();
 });
@@ -2229,10 +2234,12 @@ Deno.test("SendContext tells a sender that the buffer is closing, and until when
   using time = fakeTime();
   time.tick(5_000);
   const contexts: SendContext[] = [];
+  let seen: number | undefined;
   const first = gate();
   const { out } = setUp({ capacity: 2, closeTimeout: 700 }, [
     (context) => {
       contexts.push(context);
+      context.closing.addEventListener("abort", () => seen = context.deadline);
       return first.step(context);
     },
     (context) => void contexts.push(context),
@@ -2244,7 +2251,7 @@ Deno.test("SendContext tells a sender that the buffer is closing, and until when
   time.tick(50);
   const closed = out.close();
   assertEquals(closing.aborted, true);
-  assertEquals(contexts[0]!.deadline, 5_750);
+  assertEquals([seen, contexts[0]!.deadline], [5_750, 5_750]);
   first.resolve();
   await closed;
   assertEquals(contexts[1]!.deadline, 5_750);

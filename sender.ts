@@ -102,7 +102,7 @@ export interface FetchSenderOptions extends AttemptOptions {
  *   may even arrive after later batches. A server that ignores requests whose
  *   key it has seen makes it exactly once, and in order.
  * - **Retry** with exponential backoff and full jitter, for at most `maxElapsed`.
- *   Until a `Retry-After` has passed no request is made, by whatever send; a send
+ *   Until a `Retry-After` has passed no request is made by any send; a send
  *   that cannot wait for so long fails at once.
  * - **No secrets in errors**: see {@linkcode SendError}.
  *
@@ -177,7 +177,7 @@ export class FetchSender implements Sender, AsyncDisposable {
    * @returns A promise that resolves when the server has responded with a 2xx.
    * @throws {SendError} If it was not delivered.
    * @throws {TypeError} If the sender is closed, or serves another stream.
-   * @throws {RangeError} If `context.key` is not what a key may be.
+   * @throws {RangeError} If `context.key` has a character that a key must not have.
    * @throws The reason of `context.signal`, if that is aborted first.
    */
   async send(

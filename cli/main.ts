@@ -130,7 +130,7 @@ async function run(job: Job): Promise<number> {
 
 /** Sends the whole input and closes the buffer; rejects if that fails. */
 async function sendAll(
-  { mode, out, upload, quiet }: Job,
+  { mode, out, upload, quiet, start, info }: Job,
   input: Input,
   lines: LineWriter | undefined,
   interrupts: Interrupts,
@@ -147,6 +147,14 @@ async function sendAll(
   // Closing the buffer completes the object, and this one lacks its end.
   if (mode !== "records" && (interrupts.received || input.error)) {
     throw new Error("the upload is incomplete");
+  }
+  if (
+    mode === "resume" && info !== undefined &&
+    start + out.stats.bytesDelivered !== info.size
+  ) {
+    throw new Error(
+      "the upload is incomplete: the input changed while it was read",
+    );
   }
   await out.close();
 }

@@ -340,3 +340,24 @@ Deno.test("cli --resume rejects an input that cannot be the same", async () => {
     assert(!server.isComplete(url));
   }
 });
+
+Deno.test("cli --resume does not complete an object whose file became shorter meanwhile", async () => {
+  await using folder = await temporary();
+  const path = folder.file("input", "x".repeat(20));
+  const headers = { "tus-resumable": "1.0.0", "upload-offset": "10" };
+  await using server = new FaultyServer([
+    respond(204, { "tus-resumable": "1.0.0", "tus-version": "1.0.0" }),
+    async (exchange) => {
+      // It does not know the size yet.
+      Deno.truncateSync(path, 15);
+      await respond(200, headers)(exchange);
+    },
+    respond(204, { ...headers, "upload-offset": "15" }),
+  ]);
+  const { code, stderr } = await run(["--resume", server.url, path]);
+  assertEquals(code, 1);
+  assertStringIncludes(stderr, "the input changed while it was read");
+  assertEquals(server.requests.map(({ method }) => method), [
+    ...["OPTIONS", "HEAD", "PATCH"],
+  ]);
+});

@@ -43,7 +43,7 @@ export function isolate(
       }
     };
     const divide = async (from: number, to: number, reason: SendError) => {
-      const middle = nearestLine(bytes, from, to);
+      const middle = cutBetweenLines(bytes, from, to);
       if (middle === undefined) return save(bytes.subarray(from, to), reason);
       await deliver(from, middle);
       await deliver(middle, to);
@@ -53,17 +53,20 @@ export function isolate(
   };
 }
 
-/** Where the line begins that is nearest to the middle; `undefined` if there is only one. */
-function nearestLine(
+/**
+ * Where to cut between two lines: behind the last newline before the middle, else
+ * behind the first one after it; `undefined` if there is only one line.
+ */
+function cutBetweenLines(
   bytes: Uint8Array,
   from: number,
   to: number,
 ): number | undefined {
   const middle = (from + to) >> 1;
-  const before = bytes.lastIndexOf(NEWLINE, middle - 1) + 1;
-  if (before > from) return before;
-  const after = bytes.indexOf(NEWLINE, middle) + 1;
-  return after > 0 && after < to ? after : undefined;
+  const before = bytes.subarray(from, middle).lastIndexOf(NEWLINE) + 1;
+  if (before > 0) return from + before;
+  const after = bytes.subarray(middle, to - 1).indexOf(NEWLINE) + 1;
+  return after > 0 ? middle + after : undefined;
 }
 
 if (import.meta.main) {
@@ -82,7 +85,6 @@ if (import.meta.main) {
       (record) => Deno.writeFile(refused, record, { append: true }),
     ),
   });
-  for (const record of (await Deno.readTextFile(path)).match(/.*\n?/g) ?? []) {
-    await out.write(record);
-  }
+  const text = await Deno.readTextFile(path);
+  for (const record of text.split(/(?<=\n)/)) await out.write(record);
 }

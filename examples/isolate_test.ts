@@ -58,6 +58,11 @@ function setUp(url: string) {
 for (
   const records of [
     ["bad 1"],
+    ["bad"],
+    ["bad\n", "\n"],
+    ["\n", "bad\n"],
+    ["bad\n", "\n", "\n"],
+    ["good\r\n", "bad\r\n", "go\u2028od\r\n"],
     ["bad 1\n", "good\n"],
     ["good\n", "bad 1"],
     ["bad 1\n", "bad 2\n", "bad 3\n"],
@@ -88,6 +93,23 @@ for (
     },
   );
 }
+
+Deno.test("isolate.ts sets aside a record of one byte", async () => {
+  const stored: string[] = [];
+  await using server = Deno.serve(
+    { port: 0, onListen() {} },
+    async (request) => {
+      const text = await request.text();
+      if (/^\n|\n\n/.test(text)) return new Response("empty", { status: 422 });
+      stored.push(text);
+      return new Response();
+    },
+  );
+  const { out, saved } = setUp(`http://localhost:${server.addr.port}/`);
+  await out.write("\na\n\nb\n");
+  await out.close();
+  assertEquals([stored, saved], [["a\n", "b\n"], ["\n", "\n"]]);
+});
 
 Deno.test("isolate.ts repeats what it sends under the same keys after a failure", async () => {
   // The batch and its first half are refused, and the last quarter meets a 503.
@@ -123,7 +145,7 @@ Deno.test("isolate.ts keeps the batch if a record cannot be saved", async () => 
 Deno.test("isolate.ts as a program delivers a file, and saves what is refused", async () => {
   await using server = startServer();
   await using folder = await temporary();
-  const input = folder.file("records.ndjson", "1\nbad 2\n3");
+  const input = folder.file("records.ndjson", "1\r\nbad 2\n\u20283");
   const refused = folder.file("refused.ndjson");
   await using child = run([
     ...["-N", "-R", `-W=${refused}`],
@@ -132,6 +154,6 @@ Deno.test("isolate.ts as a program delivers a file, and saves what is refused", 
   ]);
   const { code, stderr } = await child.outcome;
   assertEquals([code, stderr], [0, ""]);
-  assertEquals(server.text(), "1\n3");
+  assertEquals(server.text(), "1\r\n\u20283");
   assertEquals(await Deno.readTextFile(refused), "bad 2\n");
 });

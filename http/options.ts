@@ -8,7 +8,7 @@ import type { SendError } from "./errors.ts";
 
 /**
  * Describes a batch to a sender over HTTP. A `StreamBuffer` gives a whole
- * {@linkcode SendContext}; who calls a sender without one needs no more than this.
+ * {@linkcode SendContext}; a caller without one needs no more than this.
  */
 export type BatchContext =
   & Pick<SendContext, "sequence" | "offset" | "signal">
@@ -52,8 +52,9 @@ export type HeaderFunction = (
 export interface RetryOptions {
   /**
    * Upper bound of the delay before the second attempt, in milliseconds. The
-   * bound doubles with each further attempt, and each delay is random between
-   * 0 and the bound ("full jitter").
+   * bound doubles with each further failure, from one batch to the next, until
+   * one is delivered; each delay is random between 0 and the bound ("full
+   * jitter").
    *
    * @default {500}
    */
@@ -70,7 +71,8 @@ export interface RetryOptions {
    * writes then wait for as long as the server is away, instead of rejecting,
    * which is what a program needs that does not await them, such as a logger.
    *
-   * It is measured by a clock that nobody sets. While the buffer is closing,
+   * It is measured by a monotonic clock, which setting the system's clock does not
+   * affect. While the buffer is closing,
    * `closeTimeout` limits the attempts as well, and the delays are at most a
    * second.
    *

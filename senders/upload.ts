@@ -261,7 +261,8 @@ export class UploadSender implements Sender {
   /**
    * Whether the upload has ended.
    *
-   * @returns `true` once it is complete, has failed or was aborted.
+   * @returns `true` once `close` has ended the body, and after a failure or
+   *   `abort`.
    */
   get ended(): boolean {
     return this.#ended || this.#failure !== undefined;

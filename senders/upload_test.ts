@@ -657,7 +657,8 @@ Deno.test("an upload that fails aborts its request before its body", async () =>
   await sender.send(ONE, context());
   await started.promise;
   sender.abort(new Error("enough"));
-  await cancelled!; // rejects for a body that has failed
+  assert(cancelled, "the request was not aborted");
+  await cancelled; // rejects for a body that has failed
 });
 
 Deno.test("send() and close() reject with an AbortError after abort(), and make no request", async () => {

@@ -52,7 +52,7 @@ const NDJSON: Format = {
   bodyOf: (records) => records,
 };
 
-/** Takes records, and never throws, rejects or blocks. */
+/** Takes records. `write` never throws or waits, and `close` never rejects. */
 export class LogStream implements AsyncDisposable {
   readonly #out: StreamBuffer;
   readonly #bodyOf: Format["bodyOf"];
@@ -158,8 +158,12 @@ export class LogStream implements AsyncDisposable {
   #reportSoon(): void {
     const now = performance.now();
     if (now < this.#nextReport) return;
-    this.#nextReport = now + REPORT_INTERVAL;
-    queueMicrotask(() => this.#report()); // after all that failed together
+    // What is written after the end is lost, too, and reported each time.
+    if (this.#closing === undefined) this.#nextReport = now + REPORT_INTERVAL;
+    // After all that failed together.
+    queueMicrotask(() => {
+      if (this.#lost > 0) this.#report();
+    });
   }
 
   #report(unsent: Bytes = new Uint8Array()): void {

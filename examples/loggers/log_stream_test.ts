@@ -262,3 +262,17 @@ Deno.test("LogStream prints losses by the console that was there first", async (
     /^4 bytes not delivered: FlushError: Cannot close/,
   );
 });
+
+Deno.test("LogStream reports everything that is written after its end", async () => {
+  await using server = new FaultyServer();
+  let records = 0;
+  const logs = new LogStream(server.url, {
+    onLoss: (loss) => records += loss.records,
+  });
+  await logs.close();
+  for (let i = 0; i < 3; i++) {
+    logs.write("late\n");
+    await turns(1);
+  }
+  assertEquals(records, 3);
+});

@@ -271,7 +271,15 @@ Deno.test("pinoDestination() calls back after logger.flush()", async () => {
     await roundTrips();
   }
   assertEquals(results, [undefined, "FlushError"]);
-  logger.flush(); // without a callback
+});
+
+Deno.test("pinoDestination().flush() without a callback cannot end the process", async () => {
+  await using server = new FaultyServer([], respond(401));
+  await using destination = pinoDestination(server.url, { onLoss() {} });
+  destination.write("x\n");
+  destination.flush(); // an unhandled rejection would fail the test
+  await server.received(1);
+  await roundTrips();
 });
 
 Deno.test("StreamTransport delivers what is in it when the logger removes it", async () => {

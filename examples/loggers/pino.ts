@@ -26,7 +26,8 @@ export function pinoDestination(
   const logs = new LogStream(url, options);
   return {
     write: (line) => logs.write(line),
-    flush: (callback) => void logs.flush().then(() => callback?.(), callback),
+    flush: (callback) =>
+      void logs.flush().then(() => callback?.(), (error) => callback?.(error)),
     close: () => logs.close(),
     [Symbol.asyncDispose]: () => logs.close(),
   };
