@@ -1629,7 +1629,7 @@ Deno.test("errors have the names of their classes", () => {
   assertEquals(new NoProgressError("no").name, "NoProgressError");
 });
 
-Deno.test("a sender that has ended is not tried again, except by flush(), close() and whoever needs room", async () => {
+Deno.test("a sender that has ended gets no send but for flush(), close() and a write or read that needs room", async () => {
   using time = fakeTime();
   const errors: FlushError[] = [];
   let calls = 0;

@@ -27,7 +27,7 @@ function sha256(bytes: Uint8Array): string {
 /** The size of a file, in bytes: more than is uploaded between three kills. */
 const SIZE = 16 * 2 ** 20;
 
-/** Makes the program wait for ever once it has read three batches. */
+/** Makes the program wait forever once it has read three batches. */
 function stallAfterThreeBatches(): void {
   const { prototype } = Deno.FsFile;
   const { read } = prototype;

@@ -170,7 +170,7 @@ function reportFiles(): void {
 
 /**
  * A program that logs numbered lines all the time. For each byte of its input it
- * goes on with the file that it has open for longer than a quiet one is kept, and
+ * keeps writing to the file that it has open for longer than a quiet one is kept, and
  * then opens the path again. At the end of its input it prints how many lines
  * there were.
  */
