@@ -88,7 +88,7 @@ export class RefusedFile {
       log(`cannot write ${file.path}: ${(error as Error).message}`);
     }
     const end = size + file.written - before;
-    // Otherwise another command has appended to it meanwhile. A device cannot be cut.
+    // Not if another command has appended to it meanwhile.
     if (await file.size() === end) await file.truncate(size).catch(() => {});
     return false;
   }
