@@ -20,7 +20,7 @@ import type { Attempt } from "./requests.ts";
  * at any moment, and there are not many left.
  */
 const MAX_CLOSING_DELAY = 1_000;
-/** With less time than this before `closeTimeout`, in ms, no attempt is made. */
+/** With less time than this before `closeTimeout`, in ms, no further attempt is made. */
 const MIN_CLOSING_TIME = 50;
 
 /** What limits the waits of one send. */
