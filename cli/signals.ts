@@ -2,8 +2,9 @@
  * What happens on SIGINT, SIGTERM and SIGHUP (on Windows: SIGINT and SIGBREAK).
  *
  * The first signal ends the input: what has been read is still sent, for up to
- * {@linkcode SEND_GRACE}, and no retry sleeps through that. A second signal, or the end of that time, gives up: the
- * run fails, and main.ts saves what was not acknowledged.
+ * {@linkcode SEND_GRACE}, and no retry sleeps through that. A second signal, or
+ * the end of that time, gives up: the run fails, and main.ts saves what was not
+ * acknowledged.
  */
 import { log } from "./log.ts";
 

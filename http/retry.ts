@@ -45,11 +45,11 @@ export class RetryLoop {
    */
   #pause: { readonly failure: SendError; readonly end: number } | undefined;
   /**
-   * The failure after which there was no time for another attempt before a buffer
-   * had to be closed, and the `closing` of that buffer.
+   * The failure after which there was no time for another attempt at a batch before
+   * its buffer had to be closed, and that batch.
    */
   #final:
-    | { readonly failure: SendError; readonly closing: AbortSignal }
+    | { readonly failure: SendError; readonly context: BatchContext }
     | undefined;
   /** How often a backoff was needed since a batch, or a part of one, was delivered. */
   #failures = 0;
@@ -120,10 +120,8 @@ export class RetryLoop {
       },
     };
     // close() sends a batch once more, and the failure before says more than one
-    // attempt that has no time to succeed.
-    if (this.#final !== undefined && this.#final.closing === context.closing) {
-      throw this.#final.failure;
-    }
+    // attempt that has no time to succeed. It says nothing of another batch.
+    if (this.#final?.context === context) throw this.#final.failure;
     await this.#obeyServer(limits);
     renew(); // the attempts begin now
     let failure: SendError | undefined;
@@ -202,7 +200,7 @@ export class RetryLoop {
         // to the deadline, and the last one still has time to succeed.
         backoff = Math.min(backoff, MAX_CLOSING_DELAY, left / 2);
         if (left < MIN_CLOSING_TIME) {
-          this.#final = { failure, closing };
+          this.#final = { failure, context };
           throw failure;
         }
       }

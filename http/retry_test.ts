@@ -501,6 +501,46 @@ Deno.test("close() in onRetry ends the delay that is reported", async () => {
   assertEquals(time.countTimers(), 0);
 });
 
+Deno.test("a batch for which there is no time left at the end is not refused in place of another", async () => {
+  using time = fakeTime();
+  const { onRetry } = skipDelays(time);
+  await using server = new FaultyServer([], respond(400));
+  const taken: string[] = [];
+  const out = streamTo(server.url, {
+    capacity: 2,
+    closeTimeout: 2_000,
+    retry: { shouldRetry: () => true },
+    onRetry,
+    deadLetter: (bytes) => {
+      taken.push(new TextDecoder().decode(bytes));
+      return true;
+    },
+  });
+  void out.write("aabb");
+  await out.close();
+  assertEquals(taken, ["aa", "bb"]);
+  assertEquals(server.bodies.at(-1), "bb", "it was sent, too");
+});
+
+Deno.test("a Retry-After is obeyed after any number of failures without a delay", async () => {
+  using time = fakeTime();
+  const { delays, onRetry } = skipDelays(time);
+  let attempts = 0;
+  await deliver(NO_SERVER_URL, {
+    fetch: () => {
+      attempts++;
+      const headers: HeadersInit = attempts === 1_100
+        ? { "Retry-After": "5" }
+        : {};
+      const status = attempts <= 1_100 ? 503 : 200;
+      return Promise.resolve(new Response(null, { status, headers }));
+    },
+    retry: { initialDelay: 0 },
+    onRetry,
+  });
+  assertEquals([attempts, delays.at(-1)], [1_101, 5_000]);
+});
+
 Deno.test("the error of close() names the last of all attempts", async () => {
   using time = fakeTime();
   const { delays, onRetry } = skipDelays(time);

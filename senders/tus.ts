@@ -442,7 +442,7 @@ export class TusSender implements Sender {
     );
   }
 
-  /** Makes attempts at something that concerns an existing upload. */
+  /** Makes attempts until one succeeds, by default at what belongs to no batch. */
   #try(
     work: (attempt: Attempt) => Promise<SendError | undefined>,
     context: BatchContext = this.#noBatch(),
@@ -488,7 +488,7 @@ export class TusSender implements Sender {
   }
 
   async #create(): Promise<string> {
-    await this.#retries.run(this.#noBatch(), async (attempt) => {
+    await this.#try(async (attempt) => {
       const failure = await this.#discover(attempt);
       if (failure !== undefined) return failure;
       const length = this.#length;

@@ -1335,6 +1335,33 @@ Deno.test("close() ends a delay of a creation that began before the first batch"
   assertEquals(time.countTimers(), 0);
 });
 
+Deno.test("close() does not wait for a Retry-After of a creation that ends after closeTimeout", async () => {
+  using time = fakeTime();
+  const waits = Promise.withResolvers<void>();
+  await using server = new FaultyServer(
+    [offers(), tus(503, { "retry-after": "60" })],
+    close,
+  );
+  const sender = new TusSender(`http://127.0.0.1:${server.port}/files`, {
+    onRetry: () => waits.resolve(),
+  });
+  const out = new StreamBuffer(sender);
+  await out.write(TEXT);
+  void out.flush();
+  await waits.promise;
+  const closed = assertRejects(
+    () => out.close(),
+    FlushError,
+    "asks to wait 60 s",
+  );
+  const isWaiting = await isPending(closed);
+  await time.tickAsync(isWaiting ? 30_000 : 0);
+  await closed;
+  assert(!isWaiting, "close() should fail at once");
+  assertEquals(server.requests.length, 2);
+  assertEquals(time.countTimers(), 0);
+});
+
 Deno.test("close() of an empty object makes attempts a second apart", async () => {
   using time = fakeTime();
   using _ = fixedRandom(0.999);
