@@ -145,11 +145,12 @@ async function openNew(): Promise<void> {
   if (last && isLast && now.size >= last.size) {
     last.size = now.size;
   } else {
+    // First of all: what would be read from it now is not what follows.
+    if (last) last.truncated = isLast;
     const handle = await Deno.open(path!);
     const info = await handle.stat();
     const { size } = info;
     files.push({ handle, info, size, quiet: 0, truncated: false });
-    if (last) last.truncated = isLast;
   }
 }
 
