@@ -46,6 +46,9 @@ export type {
   RequestOptions,
   RetryOptions,
   SendAttempt,
+  Transport,
+  TransportRequest,
+  TransportResponse,
 } from "./http/options.ts";
 
 const ACTION = "Cannot create FetchSender";

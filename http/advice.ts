@@ -2,7 +2,7 @@
  * What the caller can do about a failure, for the end of its message. A sender
  * that knows better gives its own advice to `ServerResponse.toError`.
  */
-import { isClosedClient } from "./platform_errors.ts";
+import { isClosedClient, isClosedTransport } from "./platform_errors.ts";
 
 /** Advice on a response with this status; empty if there is none. */
 export function adviceForStatus(status: number): string {
@@ -16,7 +16,8 @@ export function adviceForStatus(status: number): string {
     : "";
 }
 
-/** Advice on what `fetch` threw; empty if there is none. */
+/** Advice on what a transport threw; empty if there is none. */
 export function adviceForCause(cause: unknown): string {
-  return isClosedClient(cause) ? "; is the `client` closed?" : "";
+  if (isClosedClient(cause)) return "; is the `client` closed?";
+  return isClosedTransport(cause) ? "; is the `transport` closed?" : "";
 }

@@ -3,7 +3,11 @@
  * attempt. Most of its messages are written in `requests.ts`, which knows what was
  * attempted, and `advice.ts`, which knows what helps.
  */
-import { isClosedClient, isPermissionError } from "./platform_errors.ts";
+import {
+  isClosedClient,
+  isClosedTransport,
+  isPermissionError,
+} from "./platform_errors.ts";
 
 /**
  * Statuses below 500 after which the same request may succeed later: Request
@@ -132,7 +136,8 @@ export function reword(
 
 function isRetryable(status: number | undefined, cause: unknown): boolean {
   if (status === undefined) {
-    return !isPermissionError(cause) && !isClosedClient(cause);
+    return !isPermissionError(cause) && !isClosedClient(cause) &&
+      !isClosedTransport(cause);
   }
   return RETRYABLE_STATUSES.has(status) ||
     (status >= 500 && status < 600 && !PERMANENT_STATUSES.has(status));

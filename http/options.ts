@@ -29,6 +29,80 @@ export interface HttpClient {
   close(): void;
 }
 
+/** A request, as a {@linkcode Transport} gets it. */
+export interface TransportRequest {
+  /** The method, in upper case unless the caller chose otherwise. */
+  readonly method: string;
+  /** Where to: http or https, without credentials. */
+  readonly url: URL;
+  /**
+   * All headers except those that frame the request, which are the transport's:
+   * `Host`, `Content-Length`, `Transfer-Encoding`. A stream of known size has a
+   * `Content-Length` all the same.
+   */
+  readonly headers: Headers;
+  /** The body; `undefined` if there is none. */
+  readonly body:
+    | Uint8Array<ArrayBuffer>
+    | ReadableStream<Uint8Array<ArrayBuffer>>
+    | undefined;
+  /** Aborted when no one waits for the response any more. */
+  readonly signal: AbortSignal;
+}
+
+/** A response, as a {@linkcode Transport} returns it. Every `Response` is one. */
+export interface TransportResponse {
+  /** The status, of a redirect as of any other response. */
+  readonly status: number;
+  /** The headers of the response. */
+  readonly headers: Headers;
+  /** The body; `null` if there is none, or it is empty. */
+  readonly body: ReadableStream<Uint8Array> | null;
+}
+
+/**
+ * How one request is made. Timeouts, retries, what an error says and what it must
+ * not show are the same for every transport. A transport has to
+ *
+ * - **make one request**, and neither repeat it nor follow a redirect: what looks
+ *   like one attempt must not reach the server twice;
+ * - **reject, if there is no response**, with an error whose message says why.
+ *   The request is then retried, unless the error's `name` is `"NotCapable"` (a
+ *   permission is missing) or `"TransportClosed"`;
+ * - **abort the request with `signal`**, so that the server cannot mistake what it
+ *   has for the whole of it. The sender does not wait for that, and cancels a
+ *   response that arrives later;
+ * - **not read the bytes of `body` once it has resolved to a 2xx, or rejected**:
+ *   the store that they are in is filled again. Nor once the body of another
+ *   response has ended, or been cancelled. A server may respond before it has read
+ *   the request, so a response does not imply that the bytes have been sent.
+ *
+ * @example A transport that counts its requests
+ * ```ts
+ * import { streamTo, type Transport } from "@stream-buffer/stream-buffer";
+ * import { assertEquals } from "@std/assert";
+ *
+ * await using server = Deno.serve({ port: 0, onListen() {} }, () => new Response());
+ * let count = 0;
+ * const transport: Transport = ({ url, ...init }) => {
+ *   count++;
+ *   return fetch(url, { ...init, redirect: "manual" } as RequestInit);
+ * };
+ * const url = `http://localhost:${server.addr.port}/ingest`;
+ * {
+ *   await using out = streamTo(url, { transport });
+ *   await out.write("hello\n");
+ * }
+ * assertEquals(count, 1);
+ * ```
+ *
+ * @param request What to send, and where.
+ * @returns A promise that resolves when the head of the response is there.
+ */
+export type Transport = (
+  request: TransportRequest,
+) => Promise<TransportResponse>;
+
 /** What a header function is called with: the attempt that needs headers. */
 export interface SendAttempt {
   /** The sequence number of the batch. */
@@ -113,6 +187,15 @@ export interface RequestOptions {
    * @default {fetch}
    */
   fetch?: typeof fetch;
+  /**
+   * How each request is made, instead of by `fetch`: for example by
+   * `undiciTransport()` of `@stream-buffer/stream-buffer/undici`, which is faster.
+   * The sender never closes it; close it after the buffer. It excludes `fetch` and
+   * `client`.
+   *
+   * @default {by `fetch`}
+   */
+  transport?: Transport;
   /**
    * Deno only: certificates, proxy and connection pool, from
    * `Deno.createHttpClient`. The sender never closes it; close it after the

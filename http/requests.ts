@@ -12,12 +12,15 @@ import {
 import { until, within } from "../internal/promises.ts";
 import { adviceForCause, adviceForStatus } from "./advice.ts";
 import { SendError, type SendErrorOptions } from "./errors.ts";
+import { fetchTransport } from "./fetch_transport.ts";
 import { toHeaders } from "./headers.ts";
 import type {
   AttemptOptions,
   HeaderFunction,
-  HttpClient,
   SendAttempt,
+  Transport,
+  TransportRequest,
+  TransportResponse,
 } from "./options.ts";
 import {
   addSecretsOfHeaders,
@@ -28,12 +31,6 @@ import {
 } from "./redaction.ts";
 import { readText, type ServerResponse } from "./responses.ts";
 import { parseRetryAfter } from "./retry_after.ts";
-import {
-  byteLengthOf,
-  getResponse,
-  makeRequest,
-  type RequestBody,
-} from "./transport.ts";
 import { checkUrl, isBlocked } from "./urls.ts";
 
 /** How much of a response's body an error shows, in characters. */
@@ -46,7 +43,7 @@ export interface OutgoingRequest {
   readonly method: string;
   /** Override the caller's. */
   readonly headers?: Record<string, string>;
-  readonly body?: RequestBody;
+  readonly body?: TransportRequest["body"];
   /** Its body is a batch that the server may refuse without harm to others. */
   readonly standsAlone?: boolean;
   /** Statuses after which it may succeed later, besides the usual ones. */
@@ -71,8 +68,9 @@ export class Requests {
   readonly url: URL;
   readonly #headers: Headers | HeaderFunction;
   readonly #timeout: number;
-  readonly #fetch: typeof fetch;
-  readonly #client: HttpClient | undefined;
+  readonly #transport: Transport;
+  /** The requests are made by the platform's own `fetch`, which blocks some ports. */
+  readonly #blocksPorts: boolean;
 
   /**
    * Constructs a new instance.
@@ -87,24 +85,34 @@ export class Requests {
     const {
       headers = {},
       timeout = 30_000,
-      fetch = globalThis.fetch,
+      fetch,
       client,
+      transport,
     } = options;
     check(action, { client }, "an object", "object");
     checkDuration(action, { timeout }, 1);
-    check(action, { fetch }, "a function", "function");
-    this.url = checkUrl(action, url, fetch);
+    check(action, { fetch, transport }, "a function", "function");
+    if (transport !== undefined && (fetch ?? client) !== undefined) {
+      throw new TypeError(
+        `${action}: transport replaces ${
+          fetch === undefined ? "client" : "fetch"
+        }, so give only one of them`,
+      );
+    }
+    const ownFetch = fetch ?? globalThis.fetch;
+    this.#transport = transport ?? fetchTransport(ownFetch, client);
+    this.#blocksPorts = transport === undefined &&
+      ownFetch === globalThis.fetch;
+    this.url = checkUrl(action, url, this.#blocksPorts);
     this.#headers = typeof headers === "function"
       ? headers
       : toHeaders(headers);
     this.#timeout = timeout;
-    this.#fetch = fetch;
-    this.#client = client;
   }
 
   /** Whether requests to this URL fail, because `fetch` blocks its port. */
   blocks(url: URL): boolean {
-    return isBlocked(url, this.#fetch);
+    return this.#blocksPorts && isBlocked(url);
   }
 
   /**
@@ -147,10 +155,9 @@ export class Requests {
     { deadline: _, onProgress: __, secrets, ...details }: Attempt,
   ): Promise<ServerResponse | SendError> {
     const { attempt: attempts, signal } = details;
-    const byteLength = byteLengthOf(body);
-    const size = byteLength === undefined
-      ? ""
-      : ` of ${countOf(byteLength)} to`;
+    const size = body instanceof Uint8Array
+      ? ` of ${countOf(body.length)} to`
+      : "";
     const what = `${method}${size} ${url.origin}${url.pathname}`;
     // A structured field string, without its quotes.
     const key = ownHeaders["Idempotency-Key"]?.slice(1, -1);
@@ -181,6 +188,8 @@ export class Requests {
       }
     }
     addSecretsOfHeaders(secrets, headers);
+    // The size of the body, and nothing else, is what the request is framed by.
+    headers.delete("Content-Length");
     if (body !== undefined && !headers.has("Content-Type")) {
       headers.set("Content-Type", "application/octet-stream");
     }
@@ -188,25 +197,19 @@ export class Requests {
       headers.set(name, value);
     }
 
-    const request = makeRequest(url, { method, headers, body, signal });
-    let response: Response;
+    let response: TransportResponse;
     let text: string;
     try {
-      response = await getResponse(request, {
-        signal,
-        fetch: this.#fetch,
-        client: this.#client,
-        wasStream: body !== undefined && byteLength === undefined,
-      });
+      response = await this.#respond({ url, method, headers, body, signal });
       onResponse?.();
-      text = await readText(response);
+      text = await readText(response, signal);
     } catch (error) {
       const cause = causeOf(error);
       return fail(messageOf(cause) + adviceForCause(cause), { cause });
     }
-    const { ok, status } = response;
+    const { status } = response;
     return {
-      ok,
+      ok: status >= 200 && status <= 299,
       status,
       headers: response.headers,
       toError: (advice = adviceForStatus(status)) => {
@@ -229,6 +232,25 @@ export class Requests {
         );
       },
     };
+  }
+
+  /**
+   * Gets the response to a request, or rejects as soon as the signal is aborted.
+   * A transport that does not obey that is not waited for; no one reads what it
+   * resolves to later, so that is cancelled.
+   */
+  async #respond(request: TransportRequest): Promise<TransportResponse> {
+    const { signal } = request;
+    const transport = this.#transport; // a plain function, without a `this`
+    const response = transport(request);
+    try {
+      return await until(signal, response);
+    } catch (error) {
+      if (signal.aborted) {
+        void response.then(({ body }) => body?.cancel()).catch(() => {});
+      }
+      throw error;
+    }
   }
 
   async #headersFor(details: SendAttempt): Promise<Headers> {

@@ -7,6 +7,7 @@
  * without end, or stop in the middle: so reading is bounded in size and in time.
  */
 import type { SendError } from "./errors.ts";
+import type { TransportResponse } from "./options.ts";
 
 /**
  * How much of a body is read, in bytes. A longer one is cancelled, which costs
@@ -35,14 +36,19 @@ export interface ServerResponse {
  * Reads a body to its end or to a bound. It never throws: a 2xx whose body is
  * broken is a delivery all the same.
  *
+ * @param signal Ends the reading: a transport may not obey it.
  * @returns What was read, as text.
  */
-export async function readText({ body }: Response): Promise<string> {
+export async function readText(
+  { body }: TransportResponse,
+  signal: AbortSignal,
+): Promise<string> {
   // A `fetch` given by the caller may have read it already.
   if (body === null || body.locked) return "";
   const reader = body.getReader();
   const cancel = () => reader.cancel().catch(() => {});
   const timer = setTimeout(cancel, MAX_BODY_TIME);
+  signal.addEventListener("abort", cancel);
   const decoder = new TextDecoder();
   let text = "";
   try {
@@ -56,6 +62,7 @@ export async function readText({ body }: Response): Promise<string> {
     // Reset, cut short, or out of time.
   } finally {
     clearTimeout(timer);
+    signal.removeEventListener("abort", cancel);
     void cancel(); // it may hang, and nothing depends on it
   }
   return text;

@@ -1,156 +1,231 @@
+/** What senders promise whatever the transport, and however badly it behaves. */
 import {
   assertEquals,
   assertInstanceOf,
   assertRejects,
   assertStrictEquals,
-  assertStringIncludes,
+  assertThrows,
 } from "@std/assert";
-import { FlushError } from "../buffer.ts";
-import { SendError, streamTo } from "../sender.ts";
 import {
-  close,
-  FaultyServer,
-  respond,
-  respondAndClose,
-} from "../testing/faulty_server.ts";
-import { freePort } from "../testing/free_port.ts";
-import { deliver, FAST, NO_SERVER_URL } from "../testing/sending.ts";
+  FetchSender,
+  SendError,
+  type Transport,
+  type TransportRequest,
+} from "../sender.ts";
+import { TusSender } from "../senders/tus.ts";
+import { UploadSender } from "../senders/upload.ts";
+import { fakeTime } from "../testing/fake_time.ts";
+import {
+  BYTES,
+  context,
+  deliver,
+  FAST,
+  NO_SERVER_URL,
+} from "../testing/sending.ts";
 
-Deno.test("send() calls the given fetch as a plain function, with the client", async () => {
-  using client = Deno.createHttpClient({});
-  const seen: [Request, unknown][] = [];
-  // A native one fails as a method of anything except the global object.
-  function fetch(this: unknown, request: unknown, init: unknown) {
+const ONCE = { maxElapsed: 0 };
+
+function response(status: number): Awaited<ReturnType<Transport>> {
+  return { status, headers: new Headers(), body: null };
+}
+
+Deno.test("send() gives the transport the whole request, as a plain function", async () => {
+  const seen: TransportRequest[] = [];
+  function transport(this: unknown, request: TransportRequest) {
     assertStrictEquals(this, undefined);
-    seen.push([request as Request, init]);
-    return Promise.resolve(new Response(null, { status: 204 }));
+    seen.push(request);
+    return Promise.resolve(response(204));
   }
-  const options = { fetch: fetch as typeof globalThis.fetch };
-  await deliver(NO_SERVER_URL, { ...options, client });
-  await deliver(NO_SERVER_URL, options);
-  assertEquals(seen.map(([, init]) => init), [{ client }, undefined]);
-  const [request] = seen[0]!;
-  assertEquals(request.url, NO_SERVER_URL);
-  assertEquals(request.method, "POST");
-  assertEquals(request.redirect, "manual");
-  assertEquals(await request.text(), "0123456789");
-});
-
-Deno.test("send() gives fetch a request that it may consume and change", async () => {
-  await using server = new FaultyServer([respond(503)]);
-  const bodies: string[] = [];
-  await deliver(server.url, {
-    retry: FAST,
-    fetch: async (input, init) => {
-      const request = input as Request;
-      bodies.push(await request.clone().text());
-      request.headers.set("Idempotency-Key", "another");
-      return await fetch(request, init);
-    },
+  await deliver(`${NO_SERVER_URL}?q=1`, {
+    transport,
+    headers: { "X-One": "1", "Content-Length": "999" },
+    idempotencyKey: "stream",
   });
-  assertEquals(bodies, ["0123456789", "0123456789"]);
+  const [{ method, url, headers, body, signal }] = seen as [TransportRequest];
+  assertEquals([method, url.href], ["POST", `${NO_SERVER_URL}?q=1`]);
+  assertEquals([...headers], [
+    ["content-type", "application/octet-stream"],
+    ["idempotency-key", '"stream-0"'],
+    ["x-one", "1"],
+  ]);
+  assertStrictEquals(body, BYTES, "the body was copied");
+  assertEquals(signal.aborted, false);
 });
 
-Deno.test("a closed client fails at once, and the error suggests it", async () => {
-  const client = Deno.createHttpClient({});
-  client.close();
-  await assertRejects(
-    () =>
-      deliver(`http://127.0.0.1:${freePort()}/`, {
-        client,
-        retry: { maxElapsed: 1_000 },
-        // Deno never releases a body that it cannot send.
-        fetch: (request, init) => fetch((request as Request).url, init),
-      }),
-    SendError,
-    "(attempt 1): Bad resource ID; is the `client` closed?",
-  );
-});
-
-// -- One request per attempt --
-
-Deno.test("a pooled connection that closes after the request was read gets one request per attempt", async () => {
-  await using server = new FaultyServer([respond(200), close, close]);
-  await using out = streamTo(server.url, { capacity: 4, retry: FAST });
-  await out.write("warm");
-  await out.flush();
-  let retries = 0;
-  await using other = streamTo(server.url, {
-    capacity: 4,
-    retry: FAST,
-    onRetry: () => retries++,
-  });
-  await other.write("once");
-  await other.flush();
-  assertEquals(retries, 2);
-  // Deno would resend a body of bytes on its own.
-  assertEquals(server.bodies, ["warm", "once", "once", "once"]);
-});
-
-Deno.test("idle connections closed by the server cost no attempt", async () => {
-  await using server = new FaultyServer([], respondAndClose(200));
-  await using out = streamTo(server.url, { capacity: 4, retry: FAST });
-  for (let i = 0; i < 5; i++) {
-    await out.write(`no ${i}`);
-    await out.flush();
+Deno.test("a stream of known size has a Content-Length, and no other body has one", async () => {
+  const lengths: (string | null)[] = [];
+  const transport: Transport = async ({ body, headers }) => {
+    lengths.push(headers.get("Content-Length"));
+    await new Response(body).bytes();
+    return response(201);
+  };
+  for (const options of [{}, { length: 10 }]) {
+    const sender = new UploadSender(NO_SERVER_URL, {
+      ...options,
+      transport,
+      headers: { "Content-Length": "999" },
+    });
+    await sender.send(BYTES, context());
+    await sender.close();
   }
-  assertEquals(new Set(server.bodies).size, 5);
-  assertEquals(out.stats.failures, 0);
+  assertEquals(lengths, [null, "10"]);
 });
 
-// -- Redirects --
+for (const Sender of [FetchSender, UploadSender, TusSender]) {
+  Deno.test(`${Sender.name}() takes either a transport, or fetch and client`, async () => {
+    using client = Deno.createHttpClient({});
+    const transport: Transport = () => Promise.resolve(response(204));
+    for (const other of [{ fetch }, { client }, { fetch, client }]) {
+      const [name] = Object.keys(other);
+      const error = assertThrows(
+        () => new Sender(NO_SERVER_URL, { transport, ...other }),
+        TypeError,
+      );
+      assertEquals(
+        error.message,
+        `Cannot create ${Sender.name}: transport replaces ${name}, so give only one of them`,
+      );
+    }
+    for (const wrong of ["fetch", {}, null]) {
+      assertThrows(
+        () => new Sender(NO_SERVER_URL, { transport: wrong as never }),
+        TypeError,
+        "transport must be a function",
+      );
+    }
+    // Only the platform's `fetch` blocks ports.
+    new Sender("http://a:6000/", { transport });
+    await Promise.resolve();
+  });
+}
 
-for (const status of [302, 303, 307]) {
-  Deno.test(`send() does not follow a ${status}, but makes the same request again`, async () => {
-    await using target = new FaultyServer();
-    await using server = new FaultyServer([
-      respond(status, { location: target.url }),
-    ]);
+for (const status of [0, 199, 204, 299, 300]) {
+  Deno.test(`send() takes a ${status} from the transport for what it is`, async () => {
+    const sent = deliver(NO_SERVER_URL, {
+      transport: () => Promise.resolve(response(status)),
+    });
+    if (status === 204 || status === 299) return await sent;
+    const { cause: _, ...error } = await assertRejects(() => sent, SendError);
+    assertEquals([error.status, error.attempts], [status, 1]);
+  });
+}
+
+Deno.test("a transport that ignores its signal does not hang a send, and its late response is cancelled", async () => {
+  using time = fakeTime();
+  const late = Promise.withResolvers<Awaited<ReturnType<Transport>>>();
+  const cancelled = Promise.withResolvers<void>();
+  const sent = deliver(NO_SERVER_URL, {
+    transport: () => late.promise,
+    timeout: 1_000,
+    retry: ONCE,
+  });
+  const rejected = assertRejects(() => sent, SendError, "longer than 1000 ms");
+  await time.tickAsync(1_000);
+  await rejected;
+  const body = new ReadableStream({ cancel: () => cancelled.resolve() });
+  late.resolve({ ...response(200), body });
+  await cancelled.promise;
+});
+
+Deno.test("a transport that fails late, after its signal, is no unhandled rejection", async () => {
+  using time = fakeTime();
+  const late = Promise.withResolvers<never>();
+  const sent = deliver(NO_SERVER_URL, {
+    transport: () => late.promise,
+    timeout: 1_000,
+    retry: ONCE,
+  });
+  const rejected = assertRejects(() => sent, SendError, "longer than 1000 ms");
+  await time.tickAsync(1_000);
+  await rejected;
+  late.reject(new Error("late"));
+});
+
+for (const [status, ok] of [[200, true], [503, false]] as const) {
+  Deno.test(`a body that ignores the signal does not hang a send, and is cancelled after a ${status}`, async () => {
+    using time = fakeTime();
+    let cancelled = 0;
+    const read = Promise.withResolvers<void>();
+    const body = new ReadableStream({
+      pull: () => {
+        read.resolve();
+        return new Promise(() => {});
+      },
+      cancel: () => void cancelled++,
+    }, { highWaterMark: 0 });
+    const sent = deliver(NO_SERVER_URL, {
+      transport: () => Promise.resolve({ ...response(status), body }),
+      timeout: 1_000,
+      retry: ONCE,
+    }).then(() => true, (error) => error.status !== status && error);
+    await read.promise;
+    await time.tickAsync(1_000);
+    assertEquals(await sent, ok);
+    assertEquals(cancelled, 1);
+  });
+}
+
+for (
+  const [title, transport] of [
+    ["throws", () => {
+      throw new Error("no network");
+    }],
+    ["rejects", () => Promise.reject(new Error("no network"))],
+  ] as const
+) {
+  Deno.test(`a transport that ${title} is a network error, which is retried`, async () => {
     const failures: SendError[] = [];
-    await using out = streamTo(server.url, {
-      headers: { Authorization: "Bearer abc" },
+    let attempts = 0;
+    await deliver(NO_SERVER_URL, {
+      transport: () =>
+        ++attempts < 3 ? transport() : Promise.resolve(response(204)),
       retry: FAST,
       onRetry: (failure) => failures.push(failure),
     });
-    await out.write("once");
-    await out.flush();
-    assertEquals(failures.map(({ status }) => status), [status]);
-    assertStringIncludes(failures[0]!.message, "redirects are not followed");
-    assertEquals(target.connections, 0);
-    assertEquals(server.bodies, ["once", "once"]);
-    const [first, second] = server.requests;
-    assertEquals(second!.path, first!.path);
-    assertEquals(new Set(server.keys).size, 1);
-  });
-}
-
-for (const status of [301, 308]) {
-  Deno.test(`send() does not follow a ${status}, and fails at once`, async () => {
-    await using target = new FaultyServer();
-    await using server = new FaultyServer([
-      respond(status, { location: target.url }),
+    assertEquals(failures.map(({ message }) => message), [
+      `POST of 10 bytes to ${NO_SERVER_URL} failed (attempt 1): no network`,
+      `POST of 10 bytes to ${NO_SERVER_URL} failed (attempt 2): no network`,
     ]);
-    await using out = streamTo(server.url, {
-      headers: { Authorization: "Bearer abc" },
-    });
-    await out.write("kept");
-    const { cause } = await assertRejects(() => out.flush(), FlushError);
-    assertInstanceOf(cause, SendError);
-    assertEquals(cause.status, status);
-    assertStringIncludes(cause.message, "redirects are not followed");
-    assertEquals(target.connections, 0);
-    await out.close();
-    assertEquals(server.bodies, ["kept", "kept"]);
   });
 }
 
-Deno.test("a redirect that a browser hides behind status 0 is reported as one", async () => {
-  await assertRejects(
-    () =>
+for (const name of ["NotCapable", "TransportClosed"]) {
+  Deno.test(`a transport that rejects with an error named ${name} is not called again`, async () => {
+    let calls = 0;
+    const thrown = Object.assign(new Error("it cannot"), { name });
+    const error = await assertRejects(() =>
       deliver(NO_SERVER_URL, {
-        fetch: () => Promise.resolve(Response.error()),
+        transport: () => {
+          calls++;
+          return Promise.reject(thrown);
+        },
+      }), SendError);
+    assertEquals([calls, error.retryable], [1, false]);
+    assertInstanceOf(error.cause, Error);
+    assertEquals(error.cause.name, name);
+    const advice = name === "NotCapable" ? "" : "; is the `transport` closed?";
+    assertEquals(
+      error.message,
+      `POST of 10 bytes to ${NO_SERVER_URL} failed (attempt 1): it cannot${advice}`,
+    );
+  });
+}
+
+Deno.test("what a transport throws shows no secrets", async () => {
+  const error = await assertRejects(
+    () =>
+      deliver(`${NO_SERVER_URL}?token=abcdefgh`, {
+        headers: { Authorization: "Bearer hijklmnop" },
+        transport: ({ url, headers }) =>
+          Promise.reject(
+            new Error(`${url} with ${headers.get("Authorization")}`),
+          ),
+        retry: ONCE,
       }),
     SendError,
-    "redirects are not followed",
+  );
+  assertEquals(
+    error.message,
+    `POST of 10 bytes to ${NO_SERVER_URL} failed (attempt 1): ${NO_SERVER_URL} with ***`,
   );
 });

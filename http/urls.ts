@@ -15,29 +15,23 @@ const BLOCKED_PORTS: ReadonlySet<string> = new Set(
   ].join(" ").split(" "),
 );
 
-/**
- * Whether `fetch` refuses to connect to the port of this URL. One that is not the
- * platform's may connect anywhere.
- */
-export function isBlocked(
-  { port }: URL,
-  fetch: typeof globalThis.fetch,
-): boolean {
-  return fetch === globalThis.fetch && BLOCKED_PORTS.has(port);
+/** Whether the platform's `fetch` refuses to connect to the port of this URL. */
+export function isBlocked({ port }: URL): boolean {
+  return BLOCKED_PORTS.has(port);
 }
 
 /**
  * The URL, parsed.
  *
  * @param action What cannot be done with an invalid one: "Cannot create X".
- * @param fetch What will make the requests.
+ * @param blocksPorts Whether the platform's `fetch` makes the requests.
  * @throws {TypeError} If it is invalid, is not http(s), has credentials, or a port
  *   that `fetch` blocks. The message shows neither credentials nor query.
  */
 export function checkUrl(
   action: string,
   url: string | URL,
-  fetch: typeof globalThis.fetch,
+  blocksPorts: boolean,
 ): URL {
   const text = String(url);
   // What precedes an @ may be a password, and what follows a ? a token. With a
@@ -63,7 +57,7 @@ export function checkUrl(
       `${action}: url must not carry credentials, send them in headers; received ${shown}`,
     );
   }
-  if (isBlocked(parsed, fetch)) {
+  if (blocksPorts && isBlocked(parsed)) {
     throw new TypeError(
       `${action}: url must not use port ${parsed.port}, which fetch blocks; let the server listen on another one`,
     );

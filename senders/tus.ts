@@ -42,6 +42,9 @@ export type {
   RequestOptions,
   RetryOptions,
   SendAttempt,
+  Transport,
+  TransportRequest,
+  TransportResponse,
 } from "../http/options.ts";
 
 const ACTION = "Cannot create TusSender";

@@ -38,6 +38,9 @@ export type {
   RequestHeaders,
   RequestOptions,
   SendAttempt,
+  Transport,
+  TransportRequest,
+  TransportResponse,
 } from "../http/options.ts";
 
 const ACTION = "Cannot create UploadSender";
@@ -302,7 +305,10 @@ export class UploadSender implements Sender {
     try {
       const response = await this.#requests.exchange({
         method: this.#method,
-        ...(this.#length === undefined ? { body } : sized(body, this.#length)),
+        body,
+        ...this.#length !== undefined && {
+          headers: { "Content-Length": `${this.#length}` },
+        },
         onResponse: () => {
           this.#responded = true;
           isWhole = this.#ended || this.#enqueued === this.#length;
@@ -365,33 +371,4 @@ function canSendStreams(): boolean {
     duplex: "half",
   } as RequestInit);
   return !headers.has("Content-Type");
-}
-
-/**
- * A body with a `Content-Length`. Node takes that from the header. Deno takes
- * it from the size of a `Blob`, and asks that for its stream.
- */
-function sized(stream: Stream, size: number) {
-  const headers = { "Content-Length": `${size}` };
-  const body = "Deno" in globalThis ? new SizedStream(stream, size) : stream;
-  return { headers, body };
-}
-
-class SizedStream extends Blob {
-  readonly #stream: Stream;
-  readonly #size: number;
-
-  constructor(stream: Stream, size: number) {
-    super();
-    this.#stream = stream;
-    this.#size = size;
-  }
-
-  override get size(): number {
-    return this.#size;
-  }
-
-  override stream(): Stream {
-    return this.#stream;
-  }
 }

@@ -29,6 +29,9 @@ import {
   type StreamBufferOptions,
   type StreamBufferStats,
   streamTo,
+  type Transport,
+  type TransportRequest,
+  type TransportResponse,
 } from "@stream-buffer/stream-buffer";
 import {
   TusSender,
@@ -73,6 +76,16 @@ export const request: RequestOptions = {
   client,
   fetch: (input, init) => fetch(input, init),
 };
+
+/** A transport of the user's own; a `Response` is a response of one. */
+export const transport: Transport = async (
+  { url, signal, ...init }: TransportRequest,
+): Promise<TransportResponse> => {
+  signal.throwIfAborted();
+  const options: object = { ...init, signal, redirect: "manual" };
+  return await fetch(url, options);
+};
+export const transported: RequestOptions = { headers, transport };
 
 export const attempts: AttemptOptions = {
   ...request,

@@ -1,0 +1,78 @@
+/**
+ * The default transport: `fetch`, and what platforms do to the body of a request.
+ *
+ * Deno resends a body on its own when a pooled connection dies after the server
+ * has read the request, so that the server may see it twice in one attempt. It
+ * cannot do that with a stream. Reading `request.body` turns bytes into one,
+ * which keeps its `Content-Length`. But `fetch` never releases a stream that it
+ * is not permitted to send, and the process would not end: so a stream is made,
+ * or sent, only with the permission to connect.
+ */
+import type { HttpClient, Transport, TransportRequest } from "./options.ts";
+import { askToConnect, mayConnect } from "./permissions.ts";
+
+type Stream = ReadableStream<Uint8Array<ArrayBuffer>>;
+
+/**
+ * A transport over `fetch`.
+ *
+ * @param fetch Called as a plain function: a browser's `fetch` throws if `this` is
+ *   another object.
+ */
+export function fetchTransport(
+  fetch: typeof globalThis.fetch,
+  client: HttpClient | undefined,
+): Transport {
+  return async (request) => {
+    if (request.body instanceof ReadableStream) {
+      await askToConnect(request.url);
+    }
+    const init = client && { client } as RequestInit;
+    return await fetch(makeRequest(request), init);
+  };
+}
+
+/** Makes a request that Deno does not resend on its own, if it may connect. */
+function makeRequest(
+  { url, method, headers, body, signal }: TransportRequest,
+): Request {
+  const length = headers.get("Content-Length");
+  const request = new Request(url, {
+    ...{ method, headers, signal },
+    body: body instanceof ReadableStream && length !== null
+      ? sized(body, Number(length))
+      : body,
+    redirect: "manual",
+    duplex: "half",
+  } as RequestInit);
+  // Turns the body into a stream, which Deno cannot resend.
+  if (mayConnect(url)) void request.body;
+  return request;
+}
+
+/**
+ * A stream that is sent with a `Content-Length`. Node takes that from the header.
+ * Deno takes it from the size of a `Blob`, and asks that for its stream.
+ */
+function sized(stream: Stream, size: number): Stream | Blob {
+  return "Deno" in globalThis ? new SizedStream(stream, size) : stream;
+}
+
+class SizedStream extends Blob {
+  readonly #stream: Stream;
+  readonly #size: number;
+
+  constructor(stream: Stream, size: number) {
+    super();
+    this.#stream = stream;
+    this.#size = size;
+  }
+
+  override get size(): number {
+    return this.#size;
+  }
+
+  override stream(): Stream {
+    return this.#stream;
+  }
+}
