@@ -7,12 +7,7 @@ import {
 } from "@std/assert";
 import { toText } from "@std/streams";
 import { FlushError, StreamBuffer } from "./buffer.ts";
-import {
-  FetchSender,
-  type FetchSenderOptions,
-  SendError,
-  streamTo,
-} from "./sender.ts";
+import { type FetchSenderOptions, SendError } from "./sender.ts";
 import { close, FaultyServer, respond } from "./testing/faulty_server.ts";
 import {
   BYTES,
@@ -21,6 +16,7 @@ import {
   FAST,
   NO_SERVER_URL,
 } from "./testing/sending.ts";
+import { FetchSender, streamTo, test } from "./testing/transports.ts";
 
 // -- Options --
 
@@ -119,7 +115,7 @@ for (
 
 // -- A delivery --
 
-Deno.test("streamTo() delivers everything, in order, in one request per batch", async () => {
+test("streamTo() delivers everything, in order, in one request per batch", async () => {
   await using server = new FaultyServer();
   await using out = streamTo(server.url, { capacity: 8 });
   for (const text of ["0123", "4567", "89", "ab"]) await out.write(text);
@@ -180,7 +176,7 @@ for (
 
 // -- The key --
 
-Deno.test("Idempotency-Key names stream and batch, and is the same for each attempt", async () => {
+test("Idempotency-Key names stream and batch, and is the same for each attempt", async () => {
   await using server = new FaultyServer([respond(503), respond(200), close]);
   await using out = streamTo(server.url, { capacity: 4, retry: FAST });
   for (const text of ["abcd", "efgh"]) await out.write(text);
@@ -193,13 +189,13 @@ Deno.test("Idempotency-Key names stream and batch, and is the same for each atte
   assertEquals(server.bodies, ["abcd", "abcd", "efgh", "efgh"]);
 });
 
-Deno.test("Idempotency-Key differs between streams", async () => {
+test("Idempotency-Key differs between streams", async () => {
   await using server = new FaultyServer();
   for (let i = 0; i < 2; i++) await deliver(server.url, {});
   assertEquals(new Set(server.keys).size, 2);
 });
 
-Deno.test("Idempotency-Key is the same when a failed batch is resent", async () => {
+test("Idempotency-Key is the same when a failed batch is resent", async () => {
   await using server = new FaultyServer([respond(400)]);
   await using out = streamTo(server.url, { idempotencyKey: "mine" });
   await out.write("abcd");
@@ -208,7 +204,7 @@ Deno.test("Idempotency-Key is the same when a failed batch is resent", async () 
   assertEquals(server.keys, ['"mine-0"', '"mine-0"']);
 });
 
-Deno.test("idempotencyKey may contain all of printable ASCII except two characters", async () => {
+test("idempotencyKey may contain all of printable ASCII except two characters", async () => {
   await using server = new FaultyServer();
   const codes = Array.from({ length: 0x7f - 0x20 }, (_, i) => 0x20 + i);
   const idempotencyKey = String.fromCharCode(...codes).replace(/["\\]/g, "");
@@ -216,7 +212,7 @@ Deno.test("idempotencyKey may contain all of printable ASCII except two characte
   assertEquals(server.keys, [`"${idempotencyKey}-0"`]);
 });
 
-Deno.test("idempotencyKey: false sends no key, or the one given in headers", async () => {
+test("idempotencyKey: false sends no key, or the one given in headers", async () => {
   await using server = new FaultyServer();
   await deliver(server.url, { idempotencyKey: false });
   await deliver(server.url, {
@@ -226,7 +222,7 @@ Deno.test("idempotencyKey: false sends no key, or the one given in headers", asy
   assertEquals(server.keys, [null, "own 0"]);
 });
 
-Deno.test("send() rejects a second stream, which would repeat the keys of the first", async () => {
+test("send() rejects a second stream, which would repeat the keys of the first", async () => {
   await using server = new FaultyServer();
   const sender = new FetchSender(server.url);
   await sender.send(BYTES, context(0));
@@ -241,7 +237,7 @@ Deno.test("send() rejects a second stream, which would repeat the keys of the fi
   assertEquals(server.requests.length, 2);
 });
 
-Deno.test("send() accepts bytes with a key of their own from anyone, and they change nothing", async () => {
+test("send() accepts bytes with a key of their own from anyone, and they change nothing", async () => {
   await using server = new FaultyServer(
     [respond(200), respond(200)],
     respond(400),
@@ -288,7 +284,7 @@ Deno.test("ended tells whether the sender is closed", async () => {
   assertEquals(aborted.ended, true);
 });
 
-Deno.test("send() accepts a failed batch again, with any signal", async () => {
+test("send() accepts a failed batch again, with any signal", async () => {
   await using server = new FaultyServer([respond(400)]);
   const sender = new FetchSender(server.url);
   await assertRejects(() => sender.send(BYTES, context(0)), SendError);
@@ -308,7 +304,7 @@ Deno.test("send() accepts a failed batch again, with any signal", async () => {
   assertEquals(other.requests.length, 2);
 });
 
-Deno.test("send() rejects another stream after one that failed, whose keys it would repeat", async () => {
+test("send() rejects another stream after one that failed, whose keys it would repeat", async () => {
   await using server = new FaultyServer([], close);
   const sender = new FetchSender(server.url, { retry: { maxElapsed: 0 } });
   const first = new StreamBuffer(sender, { flushInterval: 0 });
@@ -321,7 +317,7 @@ Deno.test("send() rejects another stream after one that failed, whose keys it wo
   assertEquals(new Set(server.bodies), new Set(["first"]));
 });
 
-Deno.test("send() rejects once the sender is closed", async () => {
+test("send() rejects once the sender is closed", async () => {
   const sender = new FetchSender(NO_SERVER_URL);
   {
     await using _ = sender;
@@ -338,7 +334,7 @@ for (
     ["brotli", "br"],
   ] as const
 ) {
-  Deno.test(`compression: "${compression}" restores the same bytes, and runs once per batch`, async () => {
+  test(`compression: "${compression}" restores the same bytes, and runs once per batch`, async () => {
     await using server = new FaultyServer([respond(503), close]);
     const { CompressionStream } = globalThis;
     let made = 0;

@@ -5,7 +5,6 @@ import {
   assertStringIncludes,
 } from "@std/assert";
 import { FlushError } from "../buffer.ts";
-import { FetchSender, streamTo } from "../sender.ts";
 import { fakeTime, fixedRandom } from "../testing/fake_time.ts";
 import { FaultyServer, never, respond } from "../testing/faulty_server.ts";
 import {
@@ -15,6 +14,7 @@ import {
   NO_SERVER_URL,
   stallInBody,
 } from "../testing/sending.ts";
+import { FetchSender, streamTo, test } from "../testing/transports.ts";
 
 for (
   const [title, behaviour] of [
@@ -22,7 +22,7 @@ for (
     ["the body", stallInBody],
   ] as const
 ) {
-  Deno.test(`abort() while waiting for ${title} ends the request`, async () => {
+  test(`abort() while waiting for ${title} ends the request`, async () => {
     const gone = Promise.withResolvers<void>();
     const read = Promise.withResolvers<void>();
     await using server = new FaultyServer([async (exchange) => {
@@ -45,7 +45,7 @@ for (
   });
 }
 
-Deno.test("send() makes no request when its signal is already aborted", async () => {
+test("send() makes no request when its signal is already aborted", async () => {
   await using server = new FaultyServer();
   const reason = new Error("enough");
   const sender = new FetchSender(server.url);
@@ -54,7 +54,7 @@ Deno.test("send() makes no request when its signal is already aborted", async ()
   assertEquals(server.connections, 0);
 });
 
-Deno.test("abort() during a backoff leaves no timer and sends no more", async () => {
+test("abort() during a backoff leaves no timer and sends no more", async () => {
   using time = fakeTime();
   await using server = new FaultyServer([], respond(503));
   const retried = Promise.withResolvers<void>();
@@ -99,7 +99,7 @@ for (const how of ["onRetry", "shouldRetry", "headers", "fetch"] as const) {
   });
 }
 
-Deno.test("close() during a long backoff ends by closeTimeout and returns every byte", async () => {
+test("close() during a long backoff ends by closeTimeout and returns every byte", async () => {
   using time = fakeTime();
   await using server = new FaultyServer([respond(200)], respond(503));
   const retried = Promise.withResolvers<void>();
@@ -129,7 +129,7 @@ Deno.test("close() during a long backoff ends by closeTimeout and returns every 
   assertEquals(time.countTimers(), 0);
 });
 
-Deno.test("send() leaves no listener on the signal of the stream", async () => {
+test("send() leaves no listener on the signal of the stream", async () => {
   await using server = new FaultyServer([respond(503), respond(503)]);
   const { signal } = new AbortController();
   const listeners = new Set<unknown>();

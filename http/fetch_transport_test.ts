@@ -6,7 +6,7 @@ import {
   assertStringIncludes,
 } from "@std/assert";
 import { FlushError } from "../buffer.ts";
-import { SendError, streamTo } from "../sender.ts";
+import { SendError } from "../sender.ts";
 import {
   close,
   FaultyServer,
@@ -15,6 +15,7 @@ import {
 } from "../testing/faulty_server.ts";
 import { freePort } from "../testing/free_port.ts";
 import { deliver, FAST, NO_SERVER_URL } from "../testing/sending.ts";
+import { streamTo, test } from "../testing/transports.ts";
 
 Deno.test("send() calls the given fetch as a plain function, with the client", async () => {
   using client = Deno.createHttpClient({});
@@ -69,7 +70,7 @@ Deno.test("a closed client fails at once, and the error suggests it", async () =
 
 // -- One request per attempt --
 
-Deno.test("a pooled connection that closes after the request was read gets one request per attempt", async () => {
+test("a pooled connection that closes after the request was read gets one request per attempt", async () => {
   await using server = new FaultyServer([respond(200), close, close]);
   await using out = streamTo(server.url, { capacity: 4, retry: FAST });
   await out.write("warm");
@@ -87,7 +88,7 @@ Deno.test("a pooled connection that closes after the request was read gets one r
   assertEquals(server.bodies, ["warm", "once", "once", "once"]);
 });
 
-Deno.test("idle connections closed by the server cost no attempt", async () => {
+test("idle connections closed by the server cost no attempt", async () => {
   await using server = new FaultyServer([], respondAndClose(200));
   await using out = streamTo(server.url, { capacity: 4, retry: FAST });
   for (let i = 0; i < 5; i++) {
@@ -101,7 +102,7 @@ Deno.test("idle connections closed by the server cost no attempt", async () => {
 // -- Redirects --
 
 for (const status of [302, 303, 307]) {
-  Deno.test(`send() does not follow a ${status}, but makes the same request again`, async () => {
+  test(`send() does not follow a ${status}, but makes the same request again`, async () => {
     await using target = new FaultyServer();
     await using server = new FaultyServer([
       respond(status, { location: target.url }),
@@ -125,7 +126,7 @@ for (const status of [302, 303, 307]) {
 }
 
 for (const status of [301, 308]) {
-  Deno.test(`send() does not follow a ${status}, and fails at once`, async () => {
+  test(`send() does not follow a ${status}, and fails at once`, async () => {
     await using target = new FaultyServer();
     await using server = new FaultyServer([
       respond(status, { location: target.url }),

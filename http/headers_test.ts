@@ -7,11 +7,9 @@ import {
 } from "@std/assert";
 import { FlushError } from "../buffer.ts";
 import {
-  FetchSender,
   type FetchSenderOptions,
   type SendAttempt,
   SendError,
-  streamTo,
 } from "../sender.ts";
 import { fakeTime } from "../testing/fake_time.ts";
 import { close, FaultyServer, respond } from "../testing/faulty_server.ts";
@@ -24,6 +22,7 @@ import {
   printed,
   skipDelays,
 } from "../testing/sending.ts";
+import { FetchSender, streamTo, test } from "../testing/transports.ts";
 
 for (
   const [options, errorClass, message] of [
@@ -46,7 +45,7 @@ for (
     [{ headers: [["sec\nret"]] }, TypeError, "a record, or pairs of a name"],
   ] as const
 ) {
-  Deno.test(`FetchSender() rejects ${Deno.inspect(options)}`, () => {
+  test(`FetchSender() rejects ${Deno.inspect(options)}`, () => {
     const error = assertThrows(
       () => new FetchSender(NO_SERVER_URL, options as FetchSenderOptions),
       errorClass as typeof Error,
@@ -56,7 +55,7 @@ for (
   });
 }
 
-Deno.test("FetchSender() copies headers of every kind", async () => {
+test("FetchSender() copies headers of every kind", async () => {
   await using server = new FaultyServer([respond(503)]);
   const once = new Map([["X-A", "kept"]]).entries();
   await deliver(server.url, { headers: once as never, retry: FAST });
@@ -70,7 +69,7 @@ Deno.test("FetchSender() copies headers of every kind", async () => {
   );
 });
 
-Deno.test("a header function is called for each attempt, with the previous failure", async () => {
+test("a header function is called for each attempt, with the previous failure", async () => {
   await using server = new FaultyServer([respond(503), close]);
   const attempts: Omit<SendAttempt, "signal">[] = [];
   await deliver(server.url, {
@@ -100,7 +99,7 @@ Deno.test("a header function is called for each attempt, with the previous failu
 });
 
 for (const status of [401, 403]) {
-  Deno.test(`a ${status} is retried once, without a delay, with fresh headers`, async () => {
+  test(`a ${status} is retried once, without a delay, with fresh headers`, async () => {
     using time = fakeTime();
     const { delays, onRetry } = skipDelays(time);
     await using server = new FaultyServer([], async (exchange) => {
@@ -132,7 +131,7 @@ for (const status of [401, 403]) {
   });
 }
 
-Deno.test("a header function makes no other status retryable", async () => {
+test("a header function makes no other status retryable", async () => {
   await using server = new FaultyServer([], respond(400));
   const error = await assertRejects(
     () => deliver(server.url, { headers: () => ({}) }),
@@ -141,7 +140,7 @@ Deno.test("a header function makes no other status retryable", async () => {
   assertEquals(error.attempts, 1);
 });
 
-Deno.test("a 401 is retried once per batch, even after another failure", async () => {
+test("a 401 is retried once per batch, even after another failure", async () => {
   await using server = new FaultyServer(
     [respond(401), respond(503)],
     respond(401),
@@ -153,7 +152,7 @@ Deno.test("a 401 is retried once per batch, even after another failure", async (
   assertEquals([error.status, error.attempts], [401, 3]);
 });
 
-Deno.test("a 403 with Retry-After is retried after that delay", async () => {
+test("a 403 with Retry-After is retried after that delay", async () => {
   using time = fakeTime();
   const { delays, onRetry } = skipDelays(time);
   await using server = new FaultyServer([respond(403, { "retry-after": "1" })]);
@@ -161,7 +160,7 @@ Deno.test("a 403 with Retry-After is retried after that delay", async () => {
   assertEquals(delays, [1_000]);
 });
 
-Deno.test("a header function that fails, hangs or returns invalid headers fails the send", async () => {
+test("a header function that fails, hangs or returns invalid headers fails the send", async () => {
   await using server = new FaultyServer();
   const bug = new RangeError("no token");
   const error = await assertRejects(

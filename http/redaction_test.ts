@@ -7,13 +7,14 @@ import {
   assertStringIncludes,
 } from "@std/assert";
 import { FlushError } from "../buffer.ts";
-import { SendError, streamTo } from "../sender.ts";
+import { SendError } from "../sender.ts";
 import { close, FaultyServer, respond } from "../testing/faulty_server.ts";
 import { freePort } from "../testing/free_port.ts";
 import { deliver, FAST, NO_SERVER_URL, printed } from "../testing/sending.ts";
 import { addSecretsOfHeaders } from "./redaction.ts";
+import { streamTo, test } from "../testing/transports.ts";
 
-Deno.test("no error shows a header value or the query", async () => {
+test("no error shows a header value or the query", async () => {
   const port = freePort();
   await using server = new FaultyServer([], async (exchange) => {
     // A server that echoes what it receives.
@@ -109,7 +110,7 @@ for (
     ],
   ] as const
 ) {
-  Deno.test(`no error repeats what a server echoes: ${title}`, async () => {
+  test(`no error repeats what a server echoes: ${title}`, async () => {
     await using server = new FaultyServer([respond(400, {}, `bad: ${echo}!`)]);
     const error = await assertRejects(
       () => deliver(`${server.url}?${query}`, { headers: { ...headers } }),
@@ -121,7 +122,7 @@ for (
   });
 }
 
-Deno.test("an excerpt that ends inside a secret does not show its beginning", async () => {
+test("an excerpt that ends inside a secret does not show its beginning", async () => {
   const before = "x".repeat(194);
   await using server = new FaultyServer([respond(400, {}, `${before}hunter2`)]);
   const error = await assertRejects(
@@ -131,7 +132,7 @@ Deno.test("an excerpt that ends inside a secret does not show its beginning", as
   assertEquals(error.excerpt, `${before}***`);
 });
 
-Deno.test("no error shows the token of an earlier attempt", async () => {
+test("no error shows the token of an earlier attempt", async () => {
   await using server = new FaultyServer(
     [respond(401)],
     respond(400, {}, "old-token"),
@@ -156,7 +157,7 @@ for (
     "no value of 5 characters: short",
   ]
 ) {
-  Deno.test(`an error shows what is not a secret: ${text}`, async () => {
+  test(`an error shows what is not a secret: ${text}`, async () => {
     await using server = new FaultyServer([respond(415, {}, text)]);
     const options = {
       compression: "deflate",
@@ -173,7 +174,7 @@ for (
 
 // -- What was thrown --
 
-Deno.test("the stack of a failed header function shows no token", async () => {
+test("the stack of a failed header function shows no token", async () => {
   const bug = new Error("no token");
   bug.stack = "Error: no token\n    at f (https://a/b.ts?key=hunter2:1:1)";
   const error = await assertRejects(

@@ -3,8 +3,9 @@ import { SendError } from "../sender.ts";
 import { fakeTime } from "../testing/fake_time.ts";
 import { FaultyServer, never, respond } from "../testing/faulty_server.ts";
 import { deliver, NO_SERVER_URL, skipDelays } from "../testing/sending.ts";
+import { test } from "../testing/transports.ts";
 
-Deno.test("timeout is reported as a TimeoutError", async () => {
+test("timeout is reported as a TimeoutError", async () => {
   using time = fakeTime();
   await using server = new FaultyServer([], async (exchange) => {
     await exchange.receive();
@@ -36,7 +37,7 @@ Deno.test("timeout does not end an attempt a millisecond early", async () => {
   await sent;
 });
 
-Deno.test("maxElapsed limits the first attempt", async () => {
+test("maxElapsed limits the first attempt", async () => {
   using time = fakeTime();
   await using server = new FaultyServer([], async (exchange) => {
     await exchange.receive();
@@ -51,7 +52,7 @@ Deno.test("maxElapsed limits the first attempt", async () => {
   assertEquals(server.requests.length, 1);
 });
 
-Deno.test("the rest of maxElapsed limits a later attempt", async () => {
+test("the rest of maxElapsed limits a later attempt", async () => {
   using time = fakeTime();
   const { delays, onRetry } = skipDelays(time);
   await using server = new FaultyServer([

@@ -6,7 +6,7 @@ import {
   assertStringIncludes,
 } from "@std/assert";
 import { gzipSync } from "node:zlib";
-import { SendError, streamTo } from "../sender.ts";
+import { SendError } from "../sender.ts";
 import { fakeTime } from "../testing/fake_time.ts";
 import {
   type Behaviour,
@@ -20,6 +20,7 @@ import {
   NO_SERVER_URL,
   stallInBody,
 } from "../testing/sending.ts";
+import { streamTo, test } from "../testing/transports.ts";
 
 const BODIES: Record<string, Behaviour> = {
   "that stalls": stallInBody,
@@ -43,7 +44,7 @@ const BODIES: Record<string, Behaviour> = {
 };
 
 for (const [title, behaviour] of Object.entries(BODIES)) {
-  Deno.test(`a 2xx with a body ${title} is one delivery`, async () => {
+  test(`a 2xx with a body ${title} is one delivery`, async () => {
     await using server = new FaultyServer([behaviour]);
     const timeout = title === "that stalls" ? 1_000 : 30_000;
     await using out = streamTo(server.url, { timeout, retry: FAST });
@@ -77,7 +78,7 @@ Deno.test("a body that stalls is cancelled after 5 seconds", async () => {
   assertEquals(time.countTimers(), 0);
 });
 
-Deno.test("an endless body is cancelled because of its size, without a timer", async () => {
+test("an endless body is cancelled because of its size, without a timer", async () => {
   using _time = fakeTime();
   const cut = Promise.withResolvers<void>();
   await using server = new FaultyServer([async (exchange) => {
@@ -122,7 +123,7 @@ for (
   });
 }
 
-Deno.test("short bodies are read to the end, so that one connection serves all batches", async () => {
+test("short bodies are read to the end, so that one connection serves all batches", async () => {
   await using server = new FaultyServer([], respond(200, {}, "x".repeat(9999)));
   await using out = streamTo(server.url, { capacity: 4 });
   for (let i = 0; i < 20; i++) await out.write("abcd");
@@ -161,7 +162,7 @@ Deno.test("an error shows a body that arrives in pieces, cut within a character"
   assertEquals(error.excerpt, "no €, thanks");
 });
 
-Deno.test("an error shows the beginning of the body, on one line", async () => {
+test("an error shows the beginning of the body, on one line", async () => {
   const text = `\x1b[31mtoo\r\n\tbad\x9b ${"x".repeat(1000)}`;
   await using server = new FaultyServer([async ({ receive, write }) => {
     await receive();

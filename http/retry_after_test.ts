@@ -7,7 +7,7 @@ import {
   assertStringIncludes,
 } from "@std/assert";
 import { FlushError } from "../buffer.ts";
-import { FetchSender, SendError, streamTo } from "../sender.ts";
+import { SendError } from "../sender.ts";
 import { fakeTime, fixedRandom } from "../testing/fake_time.ts";
 import {
   type Behaviour,
@@ -22,6 +22,7 @@ import {
   NO_SERVER_URL,
   skipDelays,
 } from "../testing/sending.ts";
+import { FetchSender, streamTo, test } from "../testing/transports.ts";
 
 for (
   const [value, retryAfter] of [
@@ -50,7 +51,7 @@ for (
   const effect = retryAfter === undefined
     ? "is ignored"
     : `delays the retry by at least ${retryAfter} ms`;
-  Deno.test(`Retry-After: "${value}" ${effect}`, async () => {
+  test(`Retry-After: "${value}" ${effect}`, async () => {
     using time = fakeTime();
     time.setSystemTime(1_234_567_890_000); // 13 Feb 2009 23:31:30
     const { delays, onRetry } = skipDelays(time);
@@ -71,7 +72,7 @@ for (
   });
 }
 
-Deno.test("Retry-After without a time zone is in GMT, whatever the local time zone", async () => {
+test("Retry-After without a time zone is in GMT, whatever the local time zone", async () => {
   using time = fakeTime();
   const { delays, onRetry } = skipDelays(time);
   const zone = Deno.env.get("TZ");
@@ -110,7 +111,7 @@ Deno.test("Retry-After is not undercut by a millisecond", async () => {
   assertEquals(attempts, 2);
 });
 
-Deno.test("Retry-After is a lower bound for the delay", async () => {
+test("Retry-After is a lower bound for the delay", async () => {
   using time = fakeTime();
   const { delays, onRetry } = skipDelays(time);
   using _ = fixedRandom(0.5);
@@ -129,7 +130,7 @@ for (
     "Thu, 31 Dec 2099 23:59:59 GMT",
   ]
 ) {
-  Deno.test(`Retry-After: "${value}" exceeds maxElapsed and fails at once`, async () => {
+  test(`Retry-After: "${value}" exceeds maxElapsed and fails at once`, async () => {
     await using server = new FaultyServer([
       respond(429, { "retry-after": value }),
     ]);
@@ -152,7 +153,7 @@ for (
     ["an hour behind", "Fri, 13 Feb 2009 22:31:30 GMT"],
   ] as const
 ) {
-  Deno.test(`a dated Retry-After of a server whose clock is ${title} is relative to its Date`, async () => {
+  test(`a dated Retry-After of a server whose clock is ${title} is relative to its Date`, async () => {
     using time = fakeTime();
     time.setSystemTime(1_234_567_890_000); // 13 Feb 2009 23:31:30
     const { delays, onRetry } = skipDelays(time);
@@ -171,7 +172,7 @@ for (
   });
 }
 
-Deno.test("until a Retry-After of an hour has passed no request is made, whatever is written and flushed", async () => {
+test("until a Retry-After of an hour has passed no request is made, whatever is written and flushed", async () => {
   using time = fakeTime();
   await using server = new FaultyServer([
     respond(429, { "retry-after": "3600" }),
@@ -209,7 +210,7 @@ Deno.test("until a Retry-After of an hour has passed no request is made, whateve
   assertEquals(errors, [], "flush() has rejected with them");
 });
 
-Deno.test("send() waits for a Retry-After of an earlier send, if it has the time", async () => {
+test("send() waits for a Retry-After of an earlier send, if it has the time", async () => {
   using time = fakeTime();
   await using server = new FaultyServer([
     respond(503, { "retry-after": "5" }),
@@ -236,7 +237,7 @@ Deno.test("send() waits for a Retry-After of an earlier send, if it has the time
 for (
   const [closeTimeout, isDelivered] of [[5_001, true], [5_000, false]] as const
 ) {
-  Deno.test(
+  test(
     `close() within ${closeTimeout} ms ${
       isDelivered ? "waits for" : "does not wait for"
     } a Retry-After of 5 s`,
@@ -271,7 +272,7 @@ for (
   );
 }
 
-Deno.test("a close() that begins during a wait for Retry-After does not cut it short", async () => {
+test("a close() that begins during a wait for Retry-After does not cut it short", async () => {
   using time = fakeTime();
   await using server = new FaultyServer([
     respond(503, { "retry-after": "5" }),
@@ -299,7 +300,7 @@ Deno.test("a close() that begins during a wait for Retry-After does not cut it s
   assertEquals(server.requests.length, 2);
 });
 
-Deno.test("a refusal with a Retry-After does not make later batches refused ones", async () => {
+test("a refusal with a Retry-After does not make later batches refused ones", async () => {
   for (const status of [400, 413, 422]) {
     await using server = new FaultyServer([
       respond(status, { "retry-after": "3600" }),
@@ -326,7 +327,7 @@ Deno.test("a refusal with a Retry-After does not make later batches refused ones
 });
 
 for (const [first, second] of [["60", "5"], ["5", "60"]] as const) {
-  Deno.test(`sends that overlap obey both a Retry-After of ${first} and one of ${second}`, async () => {
+  test(`sends that overlap obey both a Retry-After of ${first} and one of ${second}`, async () => {
     using time = fakeTime();
     const { step, arrived, release } = gateOf(2);
     await using server = new FaultyServer([
@@ -356,7 +357,7 @@ for (const [first, second] of [["60", "5"], ["5", "60"]] as const) {
 }
 
 for (const maxElapsed of [0, 1_000]) {
-  Deno.test(`close() obeys a Retry-After that it meets, with maxElapsed ${maxElapsed}`, async () => {
+  test(`close() obeys a Retry-After that it meets, with maxElapsed ${maxElapsed}`, async () => {
     using time = fakeTime();
     await using server = new FaultyServer([
       respond(503, { "retry-after": "20" }),

@@ -9,7 +9,7 @@ import {
   assertThrows,
 } from "@std/assert";
 import { FlushError } from "../buffer.ts";
-import { FetchSender, SendError, streamTo } from "../sender.ts";
+import { SendError } from "../sender.ts";
 import { fakeTime, fixedRandom } from "../testing/fake_time.ts";
 import {
   type Behaviour,
@@ -27,11 +27,12 @@ import {
   NO_SERVER_URL,
   skipDelays,
 } from "../testing/sending.ts";
+import { FetchSender, streamTo, test } from "../testing/transports.ts";
 
 // -- Which failures are retried --
 
 for (const status of [408, 425, 429, 500, 502, 503, 504, 507, 599]) {
-  Deno.test(`send() retries after ${status}`, async () => {
+  test(`send() retries after ${status}`, async () => {
     await using server = new FaultyServer([respond(status), respond(status)]);
     const seen: [number | undefined, number, boolean][] = [];
     await deliver(server.url, {
@@ -61,7 +62,7 @@ for (
     [600, ""],
   ] as const
 ) {
-  Deno.test(`send() fails at once after ${status}, and the buffer keeps the bytes`, async () => {
+  test(`send() fails at once after ${status}, and the buffer keeps the bytes`, async () => {
     await using server = new FaultyServer([respond(status, {}, "no, thanks")]);
     await using out = streamTo(server.url, { retry: FAST });
     await out.write("0123456789");
@@ -112,7 +113,7 @@ for (
     },
   })
 ) {
-  Deno.test(`${title} is a failed attempt, and is retried`, async () => {
+  test(`${title} is a failed attempt, and is retried`, async () => {
     await using server = new FaultyServer([behaviour]);
     const failures: SendError[] = [];
     await deliver(server.url, {
@@ -150,7 +151,7 @@ Deno.test("send() retries after any value that fetch throws", async () => {
   assertEquals(failures, 5);
 });
 
-Deno.test("send() delivers to a server that starts later", async () => {
+test("send() delivers to a server that starts later", async () => {
   const port = freePort();
   await using stack = new AsyncDisposableStack();
   let server: FaultyServer | undefined;
@@ -170,7 +171,7 @@ Deno.test("send() delivers to a server that starts later", async () => {
   assertEquals(server!.bodies, ["hello"]);
 });
 
-Deno.test("shouldRetry overrides the default in both directions", async () => {
+test("shouldRetry overrides the default in both directions", async () => {
   await using server = new FaultyServer([respond(404), respond(503)]);
   const asked: (number | undefined)[] = [];
   const shouldRetry = ({ status }: SendError) => {
@@ -185,7 +186,7 @@ Deno.test("shouldRetry overrides the default in both directions", async () => {
   assertEquals(asked, [404, 503]);
 });
 
-Deno.test("lastFailure is the failure of the latest attempt", async () => {
+test("lastFailure is the failure of the latest attempt", async () => {
   await using server = new FaultyServer([
     respond(503),
     respond(200),
@@ -205,7 +206,7 @@ Deno.test("lastFailure is the failure of the latest attempt", async () => {
   assertStrictEquals(sender.lastFailure, error);
 });
 
-Deno.test("an attempt that is aborted is not a failure of its own", async () => {
+test("an attempt that is aborted is not a failure of its own", async () => {
   const controller = new AbortController();
   await using server = new FaultyServer([respond(503), async (exchange) => {
     await exchange.receive();
@@ -222,7 +223,7 @@ Deno.test("an attempt that is aborted is not a failure of its own", async () => 
 
 // -- Delays and the time for all attempts --
 
-Deno.test("the delay is random below a bound that doubles up to maxDelay", async () => {
+test("the delay is random below a bound that doubles up to maxDelay", async () => {
   using time = fakeTime();
   const { delays, onRetry } = skipDelays(time);
   using _ = fixedRandom(0.5);
@@ -237,7 +238,7 @@ Deno.test("the delay is random below a bound that doubles up to maxDelay", async
   assertEquals(Date.now(), 60_750);
 });
 
-Deno.test("send() fails before maxElapsed has passed, and reports the number of attempts", async () => {
+test("send() fails before maxElapsed has passed, and reports the number of attempts", async () => {
   using time = fakeTime();
   const { delays, onRetry } = skipDelays(time);
   await using server = new FaultyServer([], respond(503));
@@ -269,7 +270,7 @@ Deno.test("maxElapsed also limits retries that have no delay", async () => {
   assertEquals(attempts, 1_500);
 });
 
-Deno.test("maxElapsed: 0 makes one attempt", async () => {
+test("maxElapsed: 0 makes one attempt", async () => {
   await using server = new FaultyServer([], respond(503));
   const error = await assertRejects(
     () => deliver(server.url, { retry: { maxElapsed: 0 } }),
@@ -279,7 +280,7 @@ Deno.test("maxElapsed: 0 makes one attempt", async () => {
   assertEquals(server.requests.length, 1);
 });
 
-Deno.test("maxElapsed is 120 seconds by default", async () => {
+test("maxElapsed is 120 seconds by default", async () => {
   using time = fakeTime();
   const { delays, onRetry } = skipDelays(time);
   await using server = new FaultyServer([
@@ -298,7 +299,7 @@ for (
     [120_000, "does not fit", 1],
   ] as const
 ) {
-  Deno.test(`a delay of ${delay} ms ${fits} into the default maxElapsed`, async () => {
+  test(`a delay of ${delay} ms ${fits} into the default maxElapsed`, async () => {
     using time = fakeTime();
     const { onRetry } = skipDelays(time);
     using _ = fixedRandom(0.5);
@@ -334,7 +335,7 @@ Deno.test("an attempt that begins after maxElapsed has passed gets a millisecond
   );
 });
 
-Deno.test("an attempt that its own timeout ends is the failure to report", async () => {
+test("an attempt that its own timeout ends is the failure to report", async () => {
   await using server = new FaultyServer([respond(503)], never);
   const error = await assertRejects(() =>
     deliver(server.url, {
@@ -349,7 +350,7 @@ Deno.test("an attempt that its own timeout ends is the failure to report", async
   assertMatch(error.message, /\(attempt 2\): it took longer than 100 ms$/);
 });
 
-Deno.test("the error keeps what the last response said when maxElapsed cuts an attempt short", async () => {
+test("the error keeps what the last response said when maxElapsed cuts an attempt short", async () => {
   using time = fakeTime();
   const { onRetry } = skipDelays(time);
   await using server = new FaultyServer(
@@ -383,7 +384,7 @@ for (
     3_600_000,
   ]] as const
 ) {
-  Deno.test(`maxElapsed does not change when somebody sets the clock ${title}`, async () => {
+  test(`maxElapsed does not change when somebody sets the clock ${title}`, async () => {
     using time = fakeTime();
     time.setSystemTime(10_000_000);
     const { delays, onRetry } = skipDelays(time);
@@ -401,7 +402,7 @@ for (
   });
 }
 
-Deno.test("the bound of the delay grows from send to send, until one is delivered", async () => {
+test("the bound of the delay grows from send to send, until one is delivered", async () => {
   using time = fakeTime();
   using _ = fixedRandom(0.5);
   const { delays, onRetry } = skipDelays(time);
@@ -425,7 +426,7 @@ Deno.test("the bound of the delay grows from send to send, until one is delivere
   assertEquals(delays, [50]);
 });
 
-Deno.test("maxElapsed: Infinity never gives up", async () => {
+test("maxElapsed: Infinity never gives up", async () => {
   using time = fakeTime();
   const { delays, onRetry } = skipDelays(time);
   await using server = new FaultyServer([
@@ -438,7 +439,7 @@ Deno.test("maxElapsed: Infinity never gives up", async () => {
 });
 
 for (const maxElapsed of [-1, 1.5, NaN, -Infinity, 2 ** 31, "8", null]) {
-  Deno.test(`maxElapsed: ${JSON.stringify(maxElapsed) ?? maxElapsed} (${typeof maxElapsed}) is rejected`, () => {
+  test(`maxElapsed: ${JSON.stringify(maxElapsed) ?? maxElapsed} (${typeof maxElapsed}) is rejected`, () => {
     const error = assertThrows(() =>
       new FetchSender(NO_SERVER_URL, {
         retry: { maxElapsed: maxElapsed as number },
@@ -452,7 +453,7 @@ for (const maxElapsed of [-1, 1.5, NaN, -Infinity, 2 ** 31, "8", null]) {
   });
 }
 
-Deno.test("onRetry changes nothing, whether it throws or rejects", async () => {
+test("onRetry changes nothing, whether it throws or rejects", async () => {
   await using server = new FaultyServer([respond(503), respond(503)]);
   let calls = 0;
   await deliver(server.url, {
@@ -468,7 +469,7 @@ Deno.test("onRetry changes nothing, whether it throws or rejects", async () => {
 
 // -- Closing --
 
-Deno.test("close() ends a delay that is under way, and the bytes are delivered at once", async () => {
+test("close() ends a delay that is under way, and the bytes are delivered at once", async () => {
   using time = fakeTime();
   await using server = new FaultyServer([respond(503)]);
   using _ = fixedRandom(0.999);
@@ -485,7 +486,7 @@ Deno.test("close() ends a delay that is under way, and the bytes are delivered a
   assertEquals(time.countTimers(), 0);
 });
 
-Deno.test("close() in onRetry ends the delay that is reported", async () => {
+test("close() in onRetry ends the delay that is reported", async () => {
   using time = fakeTime();
   using _ = fixedRandom(0.999);
   await using server = new FaultyServer([respond(503)]);
@@ -501,7 +502,7 @@ Deno.test("close() in onRetry ends the delay that is reported", async () => {
   assertEquals(time.countTimers(), 0);
 });
 
-Deno.test("a batch for which there is no time left at the end is not refused in place of another", async () => {
+test("a batch for which there is no time left at the end is not refused in place of another", async () => {
   using time = fakeTime();
   const { onRetry } = skipDelays(time);
   await using server = new FaultyServer([], respond(400));
@@ -541,7 +542,7 @@ Deno.test("a Retry-After is obeyed after any number of failures without a delay"
   assertEquals([attempts, delays.at(-1)], [1_101, 5_000]);
 });
 
-Deno.test("the error of close() names the last of all attempts", async () => {
+test("the error of close() names the last of all attempts", async () => {
   using time = fakeTime();
   const { delays, onRetry } = skipDelays(time);
   await using server = new FaultyServer([], respond(503));
@@ -563,7 +564,7 @@ Deno.test("the error of close() names the last of all attempts", async () => {
   assertEquals(server.requests.length, cause.attempts);
 });
 
-Deno.test("a server that comes back a second before closeTimeout gets the bytes", async () => {
+test("a server that comes back a second before closeTimeout gets the bytes", async () => {
   using time = fakeTime();
   using _ = fixedRandom(0.999); // every delay is as long as it can be
   const port = freePort();
@@ -585,7 +586,7 @@ Deno.test("a server that comes back a second before closeTimeout gets the bytes"
   assertEquals(server.bodies, ["kept"]);
 });
 
-Deno.test("close() makes attempts at most a second apart, and closer together towards the end", async () => {
+test("close() makes attempts at most a second apart, and closer together towards the end", async () => {
   using time = fakeTime();
   using _ = fixedRandom(0.999);
   const { delays, onRetry } = skipDelays(time);
@@ -606,7 +607,7 @@ Deno.test("close() makes attempts at most a second apart, and closer together to
   assertEquals(time.countTimers(), 0);
 });
 
-Deno.test("close() does not go beyond maxElapsed", async () => {
+test("close() does not go beyond maxElapsed", async () => {
   using time = fakeTime();
   const { onRetry } = skipDelays(time);
   await using server = new FaultyServer([], respond(503));

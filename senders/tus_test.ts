@@ -27,12 +27,8 @@ import {
 import { freePort } from "../testing/free_port.ts";
 import { skipDelays } from "../testing/sending.ts";
 import { startTusServer } from "../testing/tus_server.ts";
-import {
-  type BatchContext,
-  SendError,
-  TusSender,
-  type TusSenderOptions,
-} from "./tus.ts";
+import { type BatchContext, SendError, type TusSenderOptions } from "./tus.ts";
+import { test, TusSender } from "../testing/transports.ts";
 
 const FAST = { retry: { initialDelay: 1, maxDelay: 1, maxElapsed: 5_000 } };
 const ONCE = { retry: { maxElapsed: 0 } };
@@ -180,7 +176,7 @@ function insecurePage(): Disposable {
   };
 }
 
-Deno.test("TusSender() without crypto.subtle sends no checksum", async () => {
+test("TusSender() without crypto.subtle sends no checksum", async () => {
   using _ = insecurePage();
   const offer = { "tus-extension": ALL, "tus-checksum-algorithm": "sha256" };
   await using server = new FaultyServer([offers(offer), CREATED, at(10)]);
@@ -196,7 +192,7 @@ Deno.test("TusSender() without crypto.subtle sends no checksum", async () => {
 
 // -- An upload --
 
-Deno.test("an upload is created, each batch is one PATCH, and close() sets the length", async () => {
+test("an upload is created, each batch is one PATCH, and close() sets the length", async () => {
   await using given = setUp([at(4), at(8), at(10), at(10, 10)]);
   const { sender, server } = given;
   const out = new StreamBuffer(sender, { capacity: 4 });
@@ -230,7 +226,7 @@ Deno.test("an upload is created, each batch is one PATCH, and close() sets the l
   assertEquals(server.connections, 1);
 });
 
-Deno.test("an upload of known length needs no last request", async () => {
+test("an upload of known length needs no last request", async () => {
   await using given = setUp([at(8), at(10)], { length: 10 });
   const out = new StreamBuffer(given.sender, { capacity: 8 });
   await out.write(TEXT);
@@ -245,7 +241,7 @@ Deno.test("an upload of known length needs no last request", async () => {
 });
 
 for (const options of [{}, { length: 0 }]) {
-  Deno.test(`an upload of nothing is complete when it is created, with ${Deno.inspect(options)}`, async () => {
+  test(`an upload of nothing is complete when it is created, with ${Deno.inspect(options)}`, async () => {
     await using given = setUp([], options);
     await new StreamBuffer(given.sender).close();
     assertEquals(given.server.requests.map(line), [
@@ -255,7 +251,7 @@ for (const options of [{}, { length: 0 }]) {
   });
 }
 
-Deno.test("create() creates the upload once, and close() sets its length to 0", async () => {
+test("create() creates the upload once, and close() sets its length to 0", async () => {
   await using given = setUp([at(0, 0)]);
   const { sender } = given;
   const [url, again] = await Promise.all([sender.create(), sender.create()]);
@@ -268,7 +264,7 @@ Deno.test("create() creates the upload once, and close() sets its length to 0", 
   ]);
 });
 
-Deno.test("close() during create() completes the new upload", async () => {
+test("close() during create() completes the new upload", async () => {
   const { release, behaviour } = held(CREATED);
   await using server = new FaultyServer([offers(), behaviour, at(0, 0)]);
   const sender = new TusSender(server.url);
@@ -283,7 +279,7 @@ Deno.test("close() during create() completes the new upload", async () => {
   ]);
 });
 
-Deno.test("metadata is sent in base64, both text and bytes", async () => {
+test("metadata is sent in base64, both text and bytes", async () => {
   await using given = setUp([], {
     metadata: {
       filename: "é€😀.txt",
@@ -300,7 +296,7 @@ Deno.test("metadata is sent in base64, both text and bytes", async () => {
   );
 });
 
-Deno.test("metadata is as given, and after resume() as the server has it", async () => {
+test("metadata is as given, and after resume() as the server has it", async () => {
   const text = (bytes: Uint8Array) => new TextDecoder().decode(bytes);
   const textOf = ({ metadata }: TusSender) =>
     Object.entries(metadata).map(([name, value]) => `${name}=${text(value)}`);
@@ -315,7 +311,7 @@ Deno.test("metadata is as given, and after resume() as the server has it", async
   assertEquals(textOf(await TusSender.resume(url)), expected);
 });
 
-Deno.test("metadata of resume() leaves out what cannot be decoded", async () => {
+test("metadata of resume() leaves out what cannot be decoded", async () => {
   for (
     const [value, names] of [
       ["", []],
@@ -333,7 +329,7 @@ Deno.test("metadata of resume() leaves out what cannot be decoded", async () => 
   assertEquals((await TusSender.resume(server.url)).metadata, {});
 });
 
-Deno.test("the header function is called for each request", async () => {
+test("the header function is called for each request", async () => {
   const calls: string[] = [];
   await using given = setUp([at(10), at(10, 10)], {
     headers: ({ sequence, offset, attempt }) => {
@@ -358,7 +354,7 @@ for (
     ["?id=2", "/files?id=2"],
   ] as const
 ) {
-  Deno.test(`an upload may have the Location ${location}`, async () => {
+  test(`an upload may have the Location ${location}`, async () => {
     await using server = new FaultyServer([
       offers(),
       tus(201, { location }),
@@ -370,7 +366,7 @@ for (
   });
 }
 
-Deno.test("an upload on another origin gets the bytes, but no headers of the user", async () => {
+test("an upload on another origin gets the bytes, but no headers of the user", async () => {
   await using other = new FaultyServer([at(10), tus(204)]);
   const location = `http://127.0.0.1:${other.port}/elsewhere`;
   await using server = new FaultyServer([
@@ -552,7 +548,7 @@ for (
     ["redirects", [respond(301), respond(301)], {}, "so give the final URL"],
   ] as [string, Behaviour[], TusSenderOptions, string | RegExp][]
 ) {
-  Deno.test(`an upload fails before anything is sent when the server ${title}`, async () => {
+  test(`an upload fails before anything is sent when the server ${title}`, async () => {
     await using server = new FaultyServer(script, close);
     const sender = new TusSender(`http://127.0.0.1:${server.port}/files`, {
       ...FAST,
@@ -593,7 +589,7 @@ for (
 ) {
   // Deno 2.8 itself repeats a request without a body whose connection was closed.
   const ignore = options === close && Deno.version.deno.startsWith("2.8.");
-  Deno.test(`an upload succeeds although OPTIONS gets ${title}`, {
+  test(`an upload succeeds although OPTIONS gets ${title}`, {
     ignore,
   }, async () => {
     await using server = new FaultyServer([options, CREATED, at(10), at(10)]);
@@ -603,7 +599,7 @@ for (
     assertEquals(server.requests.length, 4);
   });
 
-  Deno.test(`an upload resumes although OPTIONS gets ${title}`, {
+  test(`an upload resumes although OPTIONS gets ${title}`, {
     ignore,
   }, async () => {
     await using server = new FaultyServer([options, at(5)]);
@@ -642,7 +638,7 @@ for (
   });
 }
 
-Deno.test("an upload gives a header function more time than OPTIONS has", async () => {
+test("an upload gives a header function more time than OPTIONS has", async () => {
   using time = fakeTime();
   await using server = new FaultyServer([CREATED, at(10)]);
   let calls = 0;
@@ -674,7 +670,7 @@ Deno.test({
   },
 });
 
-Deno.test("abort() during OPTIONS makes no further request", async () => {
+test("abort() during OPTIONS makes no further request", async () => {
   const { release, behaviour } = held();
   await using server = new FaultyServer([behaviour]);
   let calls = 0;
@@ -689,7 +685,7 @@ Deno.test("abort() during OPTIONS makes no further request", async () => {
   release();
 });
 
-Deno.test("the Retry-After of OPTIONS holds for the whole upload", async () => {
+test("the Retry-After of OPTIONS holds for the whole upload", async () => {
   using time = fakeTime();
   const { delays, onRetry } = skipDelays(time);
   await using server = new FaultyServer([
@@ -711,7 +707,7 @@ for (
     ["accepts exactly `length` bytes", { "tus-max-size": "10" }],
   ] as [string, Record<string, string>][]
 ) {
-  Deno.test(`an upload of known length succeeds when the server ${title}`, async () => {
+  test(`an upload of known length succeeds when the server ${title}`, async () => {
     await using server = new FaultyServer([offers(headers), CREATED, at(10)]);
     const sender = new TusSender(server.url, { length: 10 });
     await sender.send(BYTES, context());
@@ -788,7 +784,7 @@ for (
     ]],
   ] as [string, Behaviour[], string[]][]
 ) {
-  Deno.test(`the server's offset decides after a PATCH that ${title}`, async () => {
+  test(`the server's offset decides after a PATCH that ${title}`, async () => {
     await using given = setUp(script);
     await given.sender.send(BYTES, context());
     assertEquals(given.lines(), expected);
@@ -840,7 +836,7 @@ for (
     ]),
   ] as [string, Behaviour[], string | RegExp][]
 ) {
-  Deno.test(`flush() rejects an offset that ${title}, keeps the bytes, and asks for the offset again`, async () => {
+  test(`flush() rejects an offset that ${title}, keeps the bytes, and asks for the offset again`, async () => {
     await using given = setUp([...script, at(5), at(10), at(10)]);
     const out = new StreamBuffer(given.sender, { flushInterval: 0 });
     await out.write(TEXT);
@@ -866,7 +862,7 @@ for (
 
 for (const status of [404, 410]) {
   for (const script of [[tus(status)], [close, tus(status)]]) {
-    Deno.test(`a ${status} at request ${script.length} is reported as an upload that no longer exists`, async () => {
+    test(`a ${status} at request ${script.length} is reported as an upload that no longer exists`, async () => {
       await using given = setUp(script);
       const error = await assertRejects(
         () => given.sender.send(BYTES, context()),
@@ -879,7 +875,7 @@ for (const status of [404, 410]) {
   }
 }
 
-Deno.test("send() rejects bytes beyond the length that the server reports", async () => {
+test("send() rejects bytes beyond the length that the server reports", async () => {
   await using given = setUp([tus(409), at(2, 5)]);
   await assertRejects(
     () => given.sender.send(BYTES, context()),
@@ -895,7 +891,7 @@ for (
     ["a proxy", "request", respond(413), "make `capacity` smaller"],
   ] as const
 ) {
-  Deno.test(`a 413 from ${whose} says that the ${what} is too large`, async () => {
+  test(`a 413 from ${whose} says that the ${what} is too large`, async () => {
     await using given = setUp([refusal]);
     const { message, refused } = await assertRejects(
       () => given.sender.send(BYTES, context()),
@@ -906,7 +902,7 @@ for (
   });
 }
 
-Deno.test("flush() resumes a failed flush from the server's offset", async () => {
+test("flush() resumes a failed flush from the server's offset", async () => {
   await using given = setUp([cutAt(3), at(3), tus(400), at(6), at(10)]);
   const out = new StreamBuffer(given.sender, { flushInterval: 0 });
   await out.write(TEXT);
@@ -933,7 +929,7 @@ for (
     ]],
   ] as [string, Behaviour[], string[]][]
 ) {
-  Deno.test(`close() ${title}`, async () => {
+  test(`close() ${title}`, async () => {
     await using given = setUp([at(10), ...script]);
     const out = new StreamBuffer(given.sender);
     await out.write(TEXT);
@@ -946,7 +942,7 @@ for (
   });
 }
 
-Deno.test("close() rejects when the server refuses the length", async () => {
+test("close() rejects when the server refuses the length", async () => {
   await using given = setUp([at(10), tus(400)]);
   const out = new StreamBuffer(given.sender);
   await out.write(TEXT);
@@ -954,7 +950,7 @@ Deno.test("close() rejects when the server refuses the length", async () => {
   assertEquals(given.lines().slice(1), ["PATCH /files/1 @10 of 10"]);
 });
 
-Deno.test("close() rejects when the server reports another length", async () => {
+test("close() rejects when the server reports another length", async () => {
   await using given = setUp([at(10), close, at(10, 11), at(10, 11)]);
   await given.sender.send(BYTES, context());
   for (let i = 0; i < 2; i++) { // it asks again
@@ -967,14 +963,14 @@ Deno.test("close() rejects when the server reports another length", async () => 
   assertEquals(given.lines().slice(2), ["HEAD /files/1", "HEAD /files/1"]);
 });
 
-Deno.test("a length that was sent at the creation is not sent again", async () => {
+test("a length that was sent at the creation is not sent again", async () => {
   await using given = setUp([cutAt(3), at(3), at(10)], { length: 10 });
   await given.sender.send(BYTES, context());
   await given.sender.close();
   assertEquals(given.lines(), ["HEAD /files/1", "PATCH /files/1 @3 3456789"]);
 });
 
-Deno.test(
+test(
   "send() asks for what the server supports until it responds or the upload is created",
   {
     ignore: Deno.version.deno.startsWith("2.8."), // as above
@@ -1004,7 +1000,7 @@ Deno.test(
   },
 );
 
-Deno.test("close() retries a creation that failed", async () => {
+test("close() retries a creation that failed", async () => {
   await using server = new FaultyServer([
     offers(),
     respond(400),
@@ -1019,7 +1015,7 @@ Deno.test("close() retries a creation that failed", async () => {
   assertEquals(server.requests.length, 5);
 });
 
-Deno.test("a 401 to any request is retried with fresh headers", async () => {
+test("a 401 to any request is retried with fresh headers", async () => {
   await using server = new FaultyServer([
     respond(401),
     tus(401),
@@ -1043,7 +1039,7 @@ Deno.test("a 401 to any request is retried with fresh headers", async () => {
   assertEquals(calls, 6);
 });
 
-Deno.test("close() rejects when no server is there, and keeps the bytes", async () => {
+test("close() rejects when no server is there, and keeps the bytes", async () => {
   const out = new StreamBuffer(
     new TusSender(`http://127.0.0.1:${freePort()}/`, ONCE),
   );
@@ -1052,7 +1048,7 @@ Deno.test("close() rejects when no server is there, and keeps the bytes", async 
   assertEquals(out.takeUnsent().length, 10);
 });
 
-Deno.test("each request has its own timeout, within maxElapsed for all attempts", async () => {
+test("each request has its own timeout, within maxElapsed for all attempts", async () => {
   using time = fakeTime();
   await using given = setUp([never, at(0), never, never], {
     timeout: 1_000,
@@ -1076,7 +1072,7 @@ Deno.test("each request has its own timeout, within maxElapsed for all attempts"
 });
 
 for (const [grows, count] of [[true, 10], [false, 3]] as const) {
-  Deno.test(`maxElapsed ${grows ? "begins anew" : "ends"} while the server's offset ${grows ? "grows" : "stays"}`, async () => {
+  test(`maxElapsed ${grows ? "begins anew" : "ends"} while the server's offset ${grows ? "grows" : "stays"}`, async () => {
     using time = fakeTime();
     const { onRetry } = skipDelays(time);
     let offset = 0;
@@ -1106,7 +1102,7 @@ for (const [grows, count] of [[true, 10], [false, 3]] as const) {
 
 // -- The end --
 
-Deno.test("close() rejects when fewer bytes than `length` were written", async () => {
+test("close() rejects when fewer bytes than `length` were written", async () => {
   await using given = setUp([at(10)], { length: 11 });
   const out = new StreamBuffer(given.sender);
   await out.write(TEXT);
@@ -1118,13 +1114,13 @@ Deno.test("close() rejects when fewer bytes than `length` were written", async (
   assertEquals(given.lines().length, 1);
 });
 
-Deno.test("close() of nothing rejects when `length` is not 0, and creates nothing", async () => {
+test("close() of nothing rejects when `length` is not 0, and creates nothing", async () => {
   await using given = setUp([], { length: 1 });
   await assertRejects(() => given.sender.close(), RangeError);
   assertEquals(given.server.connections, 0);
 });
 
-Deno.test("close() after a send that failed half-way does not complete the upload", async () => {
+test("close() after a send that failed half-way does not complete the upload", async () => {
   await using given = setUp([at(4), tus(400)]);
   await assertRejects(() => given.sender.send(BYTES, context()), SendError);
   assertEquals(given.sender.offset, 4);
@@ -1132,7 +1128,7 @@ Deno.test("close() after a send that failed half-way does not complete the uploa
   assertEquals(given.lines().length, 2);
 });
 
-Deno.test("close() during a send, and after it failed, does not complete the upload", async () => {
+test("close() during a send, and after it failed, does not complete the upload", async () => {
   const { release, behaviour } = held(tus(400));
   await using given = setUp([at(10), behaviour]);
   await given.sender.send(BYTES, context());
@@ -1145,7 +1141,7 @@ Deno.test("close() during a send, and after it failed, does not complete the upl
   assertEquals(given.lines().length, 2);
 });
 
-Deno.test("send() rejects more bytes than `length`, and makes no request", async () => {
+test("send() rejects more bytes than `length`, and makes no request", async () => {
   await using given = setUp([], { length: 9 });
   await assertRejects(
     () => given.sender.send(BYTES, context()),
@@ -1156,7 +1152,7 @@ Deno.test("send() rejects more bytes than `length`, and makes no request", async
 });
 
 for (const terminate of [false, true]) {
-  Deno.test(`abort() ${terminate ? "removes" : "leaves"} the upload with terminate: ${terminate}`, async () => {
+  test(`abort() ${terminate ? "removes" : "leaves"} the upload with terminate: ${terminate}`, async () => {
     await using given = setUp([at(10), tus(423), close, tus(204)], {
       terminate,
     });
@@ -1174,7 +1170,7 @@ for (const terminate of [false, true]) {
 }
 
 for (const status of [404, 410]) {
-  Deno.test(`abort() resolves when a ${status} shows that the upload is removed`, async () => {
+  test(`abort() resolves when a ${status} shows that the upload is removed`, async () => {
     await using given = setUp([tus(status)], { terminate: true });
     await given.sender.create();
     await given.sender.abort();
@@ -1182,7 +1178,7 @@ for (const status of [404, 410]) {
   });
 }
 
-Deno.test("abort() rejects when the upload cannot be removed", async () => {
+test("abort() rejects when the upload cannot be removed", async () => {
   await using given = setUp([tus(400)], { terminate: true });
   await given.sender.create();
   await assertRejects(
@@ -1192,20 +1188,20 @@ Deno.test("abort() rejects when the upload cannot be removed", async () => {
   );
 });
 
-Deno.test("abort() makes no request when nothing was created", async () => {
+test("abort() makes no request when nothing was created", async () => {
   await using server = new FaultyServer();
   await new TusSender(server.url, { terminate: true }).abort();
   assertEquals(server.connections, 0);
 });
 
-Deno.test("abort() does not remove an upload that is complete", async () => {
+test("abort() does not remove an upload that is complete", async () => {
   await using given = setUp([], { length: 0, terminate: true });
   await given.sender.close();
   await given.sender.abort();
   assertEquals(given.lines(), []);
 });
 
-Deno.test("abort() rejects a pending flush() with the reason", async () => {
+test("abort() rejects a pending flush() with the reason", async () => {
   await using given = setUp([never]);
   const out = new StreamBuffer(given.sender);
   await out.write(TEXT);
@@ -1217,7 +1213,7 @@ Deno.test("abort() rejects a pending flush() with the reason", async () => {
 });
 
 for (const method of ["create", "close"] as const) {
-  Deno.test(`abort() rejects ${method}() in flight with the reason`, async () => {
+  test(`abort() rejects ${method}() in flight with the reason`, async () => {
     await using server = new FaultyServer([offers(), never]);
     const sender = new TusSender(server.url);
     const pending = sender[method]();
@@ -1229,7 +1225,7 @@ for (const method of ["create", "close"] as const) {
   });
 }
 
-Deno.test("send() rejects with the reason of its signal while the upload is created", async () => {
+test("send() rejects with the reason of its signal while the upload is created", async () => {
   await using server = new FaultyServer([offers(), never]);
   const sender = new TusSender(server.url);
   const controller = new AbortController();
@@ -1242,7 +1238,7 @@ Deno.test("send() rejects with the reason of its signal while the upload is crea
   await assertRejects(() => sender.send(BYTES, context()), TypeError, "closed");
 });
 
-Deno.test("pipeTo() from a source that fails does not complete the upload", async () => {
+test("pipeTo() from a source that fails does not complete the upload", async () => {
   await using given = setUp([at(4)]);
   const out = new StreamBuffer(given.sender, { capacity: 4 });
   const reason = new Error("unplugged");
@@ -1258,7 +1254,7 @@ Deno.test("pipeTo() from a source that fails does not complete the upload", asyn
   assertEquals(given.lines(), ["PATCH /files/1 @0 half"]);
 });
 
-Deno.test("close() that ends at closeTimeout reports the last failure", async () => {
+test("close() that ends at closeTimeout reports the last failure", async () => {
   await using given = setUp([tus(503), never], {
     retry: { initialDelay: 1, maxElapsed: 600_000 },
   });
@@ -1269,7 +1265,7 @@ Deno.test("close() that ends at closeTimeout reports the last failure", async ()
   assertEquals(out.takeUnsent().length, 10);
 });
 
-Deno.test("the delay is a short one again when the server's offset has grown", async () => {
+test("the delay is a short one again when the server's offset has grown", async () => {
   using time = fakeTime();
   using _ = fixedRandom(0.5);
   const { delays, onRetry } = skipDelays(time);
@@ -1288,7 +1284,7 @@ for (
     ["the completion", [CREATED, at(10), tus(503), at(10), at(10, 10)], 6],
   ] as const
 ) {
-  Deno.test(`close() ends a delay of ${what}`, async () => {
+  test(`close() ends a delay of ${what}`, async () => {
     using time = fakeTime();
     using _ = fixedRandom(0.999);
     const waits = Promise.withResolvers<void>();
@@ -1314,7 +1310,7 @@ for (
   });
 }
 
-Deno.test("close() ends a delay of a creation that began before the first batch", async () => {
+test("close() ends a delay of a creation that began before the first batch", async () => {
   using time = fakeTime();
   using _ = fixedRandom(0.999);
   const waits = Promise.withResolvers<void>();
@@ -1362,7 +1358,7 @@ Deno.test("close() does not wait for a Retry-After of a creation that ends after
   assertEquals(time.countTimers(), 0);
 });
 
-Deno.test("close() of an empty object makes attempts a second apart", async () => {
+test("close() of an empty object makes attempts a second apart", async () => {
   using time = fakeTime();
   using _ = fixedRandom(0.999);
   const { delays, onRetry } = skipDelays(time);
@@ -1378,7 +1374,7 @@ Deno.test("close() of an empty object makes attempts a second apart", async () =
   assertEquals(delays, [1_000, 1_000]);
 });
 
-Deno.test("abort() gives up removing an upload after 30 seconds", async () => {
+test("abort() gives up removing an upload after 30 seconds", async () => {
   using time = fakeTime();
   const { onRetry } = skipDelays(time);
   await using given = setUp([at(10), ...Array(200).fill(tus(503))], {
@@ -1393,7 +1389,7 @@ Deno.test("abort() gives up removing an upload after 30 seconds", async () => {
   assert(passed > 29_000 && passed <= 30_000, `${passed}`);
 });
 
-Deno.test("send() leaves no listener on its signal", async () => {
+test("send() leaves no listener on its signal", async () => {
   await using given = setUp([at(10), at(20)]);
   const { signal } = new AbortController();
   let listeners = 0;
@@ -1411,7 +1407,7 @@ Deno.test("send() leaves no listener on its signal", async () => {
   assertEquals(listeners, 0);
 });
 
-Deno.test("send() rejects a second StreamBuffer, and the first one continues", async () => {
+test("send() rejects a second StreamBuffer, and the first one continues", async () => {
   await using given = setUp([at(3), at(6), at(6, 6)]);
   const one = new StreamBuffer(given.sender);
   const other = new StreamBuffer(given.sender, { flushInterval: 0 });
@@ -1425,7 +1421,7 @@ Deno.test("send() rejects a second StreamBuffer, and the first one continues", a
   await assertRejects(() => other.close(), FlushError, "another StreamBuffer");
 });
 
-Deno.test("errors of an upload do not show header values or the query", async () => {
+test("errors of an upload do not show header values or the query", async () => {
   const echo: Behaviour = async (exchange) => {
     const { headers, path } = exchange.request;
     await respond(400, {}, `${path} ${headers.get("authorization")}`)(exchange);
@@ -1447,7 +1443,7 @@ Deno.test("errors of an upload do not show header values or the query", async ()
   assertStringIncludes(sender.url!, "hunter22");
 });
 
-Deno.test("numbers of the protocol are not hidden in errors", async () => {
+test("numbers of the protocol are not hidden in errors", async () => {
   await using server = new FaultyServer([
     offers(),
     at(1_234_567),
@@ -1474,7 +1470,7 @@ for (
     [undefined, {}, undefined],
   ] as const
 ) {
-  Deno.test(
+  test(
     `of the checksums ${offered ?? "(none)"}, ${
       expected ?? "none"
     } is sent with ${Deno.inspect(options)}`,
@@ -1517,7 +1513,7 @@ for (
     ["a version", tus(204, { "tus-extension": ALL, ...SHA1 })],
   ] as const
 ) {
-  Deno.test(`no checksum is sent to a server that does not send ${missing}`, async () => {
+  test(`no checksum is sent to a server that does not send ${missing}`, async () => {
     await using server = new FaultyServer([options, CREATED, at(10)]);
     await new TusSender(server.url).send(BYTES, context());
     assertEquals(server.requests[2]!.headers.get("upload-checksum"), null);
@@ -1526,7 +1522,7 @@ for (
 
 // -- Another process resumes --
 
-Deno.test("resume() asks for the offset, and the stream continues there", async () => {
+test("resume() asks for the offset, and the stream continues there", async () => {
   await using server = new FaultyServer([
     offers({ "tus-extension": "" }),
     at(100),
@@ -1558,7 +1554,7 @@ Deno.test("resume() asks for the offset, and the stream continues there", async 
   assertEquals(sender.offset, 120);
 });
 
-Deno.test("resume() of a complete upload leaves nothing to do", async () => {
+test("resume() of a complete upload leaves nothing to do", async () => {
   await using server = new FaultyServer([offers(), at(10, 10)]);
   const sender = await TusSender.resume(server.url);
   assertEquals([sender.offset, sender.length], [10, 10]);
@@ -1566,7 +1562,7 @@ Deno.test("resume() of a complete upload leaves nothing to do", async () => {
   assertEquals(server.requests.length, 2);
 });
 
-Deno.test("resume() takes the length from the server", async () => {
+test("resume() takes the length from the server", async () => {
   await using server = new FaultyServer([offers(), at(0, 11), at(10)]);
   const sender = await TusSender.resume(server.url);
   assertEquals(sender.length, 11);
@@ -1574,7 +1570,7 @@ Deno.test("resume() takes the length from the server", async () => {
   await assertRejects(() => sender.close(), RangeError, "length is 11");
 });
 
-Deno.test("resume() with `length` sends it with the next bytes", async () => {
+test("resume() with `length` sends it with the next bytes", async () => {
   await using server = new FaultyServer([offers(), at(0), at(10)]);
   const sender = await TusSender.resume(server.url, { length: 10 });
   await sender.send(BYTES, context());
@@ -1600,7 +1596,7 @@ for (
     ],
   ] as const
 ) {
-  Deno.test(`resume() rejects a URL that ${title}`, async () => {
+  test(`resume() rejects a URL that ${title}`, async () => {
     await using server = new FaultyServer([respond(404), behaviour]);
     await assertRejects(
       () => TusSender.resume(server.url, { length: 10 }),
@@ -1619,7 +1615,7 @@ for (
     ["when both came twice", at("11, 11", "10, 10"), {}],
   ] as [string, Behaviour, TusSenderOptions][]
 ) {
-  Deno.test(`resume() rejects an offset beyond the length ${title}`, async () => {
+  test(`resume() rejects an offset beyond the length ${title}`, async () => {
     await using server = new FaultyServer([respond(404), behaviour]);
     await assertRejects(
       () => TusSender.resume(server.url, options),
@@ -1629,7 +1625,7 @@ for (
   });
 }
 
-Deno.test("resume() takes an offset and a length that came twice", async () => {
+test("resume() takes an offset and a length that came twice", async () => {
   await using server = new FaultyServer([
     respond(404),
     at("5, 5", "10, 10"),
@@ -1658,7 +1654,7 @@ for (
     ],
   ] as [string, Behaviour[], TusSenderOptions, string][]
 ) {
-  Deno.test(`flush() rejects ${title}, and asks again`, async () => {
+  test(`flush() rejects ${title}, and asks again`, async () => {
     await using given = setUp([...script, at(5), at(10)], options);
     const out = new StreamBuffer(given.sender, { flushInterval: 0 });
     await out.write(TEXT);
@@ -1672,7 +1668,7 @@ for (
   });
 }
 
-Deno.test("resume() retries while another request locks the upload", async () => {
+test("resume() retries while another request locks the upload", async () => {
   await using server = new FaultyServer([
     offers(),
     tus(423),
@@ -1686,7 +1682,7 @@ Deno.test("resume() retries while another request locks the upload", async () =>
 
 // -- A real server --
 
-Deno.test("a real server: an upload is created, sent, resumed and removed", async () => {
+test("a real server: an upload is created, sent, resumed and removed", async () => {
   await using server = await startTusServer({ relativeLocation: true });
   const sender = new TusSender(server.url, { metadata: { filename: "é.txt" } });
   const url = await sender.create();
@@ -1713,7 +1709,7 @@ Deno.test("a real server: an upload is created, sent, resumed and removed", asyn
   );
 });
 
-Deno.test("a real server: an upload above its maximum fails before anything is sent", async () => {
+test("a real server: an upload above its maximum fails before anything is sent", async () => {
   await using server = await startTusServer({ maxSize: 9 });
   await assertRejects(
     () => new TusSender(server.url, { length: 10 }).create(),
@@ -1732,7 +1728,7 @@ Deno.test("a real server: an upload above its maximum fails before anything is s
 });
 
 for (const direction of ["up", "down"] as const) {
-  Deno.test(`a real server: one cut ${direction}stream repeats at most one batch`, async () => {
+  test(`a real server: one cut ${direction}stream repeats at most one batch`, async () => {
     // Steps of 7 bytes cut heads, bodies and responses.
     for (let size = 0; size < 600; size += 7) {
       await using server = await startTusServer();
@@ -1759,7 +1755,7 @@ for (const direction of ["up", "down"] as const) {
   });
 }
 
-Deno.test("a real server: 2,000 random cuts leave every object intact", async () => {
+test("a real server: 2,000 random cuts leave every object intact", async () => {
   const { cuts } = await checkCuts(2_000);
   assert(cuts >= 2_000);
 });

@@ -612,12 +612,13 @@ class Body {
       this.#left -= read;
       size -= read;
       this.#onRead(read);
-      if (this.#isChunked && this.#left === 0) await this.#wire.until(CRLF);
     }
   }
 
   async #nextChunk(): Promise<void> {
     if (!this.#isChunked || this.#ended) return;
+    // Not before it is needed: a client may send it with the next chunk.
+    if (this.#size > 0) await this.#wire.until(CRLF);
     this.#left = parseInt(await this.#wire.until(CRLF), 16);
     this.#ended = this.#left === 0;
     if (this.#ended) await this.#wire.until(CRLF);

@@ -1,12 +1,8 @@
 /** What the tests of senders over HTTP share. */
-import {
-  type BatchContext,
-  FetchSender,
-  type FetchSenderOptions,
-  type SendError,
-} from "../sender.ts";
+import type { BatchContext, FetchSenderOptions, SendError } from "../sender.ts";
 import type { fakeTime } from "./fake_time.ts";
 import { type Behaviour, head } from "./faulty_server.ts";
+import { FetchSender } from "./transports.ts";
 
 /** A URL without a server: no service has the port, and only root may take it. */
 export const NO_SERVER_URL = "http://127.0.0.1:2/ingest";
