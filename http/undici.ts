@@ -26,7 +26,7 @@
  * @module
  */
 import { buildConnector, Client, type Dispatcher } from "undici";
-import { check } from "../internal/checks.ts";
+import { check, show } from "../internal/checks.ts";
 import type { TransportRequest, TransportResponse } from "./options.ts";
 import { askToConnect } from "./permissions.ts";
 import { chooseProxy, type ProxyChoice } from "./proxies.ts";
@@ -149,7 +149,14 @@ export function undiciTransport(
 ): UndiciTransport {
   check(ACTION, { options }, "an object", "object");
   const { proxy, ...tls } = options;
-  const { cert, key, servername, rejectUnauthorized } = tls;
+  const { ca, cert, key, servername, rejectUnauthorized } = tls;
+  if ([ca ?? []].flat().some((text) => typeof text !== "string")) {
+    throw new TypeError(
+      `${ACTION}: ca must be a string or an array of strings, received ${
+        show(ca)
+      }`,
+    );
+  }
   check(ACTION, { cert, key, servername }, "a string", "string");
   check(ACTION, { rejectUnauthorized }, "true or false", "boolean");
   // Without a time limit: that of the attempt includes connecting.
@@ -475,19 +482,13 @@ function toPairs(headers: Headers): string[] {
   return pairs;
 }
 
-/** Headers as undici gives them. Those that the platform rejects are left out. */
+/** Headers as undici gives them, which has checked them. */
 function toHeaders(
   raw: Record<string, string | string[] | undefined>,
 ): Headers {
   const headers = new Headers();
   for (const [name, values = []] of Object.entries(raw)) {
-    for (const value of [values].flat()) {
-      try {
-        headers.append(name, value);
-      } catch {
-        // It does not matter to a response whose status is known.
-      }
-    }
+    for (const value of [values].flat()) headers.append(name, value);
   }
   return headers;
 }
