@@ -45,7 +45,7 @@ for (
     [{ headers: [["sec\nret"]] }, TypeError, "a record, or pairs of a name"],
   ] as const
 ) {
-  test(`FetchSender() rejects ${Deno.inspect(options)}`, () => {
+  Deno.test(`FetchSender() rejects ${Deno.inspect(options)}`, () => {
     const error = assertThrows(
       () => new FetchSender(NO_SERVER_URL, options as FetchSenderOptions),
       errorClass as typeof Error,

@@ -439,7 +439,7 @@ test("maxElapsed: Infinity never gives up", async () => {
 });
 
 for (const maxElapsed of [-1, 1.5, NaN, -Infinity, 2 ** 31, "8", null]) {
-  test(`maxElapsed: ${JSON.stringify(maxElapsed) ?? maxElapsed} (${typeof maxElapsed}) is rejected`, () => {
+  Deno.test(`maxElapsed: ${JSON.stringify(maxElapsed) ?? maxElapsed} (${typeof maxElapsed}) is rejected`, () => {
     const error = assertThrows(() =>
       new FetchSender(NO_SERVER_URL, {
         retry: { maxElapsed: maxElapsed as number },

@@ -264,6 +264,7 @@ class Connection {
   #connecting: ReturnType<Connector> | undefined;
   /** What the latest request was, or is, written to. */
   #socket: Socket | undefined;
+  #exchange: Exchange | undefined;
 
   constructor(
     { origin, protocol }: URL,
@@ -278,6 +279,7 @@ class Connection {
       connect: (options, callback) => {
         this.#connecting = connect(options, (...result) => {
           this.#socket = result[1] ?? undefined;
+          if (this.#socket) this.#skipContinues(this.#socket);
           callback(...result);
         });
       },
@@ -331,6 +333,7 @@ class Connection {
     }
     const path = url.pathname + url.search;
     const exchange = new Exchange(this, request, onEnd);
+    this.#exchange = exchange;
     this.#client.dispatch({
       method: method as Dispatcher.HttpMethod,
       path: forwarder === undefined ? path : url.origin + path,
@@ -342,6 +345,21 @@ class Connection {
       ...forwarder !== undefined && { servername: forwarder.hostname },
     }, exchange);
     return exchange.response;
+  }
+
+  /**
+   * Hides responses of "100 Continue" from undici, which takes them for an error,
+   * though they have to be expected (RFC 9110, section 15.2). It reads by `read`.
+   * One that arrives in pieces still is an error: that is rare.
+   */
+  #skipContinues(socket: Socket): void {
+    const read = socket.read.bind(socket);
+    socket.read = (size) => {
+      const chunk: Uint8Array | null = read(size);
+      if (chunk === null || this.#exchange?.hasHead) return chunk;
+      const rest = afterContinues(chunk);
+      return rest.length > 0 ? rest : socket.read();
+    };
   }
 
   /** Closes it at once, and so aborts its request, if it has one. */
@@ -374,6 +392,11 @@ class Exchange implements Dispatcher.DispatchHandler {
     this.#onEnd = onEnd;
     this.#isWritten = !(request.body instanceof ReadableStream);
     request.signal.addEventListener("abort", this.#abort);
+  }
+
+  /** Whether the head of the response has arrived. */
+  get hasHead(): boolean {
+    return this.#head !== undefined;
   }
 
   /** Settles when the caller may go on. */
@@ -471,6 +494,15 @@ class Exchange implements Dispatcher.DispatchHandler {
     this.#request.signal.removeEventListener("abort", this.#abort);
     this.#onEnd();
   }
+}
+
+/** What follows the responses of status 100 with which these bytes begin. */
+function afterContinues(bytes: Uint8Array): Uint8Array {
+  // Most are of another status, which begins at the tenth byte.
+  if (bytes[9] !== 0x31 || bytes[10] !== 0x30) return bytes;
+  const text = new TextDecoder("latin1").decode(bytes);
+  const [continues] = text.match(/^(HTTP\/1\.1 100.*\r\n(.+\r\n)*\r\n)*/)!;
+  return bytes.subarray(continues.length);
 }
 
 /** Headers as undici takes them: names and values in turn. */

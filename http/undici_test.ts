@@ -525,6 +525,30 @@ Deno.test("the headers of a response are all there, in Latin-1", async () => {
   assertEquals([...headers], [["x-latin", "\xe9"], ["x-two", "1, 2"]]);
 });
 
+for (
+  const before of [[head(100, {})], [head(100, {}), head(100, { a: "b" })]]
+) {
+  for (const separately of [false, true]) {
+    const how = separately ? "before" : "together with";
+    Deno.test(`${before.length} responses of status 100 ${how} a 200 are skipped`, async () => {
+      await using transport = undiciTransport();
+      const ok = head(200, { "content-length": "2" }) + "ok";
+      await using server = new FaultyServer([async ({ receive, write }) => {
+        await receive();
+        for (const text of separately ? before : []) {
+          await write(text);
+          await roundTrips();
+        }
+        await write(separately ? ok : before.join("") + ok);
+      }]);
+      const { status, body } = await transport(requestTo(server));
+      assertEquals([status, await new Response(body).text()], [200, "ok"]);
+      await exchange(transport, requestTo(server));
+      assertEquals(server.connections, 1);
+    });
+  }
+}
+
 // -- Options --
 
 for (

@@ -1755,7 +1755,7 @@ for (const direction of ["up", "down"] as const) {
   });
 }
 
-test("a real server: 2,000 random cuts leave every object intact", async () => {
+Deno.test("a real server: 2,000 random cuts leave every object intact", async () => {
   const { cuts } = await checkCuts(2_000);
   assert(cuts >= 2_000);
 });

@@ -35,8 +35,8 @@ export function fixedRandom(value: number): Disposable {
 export function fastTimers(): Disposable {
   const { setTimeout } = globalThis;
   globalThis.setTimeout = Object.assign(
-    (callback: () => void, ms = 0) =>
-      setTimeout(callback, ms < 500 ? ms : ms / 100),
+    (callback: () => void, ms = 0, ...args: []) =>
+      setTimeout(callback, ms < 500 ? ms : ms / 100, ...args),
     setTimeout,
   );
   return { [Symbol.dispose]: () => void (globalThis.setTimeout = setTimeout) };

@@ -10,34 +10,41 @@ import * as upload from "../senders/upload.ts";
 
 let current: plain.Transport | undefined;
 
-/** Registers a test over `fetch`, and one over undici with "[undici]" in its name. */
-export function test(name: string, fn: TestFunction): void;
-export function test(
-  name: string,
-  options: Omit<Deno.TestDefinition, "name" | "fn">,
-  fn: TestFunction,
-): void;
-export function test(
-  name: string,
-  ...rest: [TestFunction] | [object, TestFunction]
-): void {
-  const [options, fn] = rest.length === 1 ? [{}, ...rest] : rest;
-  Deno.test(name, options, fn);
-  Deno.test(`${name} [undici]`, options, async (t) => {
-    await using transport = undiciTransport();
-    current = transport;
-    try {
-      await fn(t);
-    } finally {
-      current = undefined;
-    }
-  });
+type TestFunction = () => Promise<void>;
+type Options = Omit<Deno.TestDefinition, "name" | "fn">;
+
+/**
+ * Makes a function that registers each test twice: over `fetch`, and over undici
+ * with "[undici]" in its name.
+ */
+export function overEach(
+  register: (name: string, fn: TestFunction) => void,
+): (name: string, fn: TestFunction) => void {
+  return (name, fn) => {
+    register(name, fn);
+    register(`${name} [undici]`, async () => {
+      await using transport = undiciTransport();
+      current = transport;
+      try {
+        await fn();
+      } finally {
+        current = undefined;
+      }
+    });
+  };
 }
 
-type TestFunction = (t: Deno.TestContext) => void | Promise<void>;
+/** Registers a test over `fetch`, and one over undici. */
+export function test(
+  name: string,
+  ...rest: [TestFunction] | [Options, TestFunction]
+): void {
+  const [options, fn] = rest.length === 1 ? [{}, ...rest] : rest;
+  overEach((name, fn) => Deno.test(name, options, fn))(name, fn);
+}
 
 /** Options for a sender that uses the transport of the test. */
-export function over<T extends plain.RequestOptions>(options: T): T {
+export function over<T extends object>(options: T): T {
   return current === undefined ? options : { transport: current, ...options };
 }
 

@@ -10,7 +10,7 @@ import {
   assertStringIncludes,
 } from "@std/assert";
 import { FlushError } from "../buffer.ts";
-import { SendError, streamTo } from "../sender.ts";
+import { SendError } from "../sender.ts";
 import {
   CLICKHOUSE,
   INFLUXDB,
@@ -21,6 +21,7 @@ import {
   testWith,
   writeDuring,
 } from "../testing/real_servers.ts";
+import { overEach, streamTo } from "../testing/transports.ts";
 
 /** A database, and how to count and sum what it has stored. */
 interface Database {
@@ -181,7 +182,7 @@ function expected(count: number): number[] {
 }
 
 for (const database of [clickhouse, influxdb]) {
-  const test = testWith(database.program);
+  const test = overEach(testWith(database.program));
   const { name, path, record } = database;
 
   test(`${name} has every record once and unchanged`, async () => {

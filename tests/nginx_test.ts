@@ -17,7 +17,13 @@ import {
   StreamBuffer,
   type StreamBufferOptions,
 } from "../buffer.ts";
-import { type FetchSenderOptions, SendError, streamTo } from "../sender.ts";
+import { undiciTransport } from "../http/undici.ts";
+import {
+  type FetchSenderOptions,
+  type RequestOptions,
+  SendError,
+  streamTo,
+} from "../sender.ts";
 import { TusSender } from "../senders/tus.ts";
 import { UploadSender } from "../senders/upload.ts";
 import {
@@ -34,16 +40,21 @@ import {
   writeDuring,
   writeLines,
 } from "../testing/real_servers.ts";
+import { over, overEach } from "../testing/transports.ts";
 import { startTusServer } from "../testing/tus_server.ts";
 
 const MIB = 2 ** 20;
 const RELOADS = 5;
 const RESTARTS = 3;
 
-const PROTOCOLS = ["HTTP/1.1", "HTTP/2.0"] as const;
+/** HTTP/2 implies TLS, because Deno speaks it over TLS only. */
+const PROTOCOLS = [
+  "HTTP/1.1",
+  "HTTP/2.0",
+  "HTTP/1.1 with TLS [undici]",
+] as const;
 
 interface Settings {
-  /** HTTP/2 implies TLS, because Deno speaks it over TLS only. */
   protocol: (typeof PROTOCOLS)[number];
   /** Directives of `http` and of `server`. */
   http?: string;
@@ -58,14 +69,14 @@ interface Request {
   status: number;
 }
 
-/** nginx in front of a receiver, and a client for it. */
+/** nginx in front of a receiver, and options by which senders trust it. */
 class Site implements AsyncDisposable {
   readonly #resources: AsyncDisposableStack;
   readonly receiver: Receiver;
   readonly nginx: RealServer;
   readonly retries = new Retries();
   readonly url: string;
-  readonly client: Deno.HttpClient | undefined;
+  readonly over: RequestOptions;
 
   static async start(settings: Settings): Promise<Site> {
     await using resources = new AsyncDisposableStack();
@@ -77,26 +88,32 @@ class Site implements AsyncDisposable {
           configure(folder, port, receiver.port, settings),
       }),
     );
-    const client = settings.protocol === "HTTP/2.0"
-      ? resources.use(
-        Deno.createHttpClient({ caCerts: [await nginx.read("cert.pem")] }),
-      )
-      : undefined;
-    return new Site(receiver, nginx, client, resources.move());
+    const over: RequestOptions = {};
+    const ca = () => nginx.read("cert.pem");
+    if (settings.protocol === "HTTP/2.0") {
+      over.client = resources.use(
+        Deno.createHttpClient({ caCerts: [await ca()] }),
+      );
+    } else if (settings.protocol.endsWith("[undici]")) {
+      over.transport = resources.use(undiciTransport({ ca: await ca() }));
+    }
+    const scheme = settings.protocol === "HTTP/1.1" ? "http" : "https";
+    const url = `${scheme}://127.0.0.1:${nginx.port}/ingest`;
+    return new Site(receiver, nginx, url, over, resources.move());
   }
 
   private constructor(
     receiver: Receiver,
     nginx: RealServer,
-    client: Deno.HttpClient | undefined,
+    url: string,
+    over: RequestOptions,
     resources: AsyncDisposableStack,
   ) {
     this.receiver = receiver;
     this.nginx = nginx;
-    this.client = client;
+    this.url = url;
+    this.over = over;
     this.#resources = resources;
-    const scheme = client === undefined ? "http" : "https";
-    this.url = `${scheme}://127.0.0.1:${nginx.port}/ingest`;
   }
 
   at(path: string): string {
@@ -108,7 +125,7 @@ class Site implements AsyncDisposable {
     return streamTo(this.url, {
       capacity: 4 * 1024,
       ...this.retries.options,
-      ...this.client && { client: this.client },
+      ...this.over,
       ...options,
     });
   }
@@ -161,9 +178,9 @@ async function configure(
   { protocol, http = "", server = "" }: Settings,
 ): Promise<string[]> {
   let flags = "";
-  if (protocol === "HTTP/2.0") {
+  if (protocol !== "HTTP/1.1") {
     await makeCertificate(folder);
-    flags = " ssl http2";
+    flags = protocol === "HTTP/2.0" ? " ssl http2" : " ssl";
     server += "ssl_certificate cert.pem; ssl_certificate_key key.pem;";
   }
   const folders = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
@@ -209,7 +226,8 @@ for (const protocol of PROTOCOLS) {
     assertReceived(site.receiver, written);
     const log = await site.log();
     assertEquals(new Set(log.map(({ worker }) => worker)).size, RELOADS + 1);
-    assertEquals([...new Set(log.map((entry) => entry.protocol))], [protocol]);
+    const [spoken] = protocol.split(" ");
+    assertEquals([...new Set(log.map((entry) => entry.protocol))], [spoken]);
   });
 
   for (const signal of ["SIGTERM", "SIGQUIT"] as const) {
@@ -355,7 +373,7 @@ for (const protocol of PROTOCOLS) {
       await using site = await Site.start({ protocol, server: DAV("0") });
       const out = new StreamBuffer(
         new UploadSender(site.at("/objects/a/b.bin"), {
-          ...site.client && { client: site.client },
+          ...site.over,
           ...length && { length },
         }),
       );
@@ -372,7 +390,7 @@ for (const protocol of PROTOCOLS) {
       await using site = await Site.start({ protocol, server: DAV("1m") });
       const out = new StreamBuffer(
         new UploadSender(site.at("/objects/b.bin"), {
-          ...site.client && { client: site.client },
+          ...site.over,
           ...length && { length },
         }),
       );
@@ -390,7 +408,7 @@ for (const protocol of PROTOCOLS) {
     await using site = await Site.start({ protocol, server: DAV("0") });
     const out = new StreamBuffer(
       new UploadSender(site.at("/objects/c.bin"), {
-        ...site.client && { client: site.client },
+        ...site.over,
       }),
     );
     await out.write(OBJECT);
@@ -401,43 +419,49 @@ for (const protocol of PROTOCOLS) {
   });
 }
 
-test(`nginx: ${RESTARTS} restarts during a resumable upload lose nothing`, async () => {
-  await using tus = await startTusServer({ relativeLocation: true });
-  await using site = await Site.start({
-    protocol: "HTTP/1.1",
-    server: `
+overEach(test)(
+  `nginx: ${RESTARTS} restarts during a resumable upload lose nothing`,
+  async () => {
+    await using tus = await startTusServer({ relativeLocation: true });
+    await using site = await Site.start({
+      protocol: "HTTP/1.1",
+      server: `
       location /files {
         proxy_pass http://127.0.0.1:${tus.port};
         proxy_request_buffering off;
         proxy_http_version 1.1;
       }`,
-  });
-  const sender = new TusSender(site.at("/files"), site.retries.options);
-  const out = new StreamBuffer(sender, { capacity: 16 * 1024 });
-  const written = await writeDuring(out, async () => {
-    for (let restart = 0; restart < RESTARTS; restart++) {
-      const { offset } = sender;
-      await poll("the upload to continue", () => sender.offset > offset);
-      await site.nginx.stop("SIGTERM");
-      await site.retries.next();
-      await site.nginx.start();
-    }
-  });
-  assert(equals(tus.read(sender.url!), written), "the object differs");
-  assert(tus.isComplete(sender.url!));
-});
+    });
+    const sender = new TusSender(site.at("/files"), over(site.retries.options));
+    const out = new StreamBuffer(sender, { capacity: 16 * 1024 });
+    const written = await writeDuring(out, async () => {
+      for (let restart = 0; restart < RESTARTS; restart++) {
+        const { offset } = sender;
+        await poll("the upload to continue", () => sender.offset > offset);
+        await site.nginx.stop("SIGTERM");
+        await site.retries.next();
+        await site.nginx.start();
+      }
+    });
+    assert(equals(tus.read(sender.url!), written), "the object differs");
+    assert(tus.isComplete(sender.url!));
+  },
+);
 
-test("nginx: an untrusted certificate is reported, and the bytes are kept", async () => {
-  await using site = await Site.start({ protocol: "HTTP/2.0" });
-  const out = streamTo(site.url, { retry: { maxElapsed: 50 } });
-  await out.write("secret");
-  const { cause } = await assertRejects(() => out.close(), FlushError);
-  assertInstanceOf(cause, SendError);
-  assertEquals(cause.status, undefined);
-  assertMatch(cause.message, /certificate/i);
-  assertEquals(new TextDecoder().decode(out.takeUnsent()), "secret");
-  assertEquals(site.receiver.requests, []);
-});
+overEach(test)(
+  "nginx: an untrusted certificate is reported, and the bytes are kept",
+  async () => {
+    await using site = await Site.start({ protocol: "HTTP/2.0" });
+    const out = streamTo(site.url, over({ retry: { maxElapsed: 50 } }));
+    await out.write("secret");
+    const { cause } = await assertRejects(() => out.close(), FlushError);
+    assertInstanceOf(cause, SendError);
+    assertEquals(cause.status, undefined);
+    assertMatch(cause.message, /certificate/i);
+    assertEquals(new TextDecoder().decode(out.takeUnsent()), "secret");
+    assertEquals(site.receiver.requests, []);
+  },
+);
 
 /** Bytes that do not compress, and are not text. */
 function pseudoRandom(size: number): Uint8Array {

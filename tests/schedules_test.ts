@@ -3,21 +3,24 @@
  * alone, and random schedules of all. `tools/schedules.ts` runs more of them.
  */
 import { assertEquals, assertRejects } from "@std/assert";
-import { FlushError, streamTo } from "../sender.ts";
+import { FlushError } from "../sender.ts";
 import {
   BEHAVIOURS,
   deduplicate,
   FaultyServer,
   script,
 } from "../testing/faulty_server.ts";
+import { currentTransport, streamTo, test } from "../testing/transports.ts";
 import { checkSchedules } from "../tools/schedules.ts";
 
 /** Behaviours that acknowledge a request and do no harm to the next one. */
 const ACKNOWLEDGES =
-  /^(20[014](?!, then)|10. first|read slowly|respond late|an? (endless )?response(?! with 1000))/;
+  /^(20[014](?!, then)|10. first|read slowly|respond late|an? (endless )?response)/;
+/** One of them is too much for `fetch`. */
+const TOO_MUCH = "a response with 1000 headers";
 
 for (const name of Object.keys(BEHAVIOURS)) {
-  Deno.test(`streamTo() delivers everything once despite this fault: ${name}`, async () => {
+  test(`streamTo() delivers everything once despite this fault: ${name}`, async () => {
     await using server = new FaultyServer(script(["200", name]));
     const failures: unknown[] = [];
     const out = streamTo(server.url, {
@@ -43,7 +46,8 @@ for (const name of Object.keys(BEHAVIOURS)) {
     const bodies = deduplicate(server.stored)
       .map((body) => new TextDecoder().decode(body));
     assertEquals(bodies.join(""), texts.join(""));
-    assertEquals(failures.length === 0, ACKNOWLEDGES.test(name));
+    const isEnough = name !== TOO_MUCH || currentTransport() !== undefined;
+    assertEquals(failures.length === 0, ACKNOWLEDGES.test(name) && isEnough);
   });
 }
 

@@ -9,6 +9,7 @@
 import { assert, assertEquals } from "@std/assert";
 import { equals } from "@std/bytes";
 import { StreamBuffer } from "../buffer.ts";
+import { undiciTransport } from "../http/undici.ts";
 import { TusSender } from "../senders/tus.ts";
 import { type Cut, CuttingProxy, NO_CUT } from "../testing/cutting_proxy.ts";
 import { randomFrom } from "../testing/faulty_server.ts";
@@ -47,9 +48,12 @@ async function upload(seed: number, tally: Tally): Promise<void> {
   await using server = await startTusServer();
   await using proxy = new CuttingProxy(server.port, cut);
   const known = random() < 0.5;
+  await using undici = undiciTransport();
+  const over = random() < 0.5 ? {} : { transport: undici };
   // Half of the senders make one attempt, so that the upload must be resumed. No
   // timeout ends a request: that would repeat a flush without being a cut.
   const options = {
+    ...over,
     retry: {
       initialDelay: 1,
       maxDelay: 5,

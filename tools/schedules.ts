@@ -11,6 +11,7 @@ import fc from "fast-check";
 import { setTimeout as sleep } from "node:timers/promises";
 import { gunzipSync } from "node:zlib";
 import { FlushError, type StreamBufferOptions } from "../buffer.ts";
+import { undiciTransport } from "../http/undici.ts";
 import { type FetchSenderOptions, streamTo } from "../sender.ts";
 import { roundTrips, turns } from "../testing/event_loop.ts";
 import { fastTimers } from "../testing/fake_time.ts";
@@ -48,6 +49,7 @@ interface Plan {
   readonly commands: Command[];
   readonly faults: string[];
   readonly ending: string;
+  readonly transport: "fetch" | "undici";
 }
 
 /** The size of a write, in percent of the capacity. */
@@ -124,6 +126,7 @@ const PLAN: fc.Arbitrary<Plan> = fc.record({
     { weight: 3, arbitrary: fc.constant("close") },
     fc.constantFrom("close twice", "abort", "close and abort"),
   ),
+  transport: fc.constantFrom("fetch", "undici"),
 });
 
 /** One write, in the order of the calls. */
@@ -136,7 +139,11 @@ interface Write {
 /** Carries out a plan, and checks where every byte ended up. */
 async function check(plan: Plan): Promise<void> {
   await using server = new FaultyServer(script(plan.faults));
-  const out = streamTo(server.url, plan.options);
+  await using undici = undiciTransport();
+  const out = streamTo(server.url, {
+    ...plan.options,
+    ...plan.transport === "undici" && { transport: undici },
+  });
   const writes: Write[] = [];
   const pending = new Set<Promise<unknown>>();
   const track = (promise: Promise<unknown>) => {
