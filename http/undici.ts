@@ -43,6 +43,11 @@ const ACTION = "Cannot create undiciTransport";
  * allows, about.
  */
 const MAX_HEAD_SIZE = 256 * 1024;
+/**
+ * How much of a response may wait to be read, in bytes. Senders read at once, and no
+ * more than a part of that.
+ */
+const MAX_UNREAD_SIZE = 1024 * 1024;
 /** Headers about the connection, which undici refuses because it sets them. */
 const CONNECTION_HEADERS = new Set([
   "expect",
@@ -126,8 +131,9 @@ export interface UndiciTransport extends AsyncDisposable {
  * - **Only the caller closes it**, after the buffers that use it: several of them
  *   may share one.
  *
- * It runs on Deno, Node and Bun. On Deno it needs the permission for the server, and
- * `--ignore-env` or the permission to read a few variables.
+ * It runs on Deno and Node; Bun replaces undici by a part of it. On Deno it needs
+ * the permission for the server or, if there is one, the proxy; and `--ignore-env`,
+ * or the permission to read a few variables.
  *
  * @example A certificate authority of one's own
  * ```ts ignore
@@ -142,7 +148,8 @@ export interface UndiciTransport extends AsyncDisposable {
  *
  * @param options Options; all of them apply to every connection.
  * @returns The transport.
- * @throws {TypeError} If an option, or the proxy in the environment, is invalid.
+ * @throws {TypeError} If an option, or the proxy in the environment, is invalid, or
+ *   this platform has no whole undici.
  */
 export function undiciTransport(
   options: UndiciTransportOptions = {},
@@ -159,6 +166,11 @@ export function undiciTransport(
   }
   check(ACTION, { cert, key, servername }, "a string", "string");
   check(ACTION, { rejectUnauthorized }, "true or false", "boolean");
+  if (Client.prototype.dispatch === undefined) {
+    throw new TypeError(
+      `${ACTION}: this platform has replaced undici, as Bun does; leave out \`transport\`, and so use fetch`,
+    );
+  }
   // Without a time limit: that of the attempt includes connecting.
   const connector = buildConnector({ ...tls, timeout: 0 }) as Connector;
   const pool = new Pool(connector, chooseProxy(ACTION, proxy));
@@ -265,6 +277,9 @@ class Connection {
   /** What the latest request was, or is, written to. */
   #socket: Socket | undefined;
   #exchange: Exchange | undefined;
+  #isHeld = false;
+  /** Reports the end of the connection, which came while the response was held back. */
+  #withheld: (() => void) | undefined;
 
   constructor(
     { origin, protocol }: URL,
@@ -279,7 +294,8 @@ class Connection {
       connect: (options, callback) => {
         this.#connecting = connect(options, (...result) => {
           this.#socket = result[1] ?? undefined;
-          if (this.#socket) this.#skipContinues(this.#socket);
+          this.#withheld = undefined;
+          if (this.#socket) this.#filter(this.#socket);
           callback(...result);
         });
       },
@@ -301,10 +317,19 @@ class Connection {
     return this.isOpen && this.#socket!.writableLength > 0;
   }
 
-  /** Calls back when the system has taken it all, unless the connection dies. */
+  /**
+   * Calls back when the system has taken it all, unless the connection dies. The
+   * response is held back until then.
+   */
   afterSending(callback: () => void): void {
+    this.#isHeld = true;
     // A write is only called back after those before it, even an empty one.
-    this.#socket!.write("", (error) => error || callback());
+    this.#socket!.write("", (error) => {
+      this.#isHeld = false;
+      if (error) return;
+      callback();
+      this.#withheld?.();
+    });
   }
 
   /** Calls back each time it has been closed. */
@@ -348,17 +373,27 @@ class Connection {
   }
 
   /**
-   * Hides responses of "100 Continue" from undici, which takes them for an error,
-   * though they have to be expected (RFC 9110, section 15.2). It reads by `read`.
-   * One that arrives in pieces still is an error: that is rare.
+   * Keeps from undici what it does not cope with.
+   *
+   * A response of "100 Continue" is an error for it, though that has to be expected
+   * (RFC 9110, section 15.2). One that arrives in pieces still is: that is rare.
+   *
+   * The end of the connection, while the response is held back, violates an
+   * assertion of its, which would end the process.
    */
-  #skipContinues(socket: Socket): void {
+  #filter(socket: Socket): void {
     const read = socket.read.bind(socket);
     socket.read = (size) => {
       const chunk: Uint8Array | null = read(size);
       if (chunk === null || this.#exchange?.hasHead) return chunk;
       const rest = afterContinues(chunk);
       return rest.length > 0 ? rest : socket.read();
+    };
+    const emit = socket.emit.bind(socket) as (...args: unknown[]) => boolean;
+    socket.emit = (...args: unknown[]) => {
+      if (args[0] !== "end" || !this.#isHeld) return emit(...args);
+      this.#withheld = () => void emit(...args);
+      return true;
     };
   }
 
@@ -435,22 +470,20 @@ class Exchange implements Dispatcher.DispatchHandler {
     if (status < 200) return; // more follows
     this.#head = { status, headers: toHeaders(headers) };
     const isEarly = this.#isWritten && this.#connection.isSending;
-    if (status >= 300 || !isEarly) return this.#respond(controller);
+    if (status >= 300 || !isEarly) return this.#respond();
     controller.pause();
     this.#connection.afterSending(() => {
-      this.#respond(controller);
+      this.#respond();
       controller.resume();
     });
   }
 
-  onResponseData(
-    controller: Dispatcher.DispatchController,
-    chunk: Uint8Array,
-  ): void {
-    // Resuming begins with an empty one, and would have to be resumed again.
-    if (chunk.length === 0) return;
-    this.#body!.enqueue(chunk);
-    if (this.#body!.desiredSize! <= 0) controller.pause();
+  onResponseData(_: unknown, chunk: Uint8Array): void {
+    // Resuming begins with an empty one.
+    if (chunk.length === 0 || this.#body === undefined) return;
+    this.#body.enqueue(chunk);
+    // Not paused: undici fails if the connection ends meanwhile.
+    if (this.#body.desiredSize! < 0) this.#abort();
   }
 
   onResponseEnd(): void {
@@ -471,16 +504,16 @@ class Exchange implements Dispatcher.DispatchHandler {
   }
 
   /** Hands the response over, now or, if it has no body, at its end. */
-  #respond(controller: Dispatcher.DispatchController): void {
+  #respond(): void {
     const { status, headers } = this.#head!;
     const isEmpty = status === 204 || status === 304 ||
       this.#request.method === "HEAD" || headers.get("Content-Length") === "0";
-    if (isEmpty) return;
+    // A proxy that rejects its password may repeat it, and only we know it.
+    if (isEmpty || status === 407) return;
     const body = new ReadableStream<Uint8Array>({
       start: (controller) => void (this.#body = controller),
-      pull: () => controller.resume(),
       cancel: this.#abort,
-    });
+    }, new ByteLengthQueuingStrategy({ highWaterMark: MAX_UNREAD_SIZE }));
     this.#resolve(body);
   }
 
@@ -546,6 +579,7 @@ function tunnelThrough(proxy: URL, connector: Connector): Connector {
         connecting = connector(...parameters);
       },
       headersTimeout: 0,
+      bodyTimeout: 0,
     });
     const host = `${options.hostname}:${options.port || 443}`;
     const request = {

@@ -10,6 +10,7 @@ import {
   assertRejects,
   assertThrows,
 } from "@std/assert";
+import { Client } from "undici";
 import { FetchSender, SendError, streamTo } from "../sender.ts";
 import { UploadSender } from "../senders/upload.ts";
 import { isPending, roundTrips } from "../testing/event_loop.ts";
@@ -62,6 +63,15 @@ async function exchange(
   const { status, body } = await transport(request);
   await new Response(body).bytes();
   return status;
+}
+
+/** Sends these bytes by a sender of their own. */
+function deliverTo(
+  url: string,
+  transport: Transport,
+  bytes: Uint8Array<ArrayBuffer>,
+): Promise<void> {
+  return new FetchSender(url, { transport, ...ONCE }).send(bytes, context());
 }
 
 /** Waits until the only request is over, complete or not. */
@@ -147,6 +157,37 @@ Deno.test("a server that always responds early gets every batch of a buffer as i
   batches.forEach((batch, i) => {
     assert(batch.every((byte) => byte === i), `batch ${i} was changed`);
   });
+});
+
+Deno.test("a server that responds with a 200, ends its side and then reads, gets the bytes", async () => {
+  await using transport = undiciTransport();
+  using listener = listen();
+  const url = `http://127.0.0.1:${listener.addr.port}/`;
+  const bytes = new Uint8Array(LARGE).fill(1);
+  const sent = deliverTo(url, transport, bytes);
+  const connection = await listener.accept() as Deno.TcpConn;
+  const text = head(200, { "content-length": "0", connection: "close" });
+  await connection.write(new TextEncoder().encode(text));
+  await connection.closeWrite();
+  await roundTrips();
+  const [request] = await Promise.all([
+    new Response(connection.readable).bytes(),
+    sent.then(() => bytes.fill(2)),
+  ]);
+  const body = request.subarray(-LARGE);
+  assert(body.length === LARGE && body.every((byte) => byte === 1));
+});
+
+Deno.test("the end of a connection whose response is not read yet is no failure", async () => {
+  await using transport = undiciTransport();
+  const text = "x".repeat(100_000);
+  await using server = new FaultyServer([async (exchange) => {
+    await respond(200, { connection: "close" }, text)(exchange);
+    exchange.close();
+  }]);
+  const { body } = await transport(requestTo(server));
+  await roundTrips();
+  assertEquals(await new Response(body).text(), text);
 });
 
 for (const status of [413, 503]) {
@@ -314,24 +355,28 @@ Deno.test("senders of several origins share a transport, and none of its connect
   assertEquals([one.connections, two.connections], [1, 1]);
 });
 
-Deno.test("the response's body has backpressure, and its cancellation closes the connection", async () => {
+Deno.test("the cancellation of a response closes its connection", async () => {
   await using transport = undiciTransport();
-  let written = 0;
-  await using server = new FaultyServer([async ({ receive, write }) => {
-    await receive();
-    await write(head(200, { "transfer-encoding": "chunked" }));
-    for (;; written++) await write(`10000\r\n${"x".repeat(65_536)}\r\n`);
-  }]);
+  await using server = new FaultyServer([BEHAVIOURS["an endless response"]!]);
   const { body } = await transport(requestTo(server));
-  const reader = body!.getReader();
-  await reader.read();
-  await roundTrips();
-  const before = written;
-  await roundTrips();
-  assertEquals(written, before);
-  await reader.cancel();
+  await body!.cancel();
   await exchange(transport, requestTo(server));
   assertEquals(server.connections, 2);
+});
+
+Deno.test("an endless response that no one reads is cut off", async () => {
+  await using transport = undiciTransport();
+  const gone = Promise.withResolvers<void>();
+  await using server = new FaultyServer([async (exchange) => {
+    try {
+      await BEHAVIOURS["an endless response"]!(exchange);
+    } finally {
+      gone.resolve();
+    }
+  }]);
+  const { body } = await transport(requestTo(server));
+  await gone.promise;
+  await assertRejects(() => new Response(body).bytes());
 });
 
 Deno.test("close() closes idle connections at once, and others when their requests have ended", async () => {
@@ -549,6 +594,38 @@ for (
   }
 }
 
+// -- Proxies (tests/proxy_test.ts has a real one) --
+
+Deno.test("a proxy gets the whole URL and its credentials, and the server's name", async () => {
+  await using server = new FaultyServer();
+  const { port } = server;
+  await using transport = undiciTransport({
+    proxy: `http://m%C3%A9:secret@127.0.0.1:${port}`,
+  });
+  await deliver("http://a.invalid:81/path?q=1", { transport });
+  const [{ path, headers }] = server.requests as [typeof server.requests[0]];
+  assertEquals(path, "http://a.invalid:81/path?q=1");
+  assertEquals(headers.get("Host"), "a.invalid:81");
+  assertEquals(
+    headers.get("Proxy-Authorization"),
+    `Basic ${new TextEncoder().encode("mé:secret").toBase64()}`,
+  );
+});
+
+Deno.test("an error does not show what a proxy says about its credentials", async () => {
+  await using server = new FaultyServer([
+    respond(407, {}, "not bWU6c2VjcmV0, which is me:secret"),
+  ]);
+  await using transport = undiciTransport({
+    proxy: server.url.replace("//", "//me:secret@"),
+  });
+  const error = await assertRejects(
+    () => deliver("http://a.invalid/", { transport }),
+    SendError,
+  );
+  assertEquals([error.status, error.excerpt], [407, ""]);
+});
+
 // -- Options --
 
 for (
@@ -575,6 +652,19 @@ for (
     assert(!printed(error).includes("secret"));
   });
 }
+
+Deno.test("undiciTransport() rejects a platform that has replaced undici", () => {
+  Object.assign(Client.prototype, { dispatch: undefined });
+  try {
+    assertThrows(
+      () => undiciTransport(),
+      TypeError,
+      "Cannot create undiciTransport: this platform has replaced undici",
+    );
+  } finally {
+    Reflect.deleteProperty(Client.prototype, "dispatch"); // it was inherited
+  }
+});
 
 Deno.test("a transport may be used for URLs with ports that fetch blocks", async () => {
   await using transport = undiciTransport();

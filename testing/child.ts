@@ -1,5 +1,6 @@
 /** Processes that a test starts, watches, and always ends. */
 import { fileURLToPath } from "node:url";
+import type { undiciTransport } from "../http/undici.ts";
 import type { StreamBuffer, streamTo } from "../mod.ts";
 import type { TusSender } from "../senders/tus.ts";
 import type { UploadSender } from "../senders/upload.ts";
@@ -138,6 +139,8 @@ export interface Scope {
   readonly streamTo: typeof streamTo;
   readonly TusSender: typeof TusSender;
   readonly UploadSender: typeof UploadSender;
+  /** Loads undici, which reads the environment. */
+  readonly makeUndici: () => Promise<ReturnType<typeof undiciTransport>>;
   readonly url: string;
   readonly args: string[];
   /** Waits for a byte of standard input, which the test writes. */
@@ -166,12 +169,15 @@ export function start(
     import { StreamBuffer, streamTo } from ${module("mod")};
     import { TusSender } from ${module("senders/tus")};
     import { UploadSender } from ${module("senders/upload")};
+    const makeUndici = async () =>
+      (await import(${module("http/undici")})).undiciTransport();
     const readByte = () => Deno.stdin.read(new Uint8Array(1));
     const [url, ...args] = Deno.args;
     const modules = { StreamBuffer, streamTo, TusSender, UploadSender };
-    await (${script})({ ...modules, url, args, readByte });`;
+    await (${script})({ ...modules, makeUndici, url, args, readByte });`;
   const data = `data:text/javascript,${encodeURIComponent(code)}`;
-  return run([...permissions, data, url, ...args], shell);
+  const config = fileURLToPath(import.meta.resolve("../deno.json"));
+  return run(["--config", config, ...permissions, data, url, ...args], shell);
 }
 
 // -- The command --

@@ -38,6 +38,11 @@ import {
   type TusSenderOptions,
 } from "@stream-buffer/stream-buffer/tus";
 import {
+  type UndiciTransport,
+  undiciTransport,
+  type UndiciTransportOptions,
+} from "@stream-buffer/stream-buffer/undici";
+import {
   UploadSender,
   type UploadSenderOptions,
 } from "@stream-buffer/stream-buffer/upload";
@@ -85,6 +90,19 @@ export const transport: Transport = async (
   const options: object = { ...init, signal, redirect: "manual" };
   return await fetch(url, options);
 };
+export const undiciOptions: UndiciTransportOptions = {
+  ca: ["-----BEGIN CERTIFICATE-----"],
+  cert: "-----BEGIN CERTIFICATE-----",
+  key: "-----BEGIN PRIVATE KEY-----",
+  servername: "example.com",
+  rejectUnauthorized: true,
+  proxy: new URL("http://proxy.example.com:3128"),
+};
+export async function byUndici(): Promise<void> {
+  await using undici: UndiciTransport = undiciTransport(undiciOptions);
+  await streamTo(URL_TEXT, { transport: undici }).close();
+  await undici.close();
+}
 export const transported: RequestOptions = { headers, transport };
 
 export const attempts: AttemptOptions = {

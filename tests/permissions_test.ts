@@ -62,6 +62,51 @@ for (const method of ["write", "readFrom", "writable"] as const) {
   });
 }
 
+/** Sends by undici, and leaves its connection open. */
+async function sendByUndici({ streamTo, makeUndici, url }: Scope) {
+  await using out = streamTo(url, { transport: await makeUndici() });
+  await out.write("data");
+}
+
+/** What undici, and its choice of a proxy, reads of the environment. */
+const VARIABLES = [
+  ...["JEST_WORKER_ID", "UNDICI_NO_WASM_SIMD", "http_proxy", "HTTP_PROXY"],
+  ...["https_proxy", "HTTPS_PROXY", "no_proxy", "NO_PROXY"],
+];
+
+for (
+  const env of [["--ignore-env"], [`--allow-env=${VARIABLES.join()}`]]
+) {
+  Deno.test(`undiciTransport() needs only --allow-net for its server, and ${env}`, async () => {
+    await using server = new FaultyServer();
+    const denied = DENIED.filter((flag) => flag !== "--deny-env");
+    await using child = start(server.url, sendByUndici, {
+      permissions: [net(server), ...denied, ...env],
+    });
+    const { code, stderr } = await child.outcome;
+    assertEquals([code, stderr], [0, ""]);
+    assertEquals(server.requests.length, 1);
+  });
+}
+
+Deno.test("undiciTransport() names a variable that it may not read", async () => {
+  await using server = new FaultyServer();
+  await using child = start(server.url, sendByUndici, {
+    permissions: [net(server), ...DENIED],
+  });
+  const { code, stderr } = await child.outcome;
+  assertEquals(code, 1);
+  assertMatch(stderr, /NotCapable: .*"http_proxy".*--allow-env/);
+});
+
+Deno.test("an idle connection of undiciTransport() does not keep the process alive", async () => {
+  const headers = { "keep-alive": "timeout=600" };
+  await using server = new FaultyServer([], respond(200, headers));
+  await using child = start(server.url, sendByUndici);
+  await exitOf(child);
+  assertEquals(server.requests.length, 1);
+});
+
 /** Prints what happens to a write that must not be sent. */
 async function sendWithoutPermission(
   { streamTo, url, readByte }: Scope,

@@ -6,9 +6,16 @@ import {
   assert,
   assertEquals,
   assertMatch,
+  assertRejects,
   assertStringIncludes,
 } from "@std/assert";
-import { streamTo } from "../sender.ts";
+import { undiciTransport } from "../http/undici.ts";
+import {
+  FetchSender,
+  type RequestOptions,
+  SendError,
+  streamTo,
+} from "../sender.ts";
 import {
   assertReceived,
   line,
@@ -23,7 +30,8 @@ import {
   writeDuring,
 } from "../testing/real_servers.ts";
 import { CLI } from "../testing/child.ts";
-import { freePort } from "../testing/free_port.ts";
+import { isPending } from "../testing/event_loop.ts";
+import { freePort, listen } from "../testing/free_port.ts";
 
 const PASSWORD = "correct-horse";
 const CONTENT = Array.from({ length: 2_000 }, (_, i) => line(i)).join("");
@@ -165,31 +173,110 @@ test("NO_PROXY: hosts that it lists are reached without the proxy", async () => 
   assertEquals(viaOf(receiver), [null]);
 });
 
-test("a proxy that restarts, and one that cannot reach the server, lose nothing", async () => {
+const BY: Record<string, (url: string) => RequestOptions & Disposable> = {
+  "a client": (url) => {
+    const client = Deno.createHttpClient({ proxy: { url } });
+    return { client, [Symbol.dispose]: () => client.close() };
+  },
+  "undici": (proxy) => {
+    const transport = undiciTransport({ proxy });
+    return { transport, [Symbol.dispose]: () => void transport.close() };
+  },
+};
+
+for (const [by, make] of Object.entries(BY)) {
+  test(`a proxy that restarts, and one that cannot reach the server, lose nothing, by ${by}`, async () => {
+    await using receiver = new Receiver();
+    await using server = await RealServer.start(proxy());
+    const retries = new Retries();
+    using over = make(`http://${hostOf(server)}`);
+    await using out = streamTo(receiver.url, {
+      capacity: 4 * 1024,
+      ...over,
+      ...retries.options,
+    });
+    const written = await writeDuring(out, async () => {
+      await receiver.next();
+      await server.stop();
+      await retries.next();
+      await server.start();
+      await receiver.next();
+      await receiver.stop();
+      await retries.next();
+      receiver.start();
+      await receiver.next();
+    });
+    assertReceived(receiver, written);
+    assertMatch(viaOf(receiver).join(), /^[^,]*tinyproxy[^,]*$/);
+  });
+}
+
+test("undici: the password of a proxy is used, and is not shown in errors", async () => {
   await using receiver = new Receiver();
-  await using server = await RealServer.start(proxy());
-  const retries = new Retries();
-  using client = Deno.createHttpClient({
-    proxy: { url: `http://${hostOf(server)}` },
+  await using server = await RealServer.start(
+    proxy(`BasicAuth user ${PASSWORD}`),
+  );
+  const through = async (url: string, password: string) => {
+    const proxy = `http://user:${password}@${hostOf(server)}`;
+    await using transport = undiciTransport({ proxy });
+    const sender = new FetchSender(url, {
+      transport,
+      retry: { maxElapsed: 0 },
+    });
+    const { signal } = new AbortController();
+    const bytes = new TextEncoder().encode("data");
+    await sender.send(bytes, { sequence: 0, offset: 0, signal });
+  };
+  // By a tunnel, as the proxy closes other requests before it has read them,
+  // and the system may then drop its response.
+  const error = await assertRejects(
+    () => through(receiver.url.replace("http:", "https:"), `${PASSWORD}-not`),
+    SendError,
+  );
+  assertMatch(error.message, /no tunnel: the proxy responded with 40[17]$/);
+  assert(!Deno.inspect(error).includes(PASSWORD));
+  assertEquals(receiver.requests, []);
+  await through(receiver.url, PASSWORD);
+  assertEquals(receiver.requests.length, 1);
+});
+
+testWith(TINYPROXY, OPENSSL)(
+  "undici: https goes through a tunnel, and is encrypted from end to end",
+  async () => {
+    await using server = await RealServer.start(proxy());
+    const files = await makeCertificate(server.folder);
+    const cert = await Deno.readTextFile(files.cert);
+    const key = await Deno.readTextFile(files.key);
+    await using receiver = new Receiver({ key, cert });
+    await using transport = undiciTransport({
+      proxy: `http://${hostOf(server)}`,
+      ca: cert,
+    });
+    {
+      await using out = streamTo(receiver.url, { transport, capacity: 4_096 });
+      await out.write(CONTENT);
+    }
+    assertShipped(receiver);
+    assertEquals(viaOf(receiver), [null]); // it cannot add a header
+    const log = await server.read("proxy.log");
+    assertEquals(log.match(/CONNECT \S+/g)?.length, 1);
+    assertStringIncludes(log, `CONNECT ${hostOf(receiver)}`);
+  },
+);
+
+test("undici: an abort while a tunnel is being made ends it", async () => {
+  using listener = listen(); // a proxy that does not respond
+  await using transport = undiciTransport({
+    proxy: `http://127.0.0.1:${listener.addr.port}`,
   });
-  await using out = streamTo(receiver.url, {
-    capacity: 4 * 1024,
-    client,
-    ...retries.options,
-  });
-  const written = await writeDuring(out, async () => {
-    await receiver.next();
-    await server.stop();
-    await retries.next();
-    await server.start();
-    await receiver.next();
-    await receiver.stop();
-    await retries.next();
-    receiver.start();
-    await receiver.next();
-  });
-  assertReceived(receiver, written);
-  assertMatch(viaOf(receiver).join(), /^[^,]*tinyproxy[^,]*$/);
+  const out = streamTo("https://127.0.0.1:1/", { transport });
+  await out.write("data");
+  const flush = out.flush();
+  const connection = await listener.accept();
+  await out.abort(new Error("enough"));
+  await assertRejects(() => flush, Error, "enough");
+  const closed = connection.readable.pipeTo(new WritableStream());
+  assert(!await isPending(closed), "the connection is still there");
 });
 
 testWith(TINYPROXY, OPENSSL)(
