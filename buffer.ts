@@ -24,6 +24,7 @@ import {
   check,
   checkCapacity,
   checkDuration,
+  checkInteger,
   countOf,
   messageOf,
   show,
@@ -127,7 +128,7 @@ export interface Sender {
    * Delivers one batch. Returning, or fulfilling the returned promise,
    * acknowledges every byte of it. Throwing or rejecting acknowledges none: the
    * same bytes are then sent again, with the same `sequence` and `offset`. There
-   * is one call at a time.
+   * is one call at a time, unless `concurrency` of the buffer is above 1.
    *
    * The buffer reads three properties of an error, if it has them, as a
    * `SendError` does. Before `retryAfter` milliseconds have passed, it sends the
@@ -162,12 +163,14 @@ export interface Sender {
    * try again by itself, so that it does not keep the process alive.
    */
   readonly ended?: boolean;
+  /**
+   * Whether each `send` must follow the one before it, because together they make
+   * up one object. A buffer whose `concurrency` is above 1 refuses such a sender.
+   */
+  readonly ordered?: boolean;
 }
 
-/**
- * What {@linkcode StreamBuffer.readFrom} reads from: a `Deno.FsFile`,
- * `Deno.stdin`, a `Deno.Conn`, or anything that reads as they do.
- */
+/** A `Deno.FsFile`, `Deno.stdin`, a `Deno.Conn`, or anything that reads as they do. */
 export interface Reader {
   /**
    * Reads into the beginning of `p`. `p` is a view of the store: it must not be
@@ -177,6 +180,16 @@ export interface Reader {
    */
   read(p: Uint8Array): Promise<number | null>;
 }
+
+/**
+ * What {@linkcode StreamBuffer.readFrom} reads from: a {@linkcode Reader}, a stream
+ * of bytes or text, a `Blob`, or the body of a `Response` or `Request`.
+ */
+export type Source =
+  | Reader
+  | ReadableStream<string | ArrayBuffer | ArrayBufferView>
+  | Blob
+  | { readonly body: ReadableStream<Uint8Array> | null };
 
 /** Options of a {@linkcode StreamBuffer}. */
 export interface StreamBufferOptions {
@@ -210,13 +223,26 @@ export interface StreamBufferOptions {
   /**
    * How many bytes may be queued, when a write does not fit while a send is in
    * flight, before {@linkcode StreamBuffer.write} rejects with a
-   * {@linkcode BufferFullError}.
-   * A write larger than `capacity` may always wait if the queue is empty,
+   * {@linkcode BufferFullError}. A write larger than `capacity` may always wait if the queue is empty,
    * because it waits in the caller's own array.
    *
    * @default {16_777_216, or `capacity` if that is larger}
    */
   maxQueuedBytes?: number;
+  /**
+   * How many sends may be in flight at once. With 1, a batch is sent when the one
+   * before it has been delivered, and a server gets them in order. With more, a
+   * distant server gets up to as many times the bytes per second, and only one that
+   * looks at the sequence or the offset of each batch can tell their order. After a
+   * failed send, nothing new is sent until the server has accepted a batch again.
+   *
+   * Each send needs a store: memory is at most `(1 + concurrency) × capacity`,
+   * `maxQueuedBytes`, and one copy of a write that is sent whole, while nothing else
+   * is in flight. Uploads as one object refuse more than 1.
+   *
+   * @default {1}
+   */
+  concurrency?: number;
   /**
    * What to do with a write larger than `capacity`: `"split"` it into batches
    * of `capacity`, send it `"whole"` as a batch of its own, from a copy, or
@@ -238,9 +264,9 @@ export interface StreamBufferOptions {
    *
    * If it returns `true`, or a promise of `true`, it has taken the bytes, and
    * they count in `stats.bytesDiverted`. Otherwise, also if it throws, they are
-   * kept, and sent again later. `bytes` is a copy, which it may keep. Nothing
-   * else is sent until it settles, so it must not await `flush` or `close` of the
-   * buffer. What it returns after the buffer has ended does not count.
+   * kept, and sent again later. `bytes` is a copy, which it may keep. Until it
+   * settles, the batch counts as in flight, so it must not await `flush` or `close`
+   * of the buffer. What it returns after the buffer has ended does not count.
    *
    * Without it such a batch is kept, and stops the stream, until the server
    * accepts it or the buffer is closed.
@@ -258,13 +284,16 @@ export interface StreamBufferOptions {
 export interface StreamBufferStats {
   /** Bytes taken into a store (or taken whole) since the beginning. */
   readonly bytesAccepted: number;
-  /** Bytes acknowledged. */
+  /** Bytes acknowledged, up to the first one that is not settled. */
   readonly bytesDelivered: number;
-  /**
-   * Bytes that `deadLetter` has taken. What is left of `bytesAccepted` without
-   * these and `bytesDelivered` is held.
-   */
+  /** Bytes that `deadLetter` has taken. */
   readonly bytesDiverted: number;
+  /**
+   * Bytes acknowledged that come after some which are not settled. It is 0 unless
+   * `concurrency` is above 1. What is left of `bytesAccepted` without these three
+   * is held, and returned by {@linkcode StreamBuffer.takeUnsent} at the end.
+   */
+  readonly bytesAhead: number;
   /** Bytes of writes that wait for room, and are not accepted yet. */
   readonly bytesQueued: number;
   /** Bytes that were not accepted because their write rejected. */
@@ -279,7 +308,7 @@ export interface StreamBufferStats {
 
 /** Options of a {@linkcode FlushError}. */
 export interface FlushErrorOptions extends ErrorOptions {
-  /** Number of bytes accepted, and neither delivered nor diverted. */
+  /** Number of bytes accepted, and neither acknowledged nor diverted. */
   unsentBytes: number;
   /**
    * Number of bytes of the rejected write that were accepted.
@@ -311,7 +340,7 @@ export class FlushError extends Error {
   /** The name of the error. */
   override readonly name = "FlushError";
   /**
-   * Number of bytes accepted, and neither delivered nor diverted, when the error
+   * Number of bytes accepted, and neither acknowledged nor diverted, when the error
    * was made.
    */
   readonly unsentBytes: number;
@@ -363,20 +392,24 @@ export class NoProgressError extends Error {
  *
  *   0             #settled        #base         #accepted    #accepted + #queued
  *   |----------------|--------------|---------------|---------------|
- *     acknowledged     #head          #store          #queue
+ *     acknowledged     #batches       #store          #queue
  *     the server's,    lent to the    ours; while     writes that wait for room:
  *     or diverted:     sender, and    readFrom()      copies that we made, or the
- *     taken by         frozen: the    reads, the      caller's array if it is
- *     deadLetter       batch to be    room behind     larger than the store
+ *     taken by         frozen: each   reads, the      caller's array if it is
+ *     deadLetter       to be          room behind     larger than the store
  *                      delivered      is the source's
  *
- * There are two stores. #fillBatch lends one to the sender, as #head, and the other
- * becomes #store; the one that is not in use is #spare.
+ * There are up to `concurrency` batches and one store more than that: #fillBatch
+ * lends #store to the sender, as a batch, and takes another one from #spares.
  *
  * A byte enters on the right and leaves on the left: queue (unless it fits at
- * once) -> store (unless its write is sent whole) -> head -> settled. No step
+ * once) -> store (unless its write is sent whole) -> batch -> settled. No step
  * changes the order. Up to #accepted they are ours to deliver: a failure may
  * reject a queued write, but never lets go of an accepted byte.
+ *
+ * Batches that overlap are settled in any order, and leave the list at once. So
+ * there may be gaps in it: `acknowledgedBehind` counts what was acknowledged
+ * between a batch and the next one in the list. #settled stays at the first batch.
  *
  * WHAT STATE THE BUFFER IS IN (#state). It moves forward only, except for
  * readFrom(), which goes back to "open" when it ends:
@@ -389,15 +422,15 @@ export class NoProgressError extends Error {
  *   any      -> closed    #terminate: abort(), close() that fails or times out, or
  *                         a source that takes the store away
  *
- * WHAT STATE SENDING IS IN (#head). There is at most one batch:
+ * WHAT STATE A BATCH IS IN:
  *
- *   none      -> ready       bytes are demanded (#fillBatch)
+ *   (made)    -> ready       bytes are demanded (#fillBatch)
  *   ready     -> in flight   #launch, before #advance returns
- *   in flight -> none        the sender acknowledges, or deadLetter takes a batch
+ *   in flight -> (settled)   the sender acknowledges, or deadLetter takes a batch
  *                            that was refused (#settle)
  *   in flight -> held        the sender fails (#hold)
- *   held      -> ready       the retry timer, flush() or close(); the batch is
- *                            the same
+ *   held      -> ready       the retry timer, flush(), close(), or a success of
+ *                            another batch; the batch is the same
  *
  * In a closed buffer nothing is launched. A send that is still in flight then
  * may succeed, and counts, until takeUnsent() has returned its bytes.
@@ -407,31 +440,41 @@ export class NoProgressError extends Error {
  * number, #demand, the position up to which bytes are to be sent without waiting
  * for a full store, and call #advance(), which alone calls `send`.
  *
+ * WHAT FOLLOWS A FAILED SEND. The server is in doubt until a send succeeds that was
+ * launched after the failure. Meanwhile no new batch is made, so that at most
+ * `concurrency` of them can fail, and the retry timer launches the first held one
+ * only: the others follow when it has succeeded. Failures that overlap are one
+ * failure, and successes that overlap with it show nothing. So a server that is
+ * away is asked as seldom as if there were one send at a time, and a batch that is
+ * refused stops the stream behind it.
+ *
  * WHO DECIDES WHEN A FAILED BATCH IS SENT AGAIN. The retry timer does, and nothing
  * else, except that flush() and close() do not wait for it: they are calls that
  * someone made for this, and a server must not be asked more often because there
  * is more to write. Its delays grow from failure to failure, and it obeys
  * `retryAfter`. Within a send the sender decides, in the same way and until it
  * gives up; and what a server has asked for binds flush() and close() there.
- * close() insists once: if the send in flight fails, it sends that batch once
- * more before it fails too.
+ * close() insists once: a batch whose send is in flight when it begins, and fails,
+ * is sent once more before close() fails too.
  *
  * INVARIANTS, whenever no method of ours is running, until takeUnsent():
  *
- * 1. #settled <= #base <= #accepted, and #base - #settled is the size of #head:
- *    without a head they are equal.
+ * 1. #settled <= #base <= #accepted. From #settled to #base there are only batches
+ *    and what is settled between them; without batches the two are equal.
  * 2. The bytes, sequence and offset of a batch do not change between its first
  *    send and its settlement.
  * 3. The queue is empty unless its first write does not fit. Then a batch is in
  *    flight or held, and the end of its send moves the queue up, or rejects it.
+ *    Only a chunk of a source is not rejected: it is accepted before it fits.
  * 4. No byte is forgotten. With a flushInterval, each accepted byte of an open
- *    buffer is settled, or demanded, or in a store with one that is and so leaves
- *    with it, or the clock (#timer) runs for it. What is demanded is sent as soon
- *    as no batch is before it, and while a batch is held the retry timer runs,
- *    unless the sender has ended.
+ *    buffer is settled, or in a batch, or in or behind a store that is demanded, or
+ *    the clock (#timer) runs for it. What is demanded is sent as soon as there is a batch to
+ *    spare and the server is not in doubt; and while it is, a batch is in flight or
+ *    the retry timer runs, unless the sender has ended.
  * 5. No one waits in vain: a failed send, and the end of the buffer, settle every
- *    queued write, every flush, and a reader that waits for room. A reader that
- *    waits for its source is rejected only by the end (#stopReading).
+ *    queued write, every flush that waits for that batch, and a reader that waits
+ *    for room. A reader that waits for its source is rejected only by the end
+ *    (#stopReading).
  * 6. #demand <= #accepted + #queued: nothing is demanded that may never come.
  *
  * CODE THAT IS NOT OURS runs in a sender's methods and getters, a source, onError,
@@ -455,6 +498,29 @@ interface Batch {
   readonly store: Uint8Array<ArrayBuffer> | undefined;
   /** Ready to be sent, with the sender (or with `deadLetter`), or waiting to be sent again. */
   state: "ready" | "in flight" | "held";
+  /** How many launches there had been at its latest one, with that one. */
+  launch: number;
+  /** Fulfills when its latest send has ended either way. */
+  ended: Promise<void>;
+  /** Bytes acknowledged after it, and before the next batch that is not settled. */
+  acknowledgedBehind: number;
+}
+
+/** What a stream may have as a chunk. */
+type Chunk = string | ArrayBuffer | ArrayBufferView;
+
+/** A source as the loop of `readFrom` sees it. */
+interface Input<T = unknown> {
+  /** Reads once. There is room for at least one byte. */
+  read(): Promise<T>;
+  /**
+   * Accepts what was read, whatever the state of the buffer is by then.
+   *
+   * @returns The number of bytes; `null` at the end.
+   */
+  accept(result: T): number | null;
+  /** Called when `readFrom` has settled, perhaps during a read. */
+  release?(): void;
 }
 
 /** Waits, for `flush` or `close`, until the stream is settled up to `end`. */
@@ -467,7 +533,8 @@ interface Waiter extends PromiseWithResolvers<void> {
  * larger than the store, in the caller's array, or a pack: a copy of as many
  * writes as fit into a store together. They can only be accepted or rejected
  * together, so they share a promise, and a million small writes cost their
- * bytes and little more.
+ * bytes and little more. Or it is a chunk of a source, which cannot be given back
+ * to that, and so counts as accepted.
  */
 class QueueEntry {
   /** For a pack it has room to grow: the first `length` bytes are in use. */
@@ -476,10 +543,13 @@ class QueueEntry {
   /** How many of them were accepted: of a large write, piece by piece. */
   #taken = 0;
   readonly #settled: PromiseWithResolvers<void> = Promise.withResolvers();
+  /** Its bytes count in #accepted, not in #queued, and no failure rejects it. */
+  readonly isAccepted: boolean;
 
-  constructor(bytes: Uint8Array) {
+  constructor(bytes: Uint8Array, isAccepted = false) {
     this.#bytes = bytes;
     this.#length = bytes.length;
+    this.isAccepted = isAccepted;
     handled(this.#settled.promise);
   }
 
@@ -556,8 +626,9 @@ class QueueEntry {
  *   returns, so the caller may reuse the array at once.
  * - **Backpressure.** A full store is sent while a second one fills. When both
  *   are full, `write` returns a promise that waits for room.
- * - **Order.** There is one send at a time, in the order of the writes. A write
- *   no larger than `capacity` is never split over two sends.
+ * - **Order.** There is one send at a time, in the order of the writes, unless
+ *   `concurrency` says otherwise. A write no larger than `capacity` is never split
+ *   over two sends.
  * - **A failed send keeps its bytes.** They are sent again, first and
  *   unchanged: at once by `flush` and `close`, else after a delay that grows from
  *   about a second to a minute. Only an acknowledgement lets go of them, or a
@@ -594,34 +665,32 @@ export class StreamBuffer implements AsyncDisposable {
   readonly #flushInterval: number;
   readonly #closeTimeout: number;
   readonly #maxQueuedBytes: number;
+  readonly #concurrency: number;
   readonly #oversize: "split" | "whole" | "reject";
   readonly #onError: StreamBufferOptions["onError"];
   readonly #deadLetter: StreamBufferOptions["deadLetter"];
 
   // -- The parts of the stream, from left to right --
 
-  /** Everything before this position is acknowledged, or diverted. */
-  #settled = 0;
-  /** The batch that was made last, until it is settled. */
-  #head: Batch | undefined;
-  /** Position of the first byte in #store, which is the end of #head. */
+  /** The batches that are not settled, in the order of the stream. */
+  #batches: Batch[] = [];
+  /** Position of the first byte in #store, which is the end of the last batch. */
   #base = 0;
   /** Its first #filled bytes are accepted, and in no batch yet. */
   #store: Uint8Array<ArrayBuffer>;
   #filled = 0;
   readonly #queue: Queue<QueueEntry> = new Queue();
-  /** Bytes in #queue. */
+  /** Bytes in #queue that are not accepted: those of writes. */
   #queued = 0;
+  /** Bytes in #queue that are accepted: those of a chunk, which is its first entry. */
+  #chunkSize = 0;
 
-  /**
-   * The second store, empty; `undefined` before it is first needed, and while it
-   * is lent out as #head.
-   */
-  #spare: Uint8Array<ArrayBuffer> | undefined;
+  /** Empty stores. Each is made when it is first needed, and the latest is used first. */
+  readonly #spares: Uint8Array<ArrayBuffer>[] = [];
   /**
    * A source is reading into #store, somewhere behind its #filled bytes. From
    * the call of `read` until its promise settles #store must stay where it is,
-   * and what has to be sent is sent from #spare.
+   * and what has to be sent is sent from a spare.
    */
   #isTailLent = false;
   /**
@@ -639,11 +708,17 @@ export class StreamBuffer implements AsyncDisposable {
   #demand = 0;
   /** Number of the next batch. */
   #sequence = 0;
-  /** Fulfills when the send in flight, or the last one, has ended either way. */
-  #sendEnded: Promise<void> | undefined;
-  /** How many sends have failed since the last batch was settled. */
+  /** How many sends have been launched. */
+  #launches = 0;
+  /**
+   * The server is in doubt until a batch is settled whose launch is above this:
+   * #launches when the latest failure was counted, or 0 if there is no doubt.
+   */
+  #failedLaunch = 0;
+  /** How many failures have been counted since the server was last beyond doubt. */
   #failuresInARow = 0;
-  /** Stops the retry timer, which runs while a batch is held. */
+  /** When the retry timer ends, by `performance.now()`; 0 if it does not run. */
+  #retryTime = 0;
   #cancelRetry: (() => void) | undefined;
   /** Runs while there are accepted bytes that nothing is about to send. */
   #timer: ReturnType<typeof setTimeout> | undefined;
@@ -677,6 +752,8 @@ export class StreamBuffer implements AsyncDisposable {
 
   // -- Counters for `stats` --
 
+  #delivered = 0;
+  #ahead = 0;
   #diverted = 0;
   #rejected = 0;
   #sends = 0;
@@ -700,6 +777,7 @@ export class StreamBuffer implements AsyncDisposable {
       capacity = 262_144,
       flushInterval = 1_000,
       closeTimeout = 30_000,
+      concurrency = 1,
       oversize = "split",
       onError,
       deadLetter,
@@ -709,6 +787,7 @@ export class StreamBuffer implements AsyncDisposable {
       options;
     checkCapacity(ACTION, { maxQueuedBytes }, 0);
     checkDuration(ACTION, { flushInterval, closeTimeout }, 0);
+    checkInteger(ACTION, { concurrency }, 1, Number.MAX_SAFE_INTEGER);
     check(
       ACTION,
       { oversize },
@@ -727,7 +806,13 @@ export class StreamBuffer implements AsyncDisposable {
             : show(sender)}`,
       );
     }
+    if (concurrency > 1 && this.#sender.ordered === true) {
+      throw new RangeError(
+        `${ACTION}: concurrency must be 1 for a sender whose sends make up one object, received ${concurrency}`,
+      );
+    }
     this.#capacity = capacity;
+    this.#concurrency = concurrency;
     this.#flushInterval = flushInterval;
     this.#closeTimeout = closeTimeout;
     this.#maxQueuedBytes = maxQueuedBytes;
@@ -781,21 +866,27 @@ export class StreamBuffer implements AsyncDisposable {
   }
 
   /**
-   * Reads everything from a file, a pipe or a connection, up to its end. It
-   * reads straight into the store, as much at a time as there is room for, and
-   * continues while a full store is sent: the fastest way to send a file.
+   * Reads everything from a file, a pipe, a connection, a stream, a `Blob` or a
+   * body, up to its end: the fastest way to send it. It reads only when there is
+   * room, and continues while a full store is sent.
    *
-   * It reads only when there is room. If a send fails while it waits for room, it
-   * rejects; if it is waiting for the source, it carries on, and `onError` is
-   * called. Either way every byte that was read has been accepted, and another
-   * call continues from there. Meanwhile `flush`, `flushInterval` and `stats` work as usual,
-   * but nothing else can be written.
+   * A {@linkcode Reader} reads straight into the store, and so does a byte stream,
+   * such as `file.readable`, for which there is one more store meanwhile. From any
+   * other stream it takes chunk by chunk, each like a `write`: one that is no larger
+   * than `capacity` is not split. A stream is released at the end, and not cancelled.
    *
-   * `close` and `abort` end it at once. Bytes from a read that was pending then
-   * are still accepted when they arrive: `close` sends them if it is not done
-   * yet, and {@linkcode StreamBuffer.takeUnsent} returns them after that.
+   * If a send fails while it waits for room, it rejects; if it is waiting for the
+   * source, it carries on, and `onError` is called. Either way every byte that was
+   * read has been accepted, and another call continues from there (of a `Blob`, it
+   * begins anew: pass its `stream()`). Meanwhile `flush`, `flushInterval` and
+   * `stats` work as usual, but nothing else can be written.
    *
-   * @example Usage
+   * `close` and `abort` end it at once. A stream then keeps what it has not given.
+   * Bytes from a pending read of a `Reader` are still accepted when they arrive:
+   * `close` sends them if it is not done yet, and
+   * {@linkcode StreamBuffer.takeUnsent} returns them after that.
+   *
+   * @example A file
    * ```ts ignore
    * import { streamTo } from "@stream-buffer/stream-buffer";
    *
@@ -804,18 +895,36 @@ export class StreamBuffer implements AsyncDisposable {
    * await out.readFrom(file);
    * ```
    *
-   * @param source What to read from. The caller remains responsible for
-   *   closing it.
+   * @example What another server sends
+   * ```ts
+   * import { StreamBuffer } from "@stream-buffer/stream-buffer/buffer";
+   * import { assertEquals } from "@std/assert";
+   *
+   * let received = "";
+   * await using out = new StreamBuffer((bytes) => {
+   *   received += new TextDecoder().decode(bytes);
+   * });
+   * const response = new Response("a body"); // for example, of fetch()
+   * assertEquals(await out.readFrom(response), 6);
+   * await out.flush();
+   * assertEquals(received, "a body");
+   * ```
+   *
+   * @param source What to read from. The caller remains responsible for closing or
+   *   cancelling it.
    * @returns A promise that resolves to the number of bytes read, when all of
    *   them have been accepted.
    * @throws {FlushError} If a send fails while it waits for room, or the source
    *   transfers the store, which ends the buffer.
    * @throws {TypeError} If the buffer is closed, or becomes so, if it is reading
-   *   already, or if `source` is not a {@linkcode Reader}.
-   * @throws {NoProgressError} If the source returns 0 bytes 100 times in a row.
+   *   already, or if `source` is not a {@linkcode Source}, is locked, or has a
+   *   chunk that is neither text nor bytes.
+   * @throws {NoProgressError} If a `Reader` returns 0 bytes 100 times in a row.
+   * @throws {RangeError} If a chunk is larger than `capacity`, and `oversize` is
+   *   `"reject"`. That chunk is not accepted.
    * @throws Whatever the source throws.
    */
-  readFrom(source: Reader): Promise<number> {
+  readFrom(source: Source): Promise<number> {
     return handled(this.#readFrom(source));
   }
 
@@ -942,14 +1051,21 @@ export class StreamBuffer implements AsyncDisposable {
         `Cannot take the unsent bytes: the buffer is ${this.#state} and may still send them; call close() or abort() first`,
       );
     }
-    const sent = this.#head?.bytes ?? new Uint8Array();
-    const unsent = new Uint8Array(sent.length + this.#filled);
-    // A sender may have transferred them; `set` throws for a detached array.
-    if (sent.length > 0) unsent.set(sent);
-    unsent.set(this.#store.subarray(0, this.#filled), sent.length);
-    this.#head = undefined;
-    this.#base += this.#filled; // so that they still count as accepted
-    this.#filled = 0;
+    const parts: Uint8Array[] = this.#batches.map(({ bytes }) => bytes);
+    parts.push(this.#store.subarray(0, this.#filled));
+    for (const chunk of this.#queue) parts.push(chunk.take(chunk.rest));
+    const size = parts.reduce((sum, { length }) => sum + length, 0);
+    const unsent = new Uint8Array(size);
+    let end = 0;
+    for (const part of parts) {
+      // A sender may have transferred them; `set` throws for a detached array.
+      if (part.length > 0) unsent.set(part, end);
+      end += part.length;
+    }
+    this.#base = this.#accepted; // they still count as accepted
+    this.#batches = [];
+    this.#filled = this.#chunkSize = 0;
+    this.#queue.clear();
     return unsent;
   }
 
@@ -972,8 +1088,9 @@ export class StreamBuffer implements AsyncDisposable {
   get stats(): StreamBufferStats {
     return {
       bytesAccepted: this.#accepted,
-      bytesDelivered: this.#settled - this.#diverted,
+      bytesDelivered: this.#delivered,
       bytesDiverted: this.#diverted,
+      bytesAhead: this.#ahead,
       bytesQueued: this.#queued,
       bytesRejected: this.#rejected,
       sends: this.#sends,
@@ -1034,9 +1151,14 @@ export class StreamBuffer implements AsyncDisposable {
     return this.close();
   }
 
+  /** Everything before this position is acknowledged, or diverted. */
+  get #settled(): number {
+    return this.#batches[0]?.context.offset ?? this.#base;
+  }
+
   /** Where the accepted bytes end. */
   get #accepted(): number {
-    return this.#base + this.#filled;
+    return this.#base + this.#filled + this.#chunkSize;
   }
 
   get #isOpen(): boolean {
@@ -1114,14 +1236,7 @@ export class StreamBuffer implements AsyncDisposable {
     if (this.#state === "open") {
       if (length === 0) return RESOLVED;
       if (length > this.#capacity && this.#oversize === "reject") {
-        return this.#rejectWrite(
-          new RangeError(
-            `Cannot write ${
-              countOf(length)
-            }: the capacity is ${this.#capacity}, and oversize is "reject"`,
-          ),
-          length,
-        );
+        return this.#rejectWrite(this.#tooLarge(length), length);
       }
       if (!this.#fits(length)) this.#demandRoom();
     }
@@ -1138,6 +1253,14 @@ export class StreamBuffer implements AsyncDisposable {
     return RESOLVED;
   }
 
+  #tooLarge(length: number): RangeError {
+    return new RangeError(
+      `Cannot write ${
+        countOf(length)
+      }: the capacity is ${this.#capacity}, and oversize is "reject"`,
+    );
+  }
+
   /** Whether the store has room for `length` bytes, and it is their turn. */
   #fits(length: number): boolean {
     return this.#queue.isEmpty && this.#filled + length <= this.#capacity;
@@ -1146,7 +1269,7 @@ export class StreamBuffer implements AsyncDisposable {
   /** Counts the next `length` bytes of the store, which have been filled. */
   #accept(length: number): void {
     this.#filled += length;
-    if (this.#filled === this.#capacity) this.#demandAccepted();
+    if (this.#filled === this.#capacity) this.#demandStore();
     this.#advance();
   }
 
@@ -1182,9 +1305,11 @@ export class StreamBuffer implements AsyncDisposable {
     const { length } = bytes;
     const last = this.#queue.last;
     // A pack is accepted as a whole, so it must not extend past the end of a
-    // flush: that flush would wait for bytes that were written after it.
-    const endsFlush = this.#waiters.last?.end === this.#accepted + this.#queued;
-    if (last && !endsFlush && last.length + length <= this.#capacity) {
+    // flush: that flush would wait for bytes that were written after it. Nor is a
+    // chunk extended, which is accepted already.
+    const isComplete = last?.isAccepted ||
+      this.#waiters.last?.end === this.#accepted + this.#queued;
+    if (last && !isComplete && last.length + length <= this.#capacity) {
       // It may grow by what the queue may still hold, and no further, so that
       // memory stays within its bound.
       const maxLength = last.length + this.#maxQueuedBytes - this.#queued;
@@ -1206,7 +1331,7 @@ export class StreamBuffer implements AsyncDisposable {
       if (entry.hasShrunk) return this.#rejectShrunk();
       const isWhole = entry.rest > this.#capacity && this.#oversize === "whole";
       const isTaken = isWhole ? this.#takeWhole(entry) : this.#takePiece(entry);
-      if (!isTaken) return this.#demandAccepted(); // to make room for it
+      if (!isTaken) return this.#demandStore(); // to make room for it
       if (entry.rest === 0) {
         this.#queue.shift();
         entry.resolve();
@@ -1214,17 +1339,19 @@ export class StreamBuffer implements AsyncDisposable {
     }
   }
 
-  /** Makes a batch of a write, unless bytes before it are still to be sent. */
+  /**
+   * Makes a batch of a write. It is sent alone, so that there is never more than one
+   * copy: bytes before it have to be settled first.
+   */
   #takeWhole(entry: QueueEntry): boolean {
-    if (this.#filled > 0 || this.#head !== undefined) return false;
+    if (this.#filled > 0 || this.#batches.length > 0) return false;
     const size = entry.rest;
     // A copy: a batch must not change, and the array is the caller's again once
     // the write has settled. Allocated first, since that may throw.
     const copy = new Uint8Array(size);
-    copy.set(entry.take(size));
-    this.#head = this.#makeBatch(copy);
-    this.#queued -= size;
-    this.#demandAccepted();
+    this.#take(entry, copy);
+    this.#makeBatch(copy);
+    this.#demandStore();
     return true;
   }
 
@@ -1232,11 +1359,17 @@ export class StreamBuffer implements AsyncDisposable {
   #takePiece(entry: QueueEntry): boolean {
     const size = Math.min(entry.rest, this.#capacity);
     if (this.#filled + size > this.#capacity) return false;
-    this.#store.set(entry.take(size), this.#filled);
-    this.#queued -= size;
+    this.#take(entry, this.#store.subarray(this.#filled, this.#filled + size));
     this.#filled += size;
-    if (this.#filled === this.#capacity) this.#demandAccepted();
+    if (this.#filled === this.#capacity) this.#demandStore();
     return true;
+  }
+
+  /** Takes the next bytes of a write out of the queue, as many as `to` has. */
+  #take(entry: QueueEntry, to: Uint8Array): void {
+    to.set(entry.take(to.length));
+    if (entry.isAccepted) this.#chunkSize -= to.length;
+    else this.#queued -= to.length;
   }
 
   /**
@@ -1253,27 +1386,17 @@ export class StreamBuffer implements AsyncDisposable {
 
   // -- Reading from a source --
 
-  async #readFrom(source: Reader): Promise<number> {
-    // The readers of web streams have a `read`, too, which would detach the
-    // store; that of a Node stream returns `null` before its end.
-    if (
-      typeof source?.read !== "function" ||
-      "releaseLock" in source || "pipe" in source
-    ) {
-      throw new TypeError(
-        `Cannot read: source must have a method "read" as Deno.FsFile has, received ${
-          show(source)
-        }; pipe a ReadableStream to "writable"`,
-      );
-    }
+  async #readFrom(source: Source): Promise<number> {
     if (this.#state !== "open") throw this.#notOpen("read");
+    const input = this.#open(source);
     this.#state = "reading";
     const { promise, reject } = Promise.withResolvers<never>();
     this.#stopReading = reject;
     this.#advance(); // ends the fast path: a copy would collide with the source
     try {
-      return await Promise.race([this.#readAll(source), promise]);
+      return await Promise.race([this.#readAll(input), promise]);
     } finally {
+      input.release?.();
       if (this.#isOpen) {
         this.#state = "open";
         this.#advance();
@@ -1281,54 +1404,150 @@ export class StreamBuffer implements AsyncDisposable {
     }
   }
 
+  #open(source: Source): Input {
+    const stream = toStream(source);
+    if (stream === undefined) return this.#readerInput(source as Reader);
+    if (stream.locked) {
+      throw new TypeError(
+        "Cannot read: the stream is locked; release its reader, or pass the stream that it is piped to",
+      );
+    }
+    const byteReader = byteReaderOf(stream);
+    const reader = byteReader ?? stream.getReader();
+    return {
+      ...byteReader
+        ? this.#byteStreamInput(byteReader)
+        : this.#streamInput(reader as ReadableStreamDefaultReader<Chunk>),
+      release: () => {
+        // This rejects a pending read, whose bytes stay in the stream.
+        reader.releaseLock();
+        // Nobody else has the stream of a Blob.
+        if ("stream" in source) handled(stream.cancel());
+      },
+    };
+  }
+
   /**
    * The loop of `readFrom`. It outlives the promise of `readFrom` when that is
    * rejected during a `read`, as the bytes that arrive then are accepted too.
    */
-  async #readAll(source: Reader): Promise<number> {
+  async #readAll(input: Input): Promise<number> {
     let total = 0;
-    let emptyReads = 0;
     while (this.#state === "reading") {
       if (!this.#fits(1)) {
         await this.#makeRoom();
         continue;
       }
-      // The source is lent the store behind the #filled bytes that are in it. If
-      // they have to be sent before it returns, they are copied to the spare and
-      // sent from there (#fillBatch), as the store cannot be swapped under it.
-      // Nothing else writes to the store: other writes reject meanwhile.
-      const start = this.#filled;
-      const room = this.#store.subarray(start);
-      this.#isTailLent = true;
-      let size: number | null;
+      let result: unknown;
       try {
-        size = await source.read(room);
+        result = await input.read();
       } finally {
         this.#isTailLent = false;
         this.#checkStore();
       }
+      const size = input.accept(result);
       if (size === null) break;
-      if (!Number.isInteger(size) || size < 0 || size > room.length) {
-        throw new TypeError(
-          `Cannot read: the source was given ${
-            countOf(room.length)
-          } of room, and returned ${show(size)}`,
-        );
-      }
-      emptyReads = size === 0 ? emptyReads + 1 : 0;
-      if (emptyReads === MAX_EMPTY_READS) {
-        throw new NoProgressError(
-          `Cannot read: the source returned 0 bytes ${emptyReads} times in a row (null is the end)`,
-        );
-      }
-      // If the bytes before these were sent meanwhile, #filled is below `start`:
-      // close the gap.
-      this.#store.copyWithin(this.#filled, start, start + size);
-      if (this.#isOpen) this.#accept(size);
-      else this.#filled += size; // close() sends it, or takeUnsent() returns it
       total += size;
     }
     return total;
+  }
+
+  /**
+   * A source that is lent the store behind the #filled bytes that are in it. If
+   * they have to be sent before it returns, they are copied to a spare and sent
+   * from there (#fillBatch), as the store cannot be swapped under it. Nothing else
+   * writes to the store: other writes reject meanwhile.
+   */
+  #readerInput(source: Reader): Input<number | null> {
+    let start = 0;
+    let emptyReads = 0;
+    return {
+      read: () => {
+        start = this.#filled;
+        this.#isTailLent = true;
+        return source.read(this.#store.subarray(start));
+      },
+      accept: (size) => {
+        if (size === null) return null;
+        const room = this.#capacity - start;
+        if (!Number.isInteger(size) || size < 0 || size > room) {
+          throw new TypeError(
+            `Cannot read: the source was given ${
+              countOf(room)
+            } of room, and returned ${show(size)}`,
+          );
+        }
+        emptyReads = size === 0 ? emptyReads + 1 : 0;
+        if (emptyReads === MAX_EMPTY_READS) {
+          throw new NoProgressError(
+            `Cannot read: the source returned 0 bytes ${emptyReads} times in a row (null is the end)`,
+          );
+        }
+        // If the bytes before these were sent meanwhile, #filled is below `start`:
+        // close the gap.
+        this.#store.copyWithin(this.#filled, start, start + size);
+        return this.#acceptRead(size);
+      },
+    };
+  }
+
+  /**
+   * A byte stream. It takes the buffer that it is given to fill, and returns it
+   * under another name, so that must have no accepted bytes: it is a store that only
+   * this reading has. If ours is empty when the other one has been filled, the two
+   * are swapped, and nothing is copied.
+   */
+  #byteStreamInput(
+    reader: ReadableStreamBYOBReader,
+  ): Input<ReadableStreamReadResult<Uint8Array<ArrayBuffer>>> {
+    let other = new Uint8Array(this.#capacity);
+    return {
+      read: () => reader.read(other.subarray(0, this.#capacity - this.#filled)),
+      accept: ({ value, done }) => {
+        if (done) return null;
+        other = new Uint8Array(value.buffer);
+        if (this.#filled === 0) [this.#store, other] = [other, this.#store];
+        else this.#store.set(value, this.#filled);
+        return this.#acceptRead(value.length);
+      },
+    };
+  }
+
+  /** Any other stream. Its next chunk may be of any size. */
+  #streamInput(
+    reader: ReadableStreamDefaultReader<Chunk>,
+  ): Input<ReadableStreamReadResult<Chunk>> {
+    return {
+      read: () => reader.read(),
+      accept: ({ value, done }) => {
+        if (done) return null;
+        const bytes = typeof value === "string"
+          ? ENCODER.encode(value)
+          : toBytes(value);
+        const { length } = bytes;
+        if (length === 0) return 0;
+        if (this.#fits(length)) {
+          this.#store.set(bytes, this.#filled);
+          return this.#acceptRead(length);
+        }
+        if (length > this.#capacity && this.#oversize === "reject") {
+          this.#rejected += length;
+          throw this.#tooLarge(length);
+        }
+        // A copy, because whoever made the chunk may use the array again.
+        this.#queue.push(new QueueEntry(new Uint8Array(bytes), true));
+        this.#chunkSize += length;
+        if (this.#isOpen) this.#advance();
+        return length;
+      },
+    };
+  }
+
+  /** Counts bytes that a source has put into the store. */
+  #acceptRead(size: number): number {
+    if (this.#isOpen) this.#accept(size);
+    else this.#filled += size; // close() sends it, or takeUnsent() returns it
+    return size;
   }
 
   /**
@@ -1377,9 +1596,9 @@ export class StreamBuffer implements AsyncDisposable {
     return waiter.promise;
   }
 
-  /** Demands what has been accepted; a flush may already have demanded more. */
-  #demandAccepted(): void {
-    this.#demand = Math.max(this.#demand, this.#accepted);
+  /** Demands what is in the store; a flush may already have demanded more. */
+  #demandStore(): void {
+    this.#demand = Math.max(this.#demand, this.#base + this.#filled);
   }
 
   /**
@@ -1388,7 +1607,7 @@ export class StreamBuffer implements AsyncDisposable {
    * a retry timer that does not run.
    */
   #demandRoom(): void {
-    this.#demandAccepted();
+    this.#demandStore();
     if (this.#hasSenderEnded) this.#release();
     this.#advance();
   }
@@ -1406,11 +1625,8 @@ export class StreamBuffer implements AsyncDisposable {
   #advance(): void {
     if (this.#state !== "closed") {
       this.#takeFromQueue();
-      if (
-        this.#head === undefined && this.#filled > 0 &&
-        this.#demand > this.#settled
-      ) {
-        this.#head = this.#fillBatch();
+      while (this.#mayFillBatch) {
+        this.#fillBatch();
         this.#takeFromQueue(); // there is an empty store now
       }
     }
@@ -1420,36 +1636,48 @@ export class StreamBuffer implements AsyncDisposable {
         : 0;
     this.#setClock();
     // Last of all, because the sender may call any method of this buffer.
-    if (this.#state !== "closed" && this.#head?.state === "ready") {
-      this.#launch(this.#head);
+    for (;;) {
+      const batch = this.#batches.find(({ state }) => state === "ready");
+      if (batch === undefined || this.#state === "closed") return;
+      this.#launch(batch);
     }
   }
 
+  /** Whether what is in the store is to be sent now. */
+  get #mayFillBatch(): boolean {
+    return this.#filled > 0 && this.#demand > this.#base &&
+      this.#failedLaunch === 0 && this.#batches.length < this.#concurrency &&
+      // A write that is sent whole is sent alone.
+      this.#batches.every(({ store }) => store !== undefined);
+  }
+
   /** Makes a batch of what is in the store, and leaves an empty store. */
-  #fillBatch(): Batch {
+  #fillBatch(): void {
     const filled = this.#store.subarray(0, this.#filled);
-    const next = this.#spare ?? new Uint8Array(this.#capacity);
-    this.#spare = undefined;
+    const next = this.#spares.pop() ?? new Uint8Array(this.#capacity);
     this.#filled = 0;
     if (this.#isTailLent) {
       // The source keeps this store, so the bytes are sent from the other one.
       next.set(filled);
-      return this.#makeBatch(next.subarray(0, filled.length), next);
+      this.#makeBatch(next.subarray(0, filled.length), next);
+    } else {
+      this.#makeBatch(filled, this.#store);
+      this.#store = next;
     }
-    const batch = this.#makeBatch(filled, this.#store);
-    this.#store = next;
-    return batch;
   }
 
   /** Makes `bytes`, which are no longer in #store, the next batch of the stream. */
   #makeBatch(
     bytes: Uint8Array<ArrayBuffer>,
     store?: Uint8Array<ArrayBuffer>,
-  ): Batch {
+  ): void {
     const context = this.#contextFor(this.#sequence++, this.#base);
     const size = bytes.length;
     this.#base += size;
-    return { bytes, size, context, store, state: "ready" };
+    this.#batches.push({
+      ...{ bytes, size, context, store },
+      ...{ state: "ready", launch: 0, ended: RESOLVED, acknowledgedBehind: 0 },
+    });
   }
 
   #contextFor(sequence: number, offset: number): SendContext {
@@ -1472,11 +1700,11 @@ export class StreamBuffer implements AsyncDisposable {
   #setClock(): void {
     if (
       this.#isOpen && this.#flushInterval > 0 &&
-      this.#accepted > Math.max(this.#demand, this.#settled)
+      this.#filled > 0 && this.#demand <= this.#base
     ) {
       this.#timer ??= setTimeout(() => {
         this.#timer = undefined;
-        this.#demandAccepted();
+        this.#demandStore();
         this.#advance();
       }, this.#flushInterval);
     } else {
@@ -1488,10 +1716,11 @@ export class StreamBuffer implements AsyncDisposable {
   /** Calls the sender. However it behaves, the call is settled exactly once. */
   #launch(batch: Batch): void {
     batch.state = "in flight";
-    // #sendEnded is set before the sender is called: if the sender calls close(),
-    // that has to wait for this send and not for the one before it.
+    batch.launch = ++this.#launches;
+    // `ended` is set before the sender is called: if the sender calls close(), that
+    // has to wait for this send and not for the one before it.
     const { promise, resolve } = Promise.withResolvers<void>();
-    this.#sendEnded = promise.then(
+    batch.ended = promise.then(
       () => this.#sendSucceeded(batch),
       (cause) => this.#sendFailed(batch, cause),
     );
@@ -1510,19 +1739,34 @@ export class StreamBuffer implements AsyncDisposable {
   }
 
   #sendSucceeded(batch: Batch): void {
-    if (this.#head !== batch) return; // takeUnsent() has returned its bytes
+    if (!this.#batches.includes(batch)) return; // takeUnsent() has returned its bytes
     this.#sends++;
     this.#lastError = undefined;
-    this.#settle(batch);
+    this.#settle(batch, batch.size);
   }
 
-  /** Lets go of a batch that the server, or `deadLetter`, has taken. */
-  #settle(batch: Batch): void {
-    this.#head = undefined;
+  /**
+   * Lets go of a batch that the server, or `deadLetter`, has taken.
+   *
+   * @param acknowledged How many of its bytes the server has taken.
+   */
+  #settle(batch: Batch, acknowledged: number): void {
+    const index = this.#batches.indexOf(batch);
+    const before = this.#batches[index - 1];
+    this.#batches.splice(index, 1);
+    if (before === undefined) {
+      this.#delivered += acknowledged + batch.acknowledgedBehind;
+      this.#ahead -= batch.acknowledgedBehind;
+    } else {
+      before.acknowledgedBehind += acknowledged + batch.acknowledgedBehind;
+      this.#ahead += acknowledged;
+    }
     // A store that the sender has transferred has no bytes, and is of no more use.
-    if (batch.store?.length === this.#capacity) this.#spare = batch.store;
-    this.#settled += batch.size;
-    this.#failuresInARow = 0;
+    if (batch.store?.length === this.#capacity) this.#spares.push(batch.store);
+    if (batch.launch > this.#failedLaunch) {
+      this.#failedLaunch = this.#failuresInARow = 0;
+      this.#release();
+    }
     while ((this.#waiters.first?.end ?? Infinity) <= this.#settled) {
       this.#waiters.shift()!.resolve();
     }
@@ -1578,7 +1822,7 @@ export class StreamBuffer implements AsyncDisposable {
     if (this.#state === "closed") return;
     if (isTaken) {
       this.#diverted += batch.size;
-      this.#settle(batch);
+      this.#settle(batch, 0);
     } else {
       const message = `${error.message}; ${problem}`;
       this.#hold(batch, this.#error(message, error.cause));
@@ -1587,24 +1831,26 @@ export class StreamBuffer implements AsyncDisposable {
 
   /**
    * Holds a batch until it is sent again. Everyone who waits for room or for
-   * delivery learns of the failure now, because nobody knows for how long it
+   * its delivery learns of the failure now, because nobody knows for how long it
    * will last. What was demanded remains so, and follows when the batch has
    * been settled.
    */
   #hold(batch: Batch, error: FlushError): void {
     batch.state = "held";
     this.#lastError = error;
+    if (batch.launch > this.#failedLaunch) {
+      this.#failedLaunch = this.#launches;
+      this.#failuresInARow++;
+    }
     const delay = this.#retryDelay(error.cause);
     const isRetried = !this.#hasSenderEnded;
     // Both may have called a getter, which may have ended the buffer.
     if (this.#state === "closed") return;
-    if (isRetried) {
-      this.#cancelRetry = after(delay, () => {
-        this.#release();
-        this.#advance();
-      });
-    }
-    const anyoneWaited = this.#rejectAll(errorForWrite(error));
+    if (isRetried) this.#startRetryTimer(delay);
+    const anyoneWaited = this.#rejectAll(
+      errorForWrite(error),
+      batch.context.offset,
+    );
     const onError = this.#onError;
     if (!anyoneWaited && onError) queueMicrotask(() => notify(onError, error));
     this.#advance();
@@ -1618,7 +1864,7 @@ export class StreamBuffer implements AsyncDisposable {
   #retryDelay(cause: unknown): number {
     const bound = Math.min(
       Math.max(MIN_RETRY_DELAY, this.#flushInterval) *
-        2 ** this.#failuresInARow++,
+        2 ** (this.#failuresInARow - 1),
       Math.max(MAX_RETRY_DELAY, this.#flushInterval),
     );
     const delay = bound * (1 + Math.random()) / 2;
@@ -1628,37 +1874,78 @@ export class StreamBuffer implements AsyncDisposable {
       : delay;
   }
 
-  /** Makes a held batch ready to be sent, and stops the retry timer. */
-  #release(): void {
+  /**
+   * Starts the retry timer, or extends it: of batches that are held together, each
+   * may ask for another delay. It is for the first of them only.
+   */
+  #startRetryTimer(delay: number): void {
+    const time = performance.now() + delay;
+    if (time <= this.#retryTime) return;
     this.#cancelRetry?.();
-    if (this.#head?.state === "held") this.#head.state = "ready";
+    this.#retryTime = time;
+    this.#cancelRetry = after(delay, () => {
+      this.#retryTime = 0;
+      const first = this.#batches.find(({ state }) => state === "held");
+      if (first !== undefined) first.state = "ready";
+      this.#advance();
+    });
+  }
+
+  /** Makes held batches ready to be sent, and stops the retry timer. */
+  #release(): void {
+    this.#stopRetryTimer();
+    for (const batch of this.#batches) {
+      if (batch.state === "held") batch.state = "ready";
+    }
+  }
+
+  #stopRetryTimer(): void {
+    this.#cancelRetry?.();
+    this.#retryTime = 0;
   }
 
   #error(message: string, cause: unknown): FlushError {
-    const unsentBytes = this.#accepted - this.#settled;
+    const unsentBytes = this.#accepted - this.#delivered - this.#diverted -
+      this.#ahead;
     return new FlushError(message, { cause, unsentBytes });
   }
 
   /**
-   * Rejects everyone who waits: queued writes, flushes, and a reader that waits
-   * for room.
+   * Rejects everyone who waits: queued writes, a reader that waits for room, and
+   * flushes.
    *
    * @param reasonFor Makes the reason, given how many bytes of a write were
    *   accepted.
+   * @param position Where in the stream the bytes are that are not delivered. A
+   *   flush of what is before them may still succeed.
    * @returns Whether there was anyone.
    */
-  #rejectAll(reasonFor: (acceptedBytes: number) => unknown): boolean {
-    const anyoneWaited = !this.#queue.isEmpty || !this.#waiters.isEmpty ||
-      this.#roomForReader !== undefined;
-    for (const entry of this.#queue) entry.reject(reasonFor(entry.taken));
+  #rejectAll(
+    reasonFor: (acceptedBytes: number) => unknown,
+    position = 0,
+  ): boolean {
+    let anyoneWaited = this.#queued > 0 || this.#roomForReader !== undefined;
+    const entries = [...this.#queue];
     this.#queue.clear();
+    for (const entry of entries) {
+      if (entry.isAccepted) this.#queue.push(entry);
+      else entry.reject(reasonFor(entry.taken));
+    }
     this.#rejected += this.#queued;
     this.#queued = 0;
     // A flush may have demanded the bytes that were just rejected. If that demand
     // stayed, it would send later writes before their time.
     this.#demand = Math.min(this.#demand, this.#accepted);
-    for (const waiter of this.#waiters) waiter.reject(reasonFor(0));
+    const waiters = [...this.#waiters];
     this.#waiters.clear();
+    for (const waiter of waiters) {
+      if (waiter.end <= position) {
+        this.#waiters.push(waiter);
+      } else {
+        anyoneWaited = true;
+        waiter.reject(reasonFor(0));
+      }
+    }
     this.#roomForReader?.reject(reasonFor(0));
     this.#roomForReader = undefined;
     return anyoneWaited;
@@ -1701,14 +1988,20 @@ export class StreamBuffer implements AsyncDisposable {
   /** Delivers everything and closes the sender, unless the buffer ends before. */
   async #drain(): Promise<void> {
     this.#advance(); // in this state there is no fast path, and no clock
-    // If the send in flight fails, close() does not fail with it: it sends that
+    // If a send in flight fails, close() does not fail with it: it sends that
     // batch once more first.
-    await this.#sendEnded;
-    // More than once if a source brings bytes meanwhile.
-    while (
-      this.#state === "closing" &&
-      this.#settled < this.#accepted + this.#queued
-    ) await this.#deliver();
+    await this.#sendsEnded();
+    try {
+      // More than once if a source brings bytes meanwhile.
+      while (
+        this.#state === "closing" &&
+        this.#settled < this.#accepted + this.#queued
+      ) await this.#deliver();
+    } catch (error) {
+      // What overlaps with the send that failed may still be delivered.
+      await this.#sendsEnded();
+      throw error;
+    }
     if (this.#state !== "closing") return;
     try {
       await this.#sender.close?.();
@@ -1716,6 +2009,11 @@ export class StreamBuffer implements AsyncDisposable {
     } catch (cause) {
       throw this.#error(`Cannot close the sender: ${messageOf(cause)}`, cause);
     }
+  }
+
+  /** Waits until every send that is in flight now has ended, either way. */
+  async #sendsEnded(): Promise<void> {
+    await Promise.all(this.#batches.map(({ ended }) => ended));
   }
 
   /**
@@ -1743,7 +2041,7 @@ export class StreamBuffer implements AsyncDisposable {
     // First our own state, so that whatever is called below finds a closed
     // buffer without a clock, and cannot make it send.
     this.#state = "closed";
-    this.#cancelRetry?.();
+    this.#stopRetryTimer();
     this.#advance();
     // close() and abort() have set it already; else a later close() rejects.
     this.#closePromise ??= this.#terminated.promise;
@@ -1754,6 +2052,40 @@ export class StreamBuffer implements AsyncDisposable {
     // Then the sender: first its request, as its own abort() may wait for that.
     this.#controller.abort(reason);
     await this.#sender.abort?.(reason);
+  }
+}
+
+/**
+ * The stream of a source; `undefined` if it is a {@linkcode Reader}.
+ *
+ * @throws {TypeError} If it is no source.
+ */
+function toStream(source: Source): ReadableStream<Chunk> | undefined {
+  if (typeof source === "object" && source !== null) {
+    if ("getReader" in source) return source;
+    // The readers of web streams have a `read`, too, which would detach the
+    // store; that of a Node stream returns `null` before its end.
+    if ("read" in source && !("releaseLock" in source || "pipe" in source)) {
+      return undefined;
+    }
+    if ("stream" in source) return source.stream();
+    if ("body" in source) return source.body ?? new Blob().stream();
+  }
+  throw new TypeError(
+    `Cannot read: source must be a ReadableStream, a Blob, a Response, or have a method "read" as Deno.FsFile has, received ${
+      show(source)
+    }`,
+  );
+}
+
+/** The BYOB reader of a byte stream; `undefined` for another one, which has none. */
+function byteReaderOf(
+  stream: ReadableStream,
+): ReadableStreamBYOBReader | undefined {
+  try {
+    return stream.getReader({ mode: "byob" });
+  } catch {
+    return undefined;
   }
 }
 

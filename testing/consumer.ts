@@ -25,6 +25,7 @@ import {
   type Sender,
   SendError,
   type SendErrorOptions,
+  type Source,
   StreamBuffer,
   type StreamBufferOptions,
   type StreamBufferStats,
@@ -122,6 +123,7 @@ export const fetchOptions: FetchSenderOptions = {
 };
 
 export const bufferOptions: StreamBufferOptions = {
+  concurrency: 2,
   capacity: 1024,
   flushInterval: 500,
   closeTimeout: 5_000,
@@ -136,6 +138,7 @@ export const bufferOptions: StreamBufferOptions = {
 export class MemorySender implements Sender {
   readonly sends: [sequence: number, bytes: Uint8Array][] = [];
   readonly ended = false;
+  readonly ordered = false;
 
   send(
     bytes: Uint8Array<ArrayBuffer>,
@@ -159,8 +162,14 @@ export class ZeroReader implements Reader {
 
 export async function copy(): Promise<StreamBufferStats> {
   await using out = new StreamBuffer(new MemorySender(), bufferOptions);
-  const read: number = await out.readFrom(new ZeroReader());
-  await out.write(`${read}\n`);
+  const response = await fetch(URL_TEXT);
+  const stream: ReadableStream<Uint8Array> | null = response.clone().body;
+  const sources: Source[] = [new ZeroReader(), new Blob(["x"]), response];
+  if (stream !== null) sources.push(stream);
+  for (const source of sources) {
+    const read: number = await out.readFrom(source);
+    await out.write(`${read}\n`);
+  }
   await out.write(new Uint8Array(8));
   await out.flush();
   const writer: WritableStreamDefaultWriter<string | Uint8Array> = out.writable
