@@ -126,8 +126,12 @@ export class FetchSender implements Sender, AsyncDisposable {
   readonly #method: string;
   readonly #compression: Compression | undefined;
   readonly #idempotencyKey: string | false;
-  /** The next sequence number, of the stream that has this signal. */
-  #claimed: { next: number; signal?: AbortSignal } = { next: 0 };
+  /** The signal of the stream that it serves. */
+  #stream: AbortSignal | undefined;
+  /** The next sequence number of that stream. */
+  #next = 0;
+  /** Those before it that have not been delivered, and are not being sent. */
+  readonly #failed = new Set<number>();
   #closed = false;
 
   /**
@@ -193,7 +197,7 @@ export class FetchSender implements Sender, AsyncDisposable {
       await this.#deliver(bytes, context);
     } catch (error) {
       // Not delivered: this buffer may send it again, or another one may send it.
-      if (isOwnKey) this.#claimed.next = context.sequence;
+      if (isOwnKey) this.#failed.add(context.sequence);
       context.signal.throwIfAborted();
       throw error;
     }
@@ -257,12 +261,15 @@ export class FetchSender implements Sender, AsyncDisposable {
       throw new TypeError("Cannot send: the FetchSender is closed");
     }
     if (!isOwnKey) return checkKey("Cannot send", { key });
-    if (sequence < this.#claimed.next && signal !== this.#claimed.signal) {
+    const isNew = sequence >= this.#next || this.#failed.has(sequence);
+    if (!isNew && signal !== this.#stream) {
       throw new TypeError(
         "Cannot send: the FetchSender serves another StreamBuffer; make one for each",
       );
     }
-    this.#claimed = { next: sequence + 1, signal };
+    this.#stream = signal;
+    this.#next = Math.max(this.#next, sequence + 1);
+    this.#failed.delete(sequence);
   }
 
   async #deliver(

@@ -7,6 +7,10 @@
  * close. What a server has asked for in `Retry-After` is never cut short, by any
  * send. And both must end within the time that is left, or the send fails without
  * waiting.
+ *
+ * Sends may overlap. Then failures of attempts that overlap are one failure, as far
+ * as the backoff is concerned, and a success shows something only if its attempt
+ * began after the failure.
  */
 import { check, checkDuration, MAX_DURATION } from "../internal/checks.ts";
 import { notify } from "../internal/promises.ts";
@@ -28,6 +32,8 @@ interface Limits {
   readonly context: BatchContext;
   /** When the time for all attempts is over, by `performance.now()`. */
   readonly deadline: number;
+  /** Makes that time begin anew. */
+  readonly renew: () => void;
 }
 
 /** Makes the attempts of one sender, and remembers why the latest one failed. */
@@ -45,16 +51,20 @@ export class RetryLoop {
    */
   #pause: { readonly failure: SendError; readonly end: number } | undefined;
   /**
-   * The failure after which there was no time for another attempt at a batch before
-   * its buffer had to be closed, and that batch.
+   * The failures after which there was no time for another attempt at a batch before
+   * its buffer had to be closed.
    */
-  #final:
-    | { readonly failure: SendError; readonly context: BatchContext }
-    | undefined;
+  readonly #final = new WeakMap<BatchContext, SendError>();
+  /** How many attempts have begun. */
+  #attempts = 0;
+  /** How many there were when the latest failure was counted; 0 if `#failures` is. */
+  #failedAttempt = 0;
   /** How often a backoff was needed since a batch, or a part of one, was delivered. */
   #failures = 0;
-  /** Why the latest attempt failed, if it did. */
-  lastFailure: SendError | undefined;
+  /** Why the latest attempt failed, of each send under way whose latest one did. */
+  readonly #failing = new Map<Limits, SendError>();
+  /** Why the latest send failed, if none has succeeded since. */
+  #sendFailure: SendError | undefined;
 
   /**
    * Constructs a new instance.
@@ -91,6 +101,11 @@ export class RetryLoop {
     this.#canRefresh = typeof headers === "function";
   }
 
+  /** Why the latest attempt failed, if it did. */
+  get lastFailure(): SendError | undefined {
+    return [...this.#failing.values()].at(-1) ?? this.#sendFailure;
+  }
+
   /**
    * Makes attempts until one does not return a failure, or another would be
    * pointless. What an attempt throws ends the loop at once.
@@ -102,33 +117,51 @@ export class RetryLoop {
     context: BatchContext,
     attempt: (attempt: Attempt) => Promise<unknown>,
   ): Promise<void> {
-    const { sequence, offset, signal } = context;
-    const maxElapsed = this.#maxElapsed;
     let start = performance.now();
+    const maxElapsed = this.#maxElapsed;
     const limits = {
       context,
       get deadline() {
         return start + maxElapsed;
       },
+      renew: () => void (start = performance.now()),
     };
-    const renew = () => void (start = performance.now());
+    try {
+      await this.#makeAttempts(limits, attempt);
+      this.#sendFailure = undefined;
+    } finally {
+      const failure = this.#failing.get(limits);
+      this.#failing.delete(limits);
+      this.#sendFailure = failure ?? this.#sendFailure;
+    }
+  }
+
+  async #makeAttempts(
+    limits: Limits,
+    attempt: (attempt: Attempt) => Promise<unknown>,
+  ): Promise<void> {
+    const { context } = limits;
+    const { sequence, offset, signal } = context;
+    const maxElapsed = this.#maxElapsed;
     const common = {
       ...{ sequence, offset, signal, secrets: new Set<string>() },
       onProgress: () => {
-        renew();
-        this.#failures = 0;
+        limits.renew();
+        this.#failures = this.#failedAttempt = 0;
       },
     };
     // close() sends a batch once more, and the failure before says more than one
     // attempt that has no time to succeed. It says nothing of another batch.
-    if (this.#final?.context === context) throw this.#final.failure;
+    const final = this.#final.get(context);
+    if (final !== undefined) throw final;
     await this.#obeyServer(limits);
-    renew(); // the attempts begin now
+    limits.renew(); // the attempts begin now
     let failure: SendError | undefined;
     let refreshed = false;
     for (let number = 1;; number++) {
       signal.throwIfAborted();
       const previous: SendError | undefined = failure;
+      const begun = ++this.#attempts;
       const outcome = await attempt({
         ...common,
         ...{ attempt: number, failure },
@@ -137,9 +170,11 @@ export class RetryLoop {
         },
       });
       failure = outcome instanceof SendError ? outcome : undefined;
-      if (!signal.aborted) this.lastFailure = failure;
+      if (!signal.aborted) this.#remember(limits, failure);
       if (failure === undefined) {
-        this.#failures = 0;
+        if (begun > this.#failedAttempt) {
+          this.#failures = this.#failedAttempt = 0;
+        }
         return;
       }
       signal.throwIfAborted();
@@ -157,13 +192,19 @@ export class RetryLoop {
         failure.status === undefined && previous !== undefined &&
         performance.now() >= limits.deadline
       ) throw cutShort(previous, number, maxElapsed);
-      const backoff = refresh ? 0 : this.#backoff();
+      const backoff = refresh ? 0 : this.#backoff(begun);
       await this.#wait(backoff, failure, limits);
       // Only a `Retry-After` while the buffer is closing may take longer.
       if (context.closing?.aborted && performance.now() >= limits.deadline) {
-        renew();
+        limits.renew();
       }
     }
+  }
+
+  /** Remembers how the latest attempt of a send has ended. */
+  #remember(limits: Limits, failure: SendError | undefined): void {
+    this.#failing.delete(limits); // so that it becomes the last one
+    if (failure !== undefined) this.#failing.set(limits, failure);
   }
 
   /** Waits until the `Retry-After` of an earlier send has passed. */
@@ -200,7 +241,7 @@ export class RetryLoop {
         // to the deadline, and the last one still has time to succeed.
         backoff = Math.min(backoff, MAX_CLOSING_DELAY, left / 2);
         if (left < MIN_CLOSING_TIME) {
-          this.#final = { failure, context };
+          this.#final.set(context, failure);
           throw failure;
         }
       }
@@ -222,9 +263,17 @@ export class RetryLoop {
     }
   }
 
-  /** A delay in ms, random below a bound that doubles with each failure. */
-  #backoff(): number {
-    const doublings = Math.min(this.#failures++, 31); // 2 ** 1024 is infinite, and 0 * Infinity is NaN
+  /**
+   * A delay in ms, random below a bound that doubles with each failure.
+   *
+   * @param begun Which of all attempts it was that failed.
+   */
+  #backoff(begun: number): number {
+    if (begun > this.#failedAttempt) {
+      this.#failedAttempt = this.#attempts;
+      this.#failures++;
+    }
+    const doublings = Math.min(this.#failures - 1, 31); // 2 ** 1024 is infinite, and 0 * Infinity is NaN
     const bound = this.#initialDelay * 2 ** doublings;
     return Math.random() * Math.min(bound, this.#maxDelay);
   }
