@@ -717,7 +717,7 @@ export class StreamBuffer implements AsyncDisposable {
   #failedLaunch = 0;
   /** How many failures have been counted since the server was last beyond doubt. */
   #failuresInARow = 0;
-  /** When the retry timer ends, by `performance.now()`; 0 if it does not run. */
+  /** When the retry timer ends, or has ended, by `performance.now()`; 0 if it was stopped. */
   #retryTime = 0;
   #cancelRetry: (() => void) | undefined;
   /** Runs while there are accepted bytes that nothing is about to send. */
@@ -1884,7 +1884,6 @@ export class StreamBuffer implements AsyncDisposable {
     this.#cancelRetry?.();
     this.#retryTime = time;
     this.#cancelRetry = after(delay, () => {
-      this.#retryTime = 0;
       const first = this.#batches.find(({ state }) => state === "held");
       if (first !== undefined) first.state = "ready";
       this.#advance();

@@ -880,6 +880,33 @@ Deno.test("concurrency: flush() sends at once, if a send may overlap", async () 
   await out.close();
 });
 
+Deno.test("concurrency: what nobody has asked for waits for a full store, or the clock", async () => {
+  const { out, sender, gates } = overlapping(3);
+  await out.write("a");
+  void out.flush();
+  await out.write("b");
+  await out.write("c");
+  assertEquals(sender.sends, ["a"]);
+  await out.write("dd");
+  assertEquals(sender.sends, ["a", "bcdd"]);
+  for (const { resolve } of gates) resolve();
+  await out.close();
+});
+
+Deno.test("concurrency: all that has waited for a server is sent as soon as it is back", async () => {
+  const { out, sender, gates } = overlapping(3);
+  void out.write("aaaa");
+  gates[0]!.reject(DOWN);
+  await settle();
+  const writes = ["bbbb", "cccc", "dddd"].map((text) => out.write(text));
+  void out.flush();
+  gates[1]!.resolve();
+  await Promise.all(writes);
+  assertEquals(sender.sends, ["aaaa", "aaaa", "bbbb", "cccc", "dddd"]);
+  for (const { resolve } of gates) resolve();
+  await out.close();
+});
+
 Deno.test("concurrency: flush() and bytesDelivered count what is settled without a gap, bytesAhead the rest", async () => {
   const { out, gates } = overlapping(4);
   const counts = () => {
