@@ -2,7 +2,11 @@
  * What the caller can do about a failure, for the end of its message. A sender
  * that knows better gives its own advice to `ServerResponse.toError`.
  */
-import { isClosedClient, isClosedTransport } from "./platform_errors.ts";
+import {
+  isClosedClient,
+  isClosedTransport,
+  isVersionRefused,
+} from "./platform_errors.ts";
 
 /** Advice on a response with this status; empty if there is none. */
 export function adviceForStatus(status: number): string {
@@ -19,5 +23,8 @@ export function adviceForStatus(status: number): string {
 /** Advice on what a transport threw; empty if there is none. */
 export function adviceForCause(cause: unknown): string {
   if (isClosedClient(cause)) return "; is the `client` closed?";
+  if (isVersionRefused(cause)) {
+    return "; give a `client` that speaks the server's version of HTTP";
+  }
   return isClosedTransport(cause) ? "; is the `transport` closed?" : "";
 }

@@ -7,6 +7,7 @@ import {
   isClosedClient,
   isClosedTransport,
   isPermissionError,
+  isVersionRefused,
 } from "./platform_errors.ts";
 
 /**
@@ -137,7 +138,7 @@ export function reword(
 function isRetryable(status: number | undefined, cause: unknown): boolean {
   if (status === undefined) {
     return !isPermissionError(cause) && !isClosedClient(cause) &&
-      !isClosedTransport(cause);
+      !isClosedTransport(cause) && !isVersionRefused(cause);
   }
   return RETRYABLE_STATUSES.has(status) ||
     (status >= 500 && status < 600 && !PERMANENT_STATUSES.has(status));

@@ -8,18 +8,31 @@
  * is not permitted to send, and the process would not end: so a stream is made,
  * or sent, only with the permission to connect.
  */
+import { HTTP1_CLIENT } from "./http1_client.ts";
 import type { HttpClient, Transport, TransportRequest } from "./options.ts";
 import { askToConnect, mayConnect } from "./permissions.ts";
+import { isVersionRefused } from "./platform_errors.ts";
 
 type Stream = ReadableStream<Uint8Array<ArrayBuffer>>;
 
 /**
- * A transport over `fetch`.
+ * A transport over `fetch`. If neither `fetch` nor `client` is given, requests to
+ * `https:` URLs are made over HTTP/1.1 on Deno, unless the server speaks HTTP/2 only.
  *
  * @param fetch Called as a plain function: a browser's `fetch` throws if `this` is
  *   another object.
  */
 export function fetchTransport(
+  fetch: typeof globalThis.fetch | undefined,
+  client: HttpClient | undefined,
+): Transport {
+  const transport = overFetch(fetch ?? globalThis.fetch, client);
+  return fetch === undefined && client === undefined && HTTP1_CLIENT
+    ? preferHttp1(overFetch(globalThis.fetch, HTTP1_CLIENT), transport)
+    : transport;
+}
+
+function overFetch(
   fetch: typeof globalThis.fetch,
   client: HttpClient | undefined,
 ): Transport {
@@ -29,6 +42,30 @@ export function fetchTransport(
     }
     const init = client && { client } as RequestInit;
     return await fetch(makeRequest(request), init);
+  };
+}
+
+/**
+ * Makes requests to `https:` URLs over HTTP/1.1, and over HTTP/2 to servers that
+ * speak nothing else. A request that such a server has refused is made once more,
+ * unless its body was a stream, which is lost.
+ */
+function preferHttp1(http1: Transport, any: Transport): Transport {
+  const http2Only = new Set<string>(); // origins
+  return async (request) => {
+    const { url: { protocol, origin }, body } = request;
+    if (protocol !== "https:" || http2Only.has(origin)) {
+      return await any(request);
+    }
+    try {
+      return await http1(request);
+    } catch (error) {
+      if (!isVersionRefused(error) || body instanceof ReadableStream) {
+        throw error;
+      }
+      http2Only.add(origin);
+      return await any(request);
+    }
   };
 }
 

@@ -99,10 +99,9 @@ export class Requests {
         }, so give only one of them`,
       );
     }
-    const ownFetch = fetch ?? globalThis.fetch;
-    this.#transport = transport ?? fetchTransport(ownFetch, client);
+    this.#transport = transport ?? fetchTransport(fetch, client);
     this.#blocksPorts = transport === undefined &&
-      ownFetch === globalThis.fetch;
+      (fetch ?? globalThis.fetch) === globalThis.fetch;
     this.url = checkUrl(action, url, this.#blocksPorts);
     this.#headers = typeof headers === "function"
       ? headers
