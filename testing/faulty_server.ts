@@ -543,6 +543,27 @@ export function sequenceOf(request: RequestHead): number {
 }
 
 /**
+ * Returns one body per key, by its sequence number.
+ *
+ * @throws {Error} If two bodies with the same key differ.
+ */
+export function bySequence(
+  requests: readonly RawRequest[],
+): Map<number, Uint8Array<ArrayBuffer>> {
+  const bodies = new Map<number, Uint8Array<ArrayBuffer>>();
+  for (const request of requests) {
+    const { body } = request;
+    const sequence = sequenceOf(request);
+    const before = bodies.get(sequence) ?? body;
+    bodies.set(sequence, before);
+    if (Buffer.compare(before, body) !== 0) {
+      throw new Error(`Key ${keyOf(request)} was repeated with other bytes`);
+    }
+  }
+  return bodies;
+}
+
+/**
  * Returns one body per key, in the order of the stream.
  *
  * @throws {Error} If two bodies with the same key differ, or one is missing.
@@ -550,18 +571,12 @@ export function sequenceOf(request: RequestHead): number {
 export function deduplicate(
   requests: readonly RawRequest[],
 ): Uint8Array<ArrayBuffer>[] {
-  const bodies: Uint8Array<ArrayBuffer>[] = [];
-  for (const request of requests) {
-    const { body } = request;
-    const before = bodies[sequenceOf(request)] ??= body;
-    if (Buffer.compare(before, body) !== 0) {
-      throw new Error(`Key ${keyOf(request)} was repeated with other bytes`);
-    }
-  }
-  for (let i = 0; i < bodies.length; i++) {
-    if (bodies[i] === undefined) throw new Error(`Request ${i} is missing`);
-  }
-  return bodies;
+  const bodies = bySequence(requests);
+  return Array.from({ length: bodies.size }, (_, i) => {
+    const body = bodies.get(i);
+    if (body === undefined) throw new Error(`Request ${i} is missing`);
+    return body;
+  });
 }
 
 function tryClose(resource: { close(): void }): void {

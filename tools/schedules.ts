@@ -6,18 +6,22 @@
  *     deno task schedules 10000 42
  */
 import { assert, assertEquals, assertInstanceOf } from "@std/assert";
-import { concat, equals } from "@std/bytes";
+import { equals } from "@std/bytes";
 import fc from "fast-check";
 import { setTimeout as sleep } from "node:timers/promises";
 import { gunzipSync } from "node:zlib";
-import { FlushError, type StreamBufferOptions } from "../buffer.ts";
+import {
+  FlushError,
+  StreamBuffer,
+  type StreamBufferOptions,
+} from "../buffer.ts";
 import { undiciTransport } from "../http/undici.ts";
-import { type FetchSenderOptions, streamTo } from "../sender.ts";
+import { FetchSender, type FetchSenderOptions } from "../sender.ts";
 import { roundTrips, turns } from "../testing/event_loop.ts";
 import { fastTimers } from "../testing/fake_time.ts";
 import {
   BEHAVIOURS,
-  deduplicate,
+  bySequence,
   FaultyServer,
   keyOf,
   script,
@@ -94,6 +98,7 @@ const PLAN: fc.Arbitrary<Plan> = fc.record({
     maxQueuedBytes: fc.oneof(fc.nat(100), fc.constant(2 ** 24)),
     flushInterval: fc.constantFrom(0, 1, 5, 1_000),
     closeTimeout: fc.constantFrom(50, 3_000_000),
+    concurrency: fc.oneof(fc.constant(1), fc.integer({ min: 1, max: 8 })),
     oversize: fc.constantFrom("split", "whole", "reject"),
     // Longer than a response takes, and short, because some servers hang.
     timeout: fc.constant(100),
@@ -111,6 +116,7 @@ const PLAN: fc.Arbitrary<Plan> = fc.record({
       "maxQueuedBytes",
       "flushInterval",
       "closeTimeout",
+      "concurrency",
       "oversize",
       "timeout",
       "retry",
@@ -140,10 +146,30 @@ interface Write {
 async function check(plan: Plan): Promise<void> {
   await using server = new FaultyServer(script(plan.faults));
   await using undici = undiciTransport();
-  const out = streamTo(server.url, {
+  const sender = new FetchSender(server.url, {
     ...plan.options,
     ...plan.transport === "undici" && { transport: undici },
   });
+  /** Each batch, by its sequence number. */
+  const batches: { offset: number; size: number; acknowledged: boolean }[] = [];
+  const out = new StreamBuffer({
+    send: async (bytes, context) => {
+      const { sequence, offset } = context;
+      batches[sequence] ??= { offset, size: bytes.length, acknowledged: false };
+      assertEquals(batches[sequence].offset, offset);
+      assertEquals(batches[sequence].size, bytes.length);
+      await sender.send(bytes, context);
+      batches[sequence].acknowledged = true;
+    },
+    close: () => sender.close(),
+    abort: () => sender.abort(),
+    get lastFailure() {
+      return sender.lastFailure;
+    },
+    get ended() {
+      return sender.ended;
+    },
+  }, plan.options);
   const writes: Write[] = [];
   const pending = new Set<Promise<unknown>>();
   const track = (promise: Promise<unknown>) => {
@@ -232,34 +258,61 @@ async function check(plan: Plan): Promise<void> {
   assertEquals(pending.size, 0, "a promise is still pending");
   assert(!early, "flush() resolved too early");
 
-  const { bytesAccepted, bytesDelivered, sends } = out.stats;
+  const { bytesAccepted, bytesDelivered, bytesAhead, sends } = out.stats;
+  const acknowledged = [...batches.keys()]
+    .filter((sequence) => batches[sequence]!.acknowledged);
   const unsent = out.takeUnsent();
   // A server that responds first and reads afterwards may still be reading.
   await untilStored(server, sends);
 
   // A repeated key means the same bytes, stored or not.
-  const sent = deduplicate(server.requests);
+  const sent = bySequence(server.requests);
   for (const request of server.incomplete) {
     const { body } = request;
-    const whole = sent[sequenceOf(request)] ?? body;
+    const whole = sent.get(sequenceOf(request)) ?? body;
     assert(equals(whole.subarray(0, body.length), body));
   }
   for (const { method, path } of server.requests) {
     assertEquals(`${method} ${path}`, "POST /ingest");
   }
 
-  // Delivered and unsent bytes together are the accepted ones. If the server has
-  // stored more than was acknowledged, that is where the unsent bytes begin, and
-  // their key shows that they are repeated.
-  const stored = concat(
-    deduplicate(server.stored).map((body) =>
-      plan.options.compression ? new Uint8Array(gunzipSync(body)) : body
-    ),
+  // Acknowledged and unsent bytes together are the accepted ones: the unsent bytes
+  // fill the gaps.
+  const stored = new Map(
+    [...bySequence(server.stored)].map(([sequence, body]) => [
+      sequence,
+      plan.options.compression ? new Uint8Array(gunzipSync(body)) : body,
+    ]),
   );
-  const repeated = stored.subarray(bytesDelivered);
-  assert(equals(repeated, unsent.subarray(0, repeated.length)));
-  const all = concat([stored.subarray(0, bytesDelivered), unsent]);
-  assertEquals(all.length, bytesAccepted);
+  const all = new Uint8Array(bytesAccepted);
+  let at = 0;
+  let taken = 0;
+  const fillGap = (end: number) => {
+    const gap = unsent.subarray(taken, taken + end - at);
+    all.set(gap, at);
+    taken += gap.length;
+    at = end;
+  };
+  for (const sequence of acknowledged) {
+    const { offset, size } = batches[sequence]!;
+    fillGap(offset);
+    all.set(stored.get(sequence)!, offset);
+    at += size;
+  }
+  fillGap(bytesAccepted);
+  assertEquals(taken, unsent.length);
+  assertEquals(taken + bytesDelivered + bytesAhead, bytesAccepted);
+  const firstGap = batches.find(({ acknowledged }) => !acknowledged);
+  assertEquals(
+    firstGap?.offset ?? bytesAccepted - unsent.length,
+    bytesDelivered,
+  );
+  // What the server has stored without an acknowledgement that arrived is among the
+  // unsent bytes, and its key shows that it is repeated.
+  for (const [sequence, body] of stored) {
+    const { offset, size } = batches[sequence]!;
+    assert(equals(body, all.subarray(offset, offset + size)));
+  }
 
   let position = 0;
   for (const { bytes, accepted } of writes) {
