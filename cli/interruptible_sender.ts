@@ -59,6 +59,10 @@ export class InterruptibleSender implements Sender {
     return this.#sender.lastFailure;
   }
 
+  get ordered(): boolean {
+    return this.#sender.ordered === true;
+  }
+
   get ended(): boolean {
     return this.#sender.ended === true;
   }

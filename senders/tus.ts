@@ -424,6 +424,9 @@ export class TusSender implements Sender {
     return this.#retries.lastFailure;
   }
 
+  /** Each send must follow the one before it: together they make up one object. */
+  readonly ordered = true;
+
   /**
    * Whether the sender is closed.
    *

@@ -1759,3 +1759,12 @@ Deno.test("a real server: 2,000 random cuts leave every object intact", async ()
   const { cuts } = await checkCuts(2_000);
   assert(cuts >= 2_000);
 });
+
+Deno.test("a StreamBuffer over a TusSender refuses sends that overlap", () => {
+  const sender = new TusSender("http://localhost/files");
+  assertThrows(
+    () => new StreamBuffer(sender, { concurrency: 2 }),
+    RangeError,
+    "concurrency must be 1",
+  );
+});

@@ -261,6 +261,9 @@ export class UploadSender implements Sender {
     return this.#closed.promise;
   }
 
+  /** Each send must follow the one before it: together they make up one object. */
+  readonly ordered = true;
+
   /**
    * Whether the upload has ended.
    *

@@ -807,3 +807,12 @@ test("errors of an upload do not show header values or the query", async () => {
     Deno.inspect(out, { depth: 10, showHidden: true });
   assert(!/hunter|correct-horse/.test(shown), shown);
 });
+
+Deno.test("a StreamBuffer over a UploadSender refuses sends that overlap", () => {
+  const sender = new UploadSender("http://localhost/files");
+  assertThrows(
+    () => new StreamBuffer(sender, { concurrency: 2 }),
+    RangeError,
+    "concurrency must be 1",
+  );
+});
