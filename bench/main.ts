@@ -10,10 +10,13 @@
 import { cpus } from "node:os";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
-import { streamTo } from "../mod.ts";
+import { Agent, RetryAgent } from "undici";
+import { undiciTransport } from "../http/undici.ts";
+import { type StreamBufferOptions, streamTo, type Transport } from "../mod.ts";
 import { clock, type Server, startServer } from "./server.ts";
 import {
   encodedWrites,
+  LINE,
   RECORD,
   sets,
   sonicBoomWrites,
@@ -44,6 +47,8 @@ type Side = (count: number) => Promise<unknown>;
 
 interface Pair {
   unit: "ns" | "records/s" | "MB/s";
+  /** The size of a record in bytes. */
+  size?: number;
   /** The count of a round, and that of the peer if it differs. */
   count: number;
   peerCount?: number;
@@ -71,7 +76,7 @@ function toRatio(unit: string, ours: number[], peer: number[]): Ratio {
 }
 
 async function measure(
-  { unit, count, peerCount = count, ours, peer }: Pair,
+  { unit, size = RECORD.length, count, peerCount = count, ours, peer }: Pair,
   rounds: number,
   server?: Server,
 ): Promise<Ratio> {
@@ -80,7 +85,7 @@ async function measure(
     await side(count);
     const ms = performance.now() - start;
     if (server !== undefined) {
-      const expected = unit === "MB/s" ? count : count * RECORD.length;
+      const expected = unit === "MB/s" ? count : count * size;
       const { bytes } = await server.report();
       if (bytes !== expected) {
         throw new Error(`The server got ${bytes} of ${expected} bytes`);
@@ -129,49 +134,90 @@ function smallWrites(): Record<string, Pair> {
 
 // -- Streams to a server --
 
-function records(url: string): Record<string, Pair> {
-  const ours = async (count: number) => {
-    await using out = streamTo(url);
+/** What the names of the pairs that need a file begin with. */
+const FILES = ["file", "readable", "pipe"];
+
+/** Options of a buffer whose name in the table has "fast" in it, or not. */
+type Options = StreamBufferOptions & { transport?: Transport };
+
+function records(url: string, fast: Options): Record<string, Pair> {
+  const unit = "records/s";
+  const write = (options: Options) => async (count: number) => {
+    await using out = streamTo(url, options);
     for (let i = 0; i < count; i++) await out.write(RECORD);
   };
+  const fetches = async (count: number) => {
+    for (let i = 0; i < count; i++) await post(url, RECORD);
+  };
+  const stream = async (count: number) => {
+    const { readable, writable } = new TransformStream();
+    const posted = post(url, readable);
+    const writer = writable.getWriter();
+    for (let i = 0; i < count; i++) await writer.write(RECORD);
+    await writer.close();
+    await posted;
+  };
+  const count = 4_000_000;
+  const toFetches = { unit, count, peerCount: 4_000, peer: fetches } as const;
+  const toStream = { unit, count, peerCount: 8_000, peer: stream } as const;
   return {
-    records_vs_fetch: {
-      unit: "records/s",
-      count: 4_000_000,
-      peerCount: 4_000,
-      ours,
-      peer: async (count) => {
-        for (let i = 0; i < count; i++) await post(url, RECORD);
+    records_vs_fetch: { ...toFetches, ours: write({}) },
+    records_vs_stream: { ...toStream, ours: write({}) },
+    records_fast_vs_fetch: { ...toFetches, ours: write(fast) },
+    records_fast_vs_stream: { ...toStream, ours: write(fast) },
+    batches_fast_vs_undici: {
+      ...{ unit, size: LINE.length, count: 200_000 },
+      ours: async (count) => {
+        await using out = streamTo(url, { ...fast, capacity: 100_000 });
+        for (let i = 0; i < count; i++) await out.write(LINE);
       },
-    },
-    records_vs_stream: {
-      unit: "records/s",
-      count: 4_000_000,
-      peerCount: 8_000,
-      ours,
-      peer: async (count) => {
-        const { readable, writable } = new TransformStream();
-        const posted = post(url, readable);
-        const writer = writable.getWriter();
-        for (let i = 0; i < count; i++) await writer.write(RECORD);
-        await writer.close();
-        await posted;
-      },
+      peer: (count) => batchesByHand(url, count),
     },
   };
 }
 
-function files(url: string, path: string): Record<string, Pair> {
+/** Batches of 100 kB, as one would write them for undici's own retries. */
+async function batchesByHand(url: string, count: number): Promise<void> {
+  const agent = new RetryAgent(new Agent());
+  const { origin, pathname } = new URL(url);
+  const send = async (lines: Uint8Array[]) => {
+    const { statusCode, body } = await agent.request({
+      ...{ origin, path: pathname, method: "POST" },
+      body: Buffer.concat(lines),
+    });
+    await body.dump();
+    if (statusCode >= 300) throw new Error(`The server sent ${statusCode}`);
+  };
+  let lines: Uint8Array[] = [];
+  for (let i = 0; i < count; i++) {
+    lines.push(LINE);
+    if (lines.length < 1_000) continue;
+    await send(lines);
+    lines = [];
+  }
+  if (lines.length > 0) await send(lines);
+  await agent.close();
+}
+
+function files(
+  url: string,
+  path: string,
+  fast: Options,
+): Record<string, Pair> {
   const open = () => Deno.open(path);
   const shared = { unit: "MB/s", count: GIB } as const;
   const pipe = async () => {
     const out = streamTo(url, { capacity: MIB });
     await (await open()).readable.pipeTo(out.writable);
   };
-  const read = async () => {
-    await using out = streamTo(url, { capacity: MIB });
+  const read = (options: Options) => async () => {
+    await using out = streamTo(url, { ...options, capacity: MIB });
     using file = await open();
     await out.readFrom(file);
+  };
+  const readable = async () => {
+    await using out = streamTo(url, { ...fast, capacity: MIB });
+    await out.readFrom((await open()).readable);
   };
   const stream = async () => await post(url, (await open()).readable);
   const barePosts = async () => {
@@ -181,30 +227,77 @@ function files(url: string, path: string): Record<string, Pair> {
       await post(url, bytes.subarray(0, size));
     }
   };
-  const fromPipe = async (...command: string[]) => {
-    const { success, stderr } = await new Deno.Command("sh", {
-      args: ["-c", 'cat "$0" | "$@"', path, ...command],
-    }).output();
+  const run = async (command: string, ...args: string[]) => {
+    const { success, stderr } = await new Deno.Command(command, { args })
+      .output();
     if (!success) throw new Error(new TextDecoder().decode(stderr));
   };
+  const fromPipe = (...command: string[]) =>
+    run("sh", "-c", 'cat "$0" | "$@"', path, ...command);
   const cli = fileURLToPath(import.meta.resolve("../cli/main.ts"));
+  const command = ["run", "-N", "--ignore-env", cli, "--capacity=1M", url];
   return {
     file_vs_fetch_stream: { ...shared, ours: pipe, peer: stream },
-    file_by_read_from_vs_fetch_stream: { ...shared, ours: read, peer: stream },
-    file_vs_curl: {
+    file_by_read_from_vs_fetch_stream: {
       ...shared,
-      ours: () =>
-        fromPipe(Deno.execPath(), "run", "-N", cli, "--capacity=1M", url),
+      ours: read({}),
+      peer: stream,
+    },
+    file_vs_bare_posts: { ...shared, ours: read({}), peer: barePosts },
+    file_fast_vs_fetch_stream: { ...shared, ours: read(fast), peer: stream },
+    readable_fast_vs_fetch_stream: { ...shared, ours: readable, peer: stream },
+    file_fast_vs_curl: {
+      ...shared,
+      ours: read(fast),
+      peer: () => run("curl", "-sST", path, url),
+    },
+    pipe_vs_curl: {
+      ...shared,
+      ours: () => fromPipe(Deno.execPath(), ...command),
       peer: () => fromPipe("curl", "-sST", "-", url),
     },
-    file_vs_bare_posts: { ...shared, ours: read, peer: barePosts },
+  };
+}
+
+/** 64 buffers at once, which share what one sends. */
+function spread(url: string): Record<string, Pair> {
+  const send = async (size: number) => {
+    await using out = streamTo(url);
+    const piece = new Uint8Array(64 * 1024);
+    for (let at = 0; at < size; at += piece.length) await out.write(piece);
+  };
+  return {
+    spread_64_buffers: {
+      ...{ unit: "MB/s", count: GIB, peer: send },
+      ours: (size) =>
+        Promise.all(Array.from({ length: 64 }, () => send(size / 64))),
+    },
+  };
+}
+
+/** A server that is 50 ms away, with one request at a time and with eight. */
+function distance(url: string): Record<string, Pair> {
+  const write = (concurrency: number) => async (count: number) => {
+    await using out = streamTo(url, { concurrency });
+    for (let i = 0; i < count; i++) await out.write(RECORD);
+  };
+  const count = 8 * 32 * 4_096; // 32 batches of the default capacity, eight times
+  return {
+    distance_50ms: {
+      ...{ unit: "records/s", count, ours: write(8) },
+      ...{ peerCount: count / 8, peer: write(1) },
+    },
   };
 }
 
 /** The time from a write to its arrival in ms, while nothing else is sent. */
-async function latency(server: Server, rounds: number): Promise<Ratio> {
+async function latency(
+  server: Server,
+  rounds: number,
+  options: Options,
+): Promise<Ratio> {
   const { url } = server;
-  await using out = streamTo(url);
+  await using out = streamTo(url, options);
   const results: [number[], number[]] = [[], []];
   for (let round = 0; round <= rounds; round++) {
     await server.report();
@@ -233,7 +326,9 @@ async function latency(server: Server, rounds: number): Promise<Ratio> {
  * sending 256 MiB to a server that does not read for the first 5 s. In place of a
  * peer, the limit of 16 MiB.
  */
-async function memory(): Promise<Record<string, Ratio>> {
+async function memory(
+  transport: "fetch" | "undici",
+): Promise<[long: Ratio, stalled: Ratio]> {
   const peak = async (size: number, stall = 0) => {
     await using server = await startServer(0, stall);
     const { success, stdout, stderr } = await new Deno.Command(
@@ -241,7 +336,7 @@ async function memory(): Promise<Record<string, Ratio>> {
       {
         args: [
           ...["run", "-A", fileURLToPath(import.meta.resolve("./peak.ts"))],
-          ...[server.url, `${size}`],
+          ...[server.url, `${size}`, transport],
         ],
       },
     ).output();
@@ -260,7 +355,7 @@ async function memory(): Promise<Record<string, Ratio>> {
     // Less than 1 MiB is noise.
     toRatio("MiB", growth.map((mib) => Math.max(mib, 1)), [16, 16, 16])
   );
-  return { memory_growth_mib: long!, memory_growth_stalled_mib: stalled! };
+  return [long!, stalled!];
 }
 
 // -- The table --
@@ -351,7 +446,7 @@ if (import.meta.main) {
   ) => {
     for (const [name, pair] of Object.entries(pairs)) {
       if (!wanted(name)) continue;
-      if (name === "file_vs_curl" && !await isInstalled("curl")) {
+      if (name.endsWith("_vs_curl") && !await isInstalled("curl")) {
         console.log(`${name} is skipped: curl is not installed`);
         continue;
       }
@@ -362,18 +457,32 @@ if (import.meta.main) {
   await run(smallWrites(), 11);
   {
     await using server = await startServer();
-    await run(records(server.url), 5, server);
-    if (wanted("latency_vs_naive")) {
-      add("latency_vs_naive", await latency(server, 9));
+    await using transport = undiciTransport();
+    const fast = { transport };
+    await run(records(server.url, fast), 5, server);
+    for (const [name, options] of Object.entries({ "": {}, "fast_": fast })) {
+      if (!wanted(`latency_${name}vs_naive`)) continue;
+      add(`latency_${name}vs_naive`, await latency(server, 9, options));
     }
-    if (wanted("file")) {
-      await withFile((path) => run(files(server.url, path), 3, server));
+    await run(spread(server.url), 3, server);
+    if (FILES.some(wanted)) {
+      await withFile((path) => run(files(server.url, path, fast), 3, server));
     }
   }
-  if (wanted("memory")) {
-    for (const [name, ratio] of Object.entries(await memory())) {
-      add(name, ratio);
-    }
+  {
+    await using server = await startServer(50);
+    await run(distance(server.url), 3, server);
+  }
+  for (const transport of ["fetch", "undici"] as const) {
+    const fast = transport === "undici" ? "fast_" : "";
+    const [long, stalled] = [
+      `memory_growth_${fast}mib`,
+      `memory_growth_stalled_${fast}mib`,
+    ] as const;
+    if (!wanted(long) && !wanted(stalled)) continue;
+    const growth = await memory(transport);
+    add(long, growth[0]);
+    add(stalled, growth[1]);
   }
   if (Object.keys(ratios).length === 0) {
     console.error(`No pair is named ${names.join(" or ")}`);

@@ -9,6 +9,9 @@ const ENCODER = new TextEncoder();
 /** A small record. */
 export const RECORD: Uint8Array<ArrayBuffer> = new Uint8Array(64).fill(65);
 
+/** A line of 100 characters. */
+export const LINE: Uint8Array<ArrayBuffer> = new Uint8Array(100).fill(65);
+
 /** Log lines of 16 and 100 characters, and 100 characters of mixed scripts. */
 export const TEXTS = {
   string16: "level=info ms=15",
