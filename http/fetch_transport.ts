@@ -73,10 +73,10 @@ function preferHttp1(http1: Transport, any: Transport): Transport {
 function makeRequest(
   { url, method, headers, body, signal }: TransportRequest,
 ): Request {
-  const length = headers.get("Content-Length");
+  const length = headers["content-length"];
   const request = new Request(url, {
     ...{ method, headers, signal },
-    body: body instanceof ReadableStream && length !== null
+    body: body instanceof ReadableStream && length !== undefined
       ? sized(body, Number(length))
       : body,
     redirect: "manual",

@@ -30,6 +30,14 @@ export function toHeaders(given: RequestHeaders): Headers {
   }
 }
 
+/** Headers as a record, by their names in lower case. */
+export function toRecord(headers: Headers): Record<string, string> {
+  const record = Object.fromEntries(headers);
+  // The size of the body, and nothing else, is what the request is framed by.
+  delete record["content-length"];
+  return record;
+}
+
 function problemOf(entries: readonly [string, string][]): string {
   for (const entry of entries) {
     if (!Array.isArray(entry) || entry.length !== 2) break;

@@ -36,11 +36,11 @@ export interface TransportRequest {
   /** Where to: http or https, without credentials. */
   readonly url: URL;
   /**
-   * All headers except those that frame the request, which are the transport's:
-   * `Host`, `Content-Length`, `Transfer-Encoding`. A stream of known size has a
-   * `Content-Length` all the same.
+   * All headers, by their names in lower case, except those that frame the request,
+   * which are the transport's: `host`, `content-length`, `transfer-encoding`. A
+   * stream of known size has a `content-length` all the same.
    */
-  readonly headers: Headers;
+  readonly headers: Readonly<Record<string, string>>;
   /** The body; `undefined` if there is none. */
   readonly body:
     | Uint8Array<ArrayBuffer>

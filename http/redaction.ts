@@ -38,11 +38,19 @@ export function addSecretsOfUrl(secrets: Secrets, url: URL): void {
   url.searchParams.forEach((value) => remember(secrets, value));
 }
 
-/** Adds the values of headers. */
-export function addSecretsOfHeaders(secrets: Secrets, headers: Headers): void {
-  for (const [name, value] of headers) {
+/** Adds the values of headers, which are given by their names in lower case. */
+export function addSecretsOfHeaders(
+  secrets: Secrets,
+  headers: Readonly<Record<string, string>>,
+): void {
+  for (const [name, value] of Object.entries(headers)) {
     if (!PUBLIC_HEADERS.has(name)) remember(secrets, value);
   }
+}
+
+/** Adds all of `others`. */
+export function addSecrets(secrets: Secrets, others: Secrets): void {
+  for (const secret of others) remember(secrets, secret);
 }
 
 /** Adds a secret, and forgets the one that was used least recently if there are too many. */

@@ -13,16 +13,18 @@ import { until, within } from "../internal/promises.ts";
 import { adviceForCause, adviceForStatus } from "./advice.ts";
 import { SendError, type SendErrorOptions } from "./errors.ts";
 import { fetchTransport } from "./fetch_transport.ts";
-import { toHeaders } from "./headers.ts";
+import { toHeaders, toRecord } from "./headers.ts";
 import type {
   AttemptOptions,
   HeaderFunction,
+  RequestHeaders,
   SendAttempt,
   Transport,
   TransportRequest,
   TransportResponse,
 } from "./options.ts";
 import {
+  addSecrets,
   addSecretsOfHeaders,
   addSecretsOfUrl,
   redact,
@@ -66,7 +68,10 @@ export interface Attempt extends SendAttempt {
 export class Requests {
   /** The URL given to the sender. */
   readonly url: URL;
-  readonly #headers: Headers | HeaderFunction;
+  readonly #origin: string;
+  readonly #headers: Record<string, string> | HeaderFunction;
+  /** Those of the URL and the headers given to the sender. */
+  readonly #secrets: Secrets = new Set();
   readonly #timeout: number;
   readonly #transport: Transport;
   /** The requests are made by the platform's own `fetch`, which blocks some ports. */
@@ -105,8 +110,13 @@ export class Requests {
     this.url = checkUrl(action, url, this.#blocksPorts);
     this.#headers = typeof headers === "function"
       ? headers
-      : toHeaders(headers);
+      : toRecord(toHeaders(headers));
     this.#timeout = timeout;
+    this.#origin = this.url.origin;
+    addSecretsOfUrl(this.#secrets, this.url);
+    if (typeof this.#headers === "object") {
+      addSecretsOfHeaders(this.#secrets, this.#headers);
+    }
   }
 
   /** Whether requests to this URL fail, because `fetch` blocks its port. */
@@ -130,13 +140,14 @@ export class Requests {
     return within(
       timeout,
       attempt.signal,
-      (signal) => this.exchange(request, { ...attempt, signal }),
+      (signal) => this.exchange(request, attempt, signal),
     );
   }
 
   /**
    * Makes one request, without a time limit.
    *
+   * @param signal Ends it; by default that of the attempt.
    * @returns The response, whatever its status; a failure if there was none.
    * @throws {SendError} If the headers could not be obtained, so that no request
    *   was made.
@@ -151,49 +162,57 @@ export class Requests {
       alsoRetryable = [],
       onResponse,
     }: OutgoingRequest,
-    { deadline: _, onProgress: __, secrets, ...details }: Attempt,
+    attempt: Attempt,
+    signal: AbortSignal = attempt.signal,
   ): Promise<ServerResponse | SendError> {
-    const { attempt: attempts, signal } = details;
-    const size = body instanceof Uint8Array
-      ? ` of ${countOf(body.length)} to`
-      : "";
-    const what = `${method}${size} ${url.origin}${url.pathname}`;
+    const { attempt: attempts, secrets } = attempt;
     // A structured field string, without its quotes.
     const key = ownHeaders["Idempotency-Key"]?.slice(1, -1);
     const fail = (
       problem: string,
       options: Omit<SendErrorOptions, "attempts" | "key">,
-    ) =>
-      new SendError(
+    ) => {
+      const size = body instanceof Uint8Array
+        ? ` of ${countOf(body.length)} to`
+        : "";
+      const what = `${method}${size} ${url.origin}${url.pathname}`;
+      return new SendError(
         `${what} failed (attempt ${attempts}): ${problem}`,
         { attempts, key, ...options },
       );
+    };
     const causeOf = (thrown: unknown) =>
       signal.aborted ? signal.reason : redactError(thrown, secrets);
 
-    addSecretsOfUrl(secrets, url);
-    let headers = new Headers();
+    addSecrets(secrets, this.#secrets);
+    if (url !== this.url) addSecretsOfUrl(secrets, url);
+    const headers: Record<string, string> = {};
+    if (body !== undefined) {
+      headers["content-type"] = "application/octet-stream";
+    }
     // Another origin gets the bytes that are meant for it, and none of the
     // caller's headers, as they may hold credentials.
-    if (url.origin === this.url.origin) {
-      try {
-        headers = await until(signal, this.#headersFor(details));
-      } catch (error) {
-        const cause = causeOf(error);
-        throw fail(`could not get the headers: ${messageOf(cause)}`, {
-          cause,
-          retryable: false,
-        });
+    if (url === this.url || url.origin === this.#origin) {
+      let given = this.#headers;
+      if (typeof given === "function") {
+        const { sequence, offset, failure } = attempt;
+        const details = { sequence, offset, attempt: attempts, failure };
+        try {
+          const promise = call(given, { ...details, signal });
+          given = toRecord(toHeaders(await until(signal, promise)));
+        } catch (error) {
+          const cause = causeOf(error);
+          throw fail(`could not get the headers: ${messageOf(cause)}`, {
+            cause,
+            retryable: false,
+          });
+        }
+        addSecretsOfHeaders(secrets, given);
       }
-    }
-    addSecretsOfHeaders(secrets, headers);
-    // The size of the body, and nothing else, is what the request is framed by.
-    headers.delete("Content-Length");
-    if (body !== undefined && !headers.has("Content-Type")) {
-      headers.set("Content-Type", "application/octet-stream");
+      Object.assign(headers, given);
     }
     for (const [name, value] of Object.entries(ownHeaders)) {
-      headers.set(name, value);
+      headers[name.toLowerCase()] = value;
     }
 
     let response: TransportResponse;
@@ -251,11 +270,12 @@ export class Requests {
       throw error;
     }
   }
+}
 
-  async #headersFor(details: SendAttempt): Promise<Headers> {
-    const given = this.#headers;
-    return toHeaders(
-      typeof given === "function" ? await given(details) : given,
-    );
-  }
+/** Calls a header function. If it throws, the promise rejects. */
+async function call(
+  headers: HeaderFunction,
+  attempt: SendAttempt,
+): Promise<RequestHeaders> {
+  return await headers(attempt);
 }

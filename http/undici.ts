@@ -348,12 +348,12 @@ class Connection {
   ): Promise<TransportResponse> {
     const { method, url, body, signal } = request;
     const headers = toPairs(request.headers);
-    if (!request.headers.has("User-Agent")) {
+    if (request.headers["user-agent"] === undefined) {
       headers.push("user-agent", navigator.userAgent);
     }
     const forwarder = this.#forwarder;
     if (forwarder !== undefined) {
-      if (!request.headers.has("Host")) headers.push("host", url.host);
+      if (request.headers.host === undefined) headers.push("host", url.host);
       headers.push(...authorization(forwarder));
     }
     const path = url.pathname + url.search;
@@ -443,7 +443,7 @@ class Exchange implements Dispatcher.DispatchHandler {
   async *chunks(
     body: ReadableStream<Uint8Array<ArrayBuffer>>,
   ): AsyncGenerator<Uint8Array> {
-    let left = Number(this.#request.headers.get("Content-Length") ?? Infinity);
+    let left = Number(this.#request.headers["content-length"] ?? Infinity);
     for await (const chunk of body) {
       left -= chunk.length;
       this.#isWritten = left <= 0;
@@ -539,9 +539,9 @@ function afterContinues(bytes: Uint8Array): Uint8Array {
 }
 
 /** Headers as undici takes them: names and values in turn. */
-function toPairs(headers: Headers): string[] {
+function toPairs(headers: TransportRequest["headers"]): string[] {
   const pairs: string[] = [];
-  for (const [name, value] of headers) {
+  for (const [name, value] of Object.entries(headers)) {
     if (!CONNECTION_HEADERS.has(name)) pairs.push(name, value);
   }
   return pairs;

@@ -48,7 +48,7 @@ function requestTo(
   return {
     method: "POST",
     url: new URL(server.url),
-    headers: new Headers(),
+    headers: {},
     body: BYTES,
     signal: new AbortController().signal,
     ...init,
@@ -131,7 +131,7 @@ Deno.test("a 2xx before the body is read: the server gets all of a stream that h
   const body = new ReadableStream<Uint8Array<ArrayBuffer>>({
     start: (controller) => controller.enqueue(new Uint8Array(LARGE)),
   });
-  const headers = new Headers({ "Content-Length": `${LARGE}` });
+  const headers = { "content-length": `${LARGE}` };
   await exchange(transport, requestTo(server, { headers, body }));
   await ended(server);
   assertEquals(server.stored.map(({ body }) => body.length), [LARGE]);
