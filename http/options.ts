@@ -54,8 +54,8 @@ export interface TransportRequest {
 export interface TransportResponse {
   /** The status, of a redirect as of any other response. */
   readonly status: number;
-  /** The headers of the response. */
-  readonly headers: Headers;
+  /** The headers of the response, of which only `get` is used. */
+  readonly headers: Pick<Headers, "get">;
   /** The body; `null` if there is none, or it is empty. */
   readonly body: ReadableStream<Uint8Array> | null;
 }

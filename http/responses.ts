@@ -22,7 +22,7 @@ export interface ServerResponse {
   /** Whether the status is a 2xx. */
   readonly ok: boolean;
   readonly status: number;
-  readonly headers: Headers;
+  readonly headers: Pick<Headers, "get">;
   /**
    * The error to fail with.
    *

@@ -7,7 +7,9 @@
  * @returns Milliseconds from now; `undefined` if the header is missing or
  *   invalid.
  */
-export function parseRetryAfter(headers: Headers): number | undefined {
+export function parseRetryAfter(
+  headers: Pick<Headers, "get">,
+): number | undefined {
   const value = headers.get("Retry-After");
   if (value === null) return undefined;
   // Sent twice, it arrives as a list.

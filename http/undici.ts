@@ -412,7 +412,9 @@ class Exchange implements Dispatcher.DispatchHandler {
   readonly #onEnd: () => void;
   readonly #response = Promise.withResolvers<TransportResponse>();
   /** The response, when its head has arrived. */
-  #head: { readonly status: number; readonly headers: Headers } | undefined;
+  #head: Omit<TransportResponse, "body"> | undefined;
+  /** The response has no body. */
+  #isEmpty = false;
   #body: ReadableStreamDefaultController<Uint8Array> | undefined;
   /** The body of the request has been handed to the connection, to its end. */
   #isWritten: boolean;
@@ -468,7 +470,9 @@ class Exchange implements Dispatcher.DispatchHandler {
     headers: Record<string, string | string[] | undefined>,
   ): void {
     if (status < 200) return; // more follows
-    this.#head = { status, headers: toHeaders(headers) };
+    this.#head = { status, headers: new LazyHeaders(headers) };
+    this.#isEmpty = status === 204 || status === 304 ||
+      this.#request.method === "HEAD" || headers["content-length"] === "0";
     const isEarly = this.#isWritten && this.#connection.isSending;
     if (status >= 300 || !isEarly) return this.#respond();
     controller.pause();
@@ -505,11 +509,8 @@ class Exchange implements Dispatcher.DispatchHandler {
 
   /** Hands the response over, now or, if it has no body, at its end. */
   #respond(): void {
-    const { status, headers } = this.#head!;
-    const isEmpty = status === 204 || status === 304 ||
-      this.#request.method === "HEAD" || headers.get("Content-Length") === "0";
     // A proxy that rejects its password may repeat it, and only we know it.
-    if (isEmpty || status === 407) return;
+    if (this.#isEmpty || this.#head!.status === 407) return;
     const body = new ReadableStream<Uint8Array>({
       start: (controller) => void (this.#body = controller),
       cancel: this.#abort,
@@ -547,15 +548,26 @@ function toPairs(headers: TransportRequest["headers"]): string[] {
   return pairs;
 }
 
-/** Headers as undici gives them, which has checked them. */
-function toHeaders(
-  raw: Record<string, string | string[] | undefined>,
-): Headers {
-  const headers = new Headers();
-  for (const [name, values = []] of Object.entries(raw)) {
-    for (const value of [values].flat()) headers.append(name, value);
+/** Headers as undici gives them; most are never looked at, and making them takes long. */
+class LazyHeaders {
+  readonly #raw: Record<string, string | string[] | undefined>;
+  #headers: Headers | undefined;
+
+  constructor(raw: Record<string, string | string[] | undefined>) {
+    this.#raw = raw;
   }
-  return headers;
+
+  get(name: string): string | null {
+    return (this.#headers ??= this.#make()).get(name);
+  }
+
+  #make(): Headers {
+    const headers = new Headers();
+    for (const [name, values = []] of Object.entries(this.#raw)) {
+      for (const value of [values].flat()) headers.append(name, value);
+    }
+    return headers;
+  }
 }
 
 /** The credentials of a proxy, as a header (RFC 9110, section 11.7.2). */

@@ -567,7 +567,8 @@ Deno.test("the headers of a response are all there, in Latin-1", async () => {
     );
   }]);
   const { headers } = await transport(requestTo(server));
-  assertEquals([...headers], [["x-latin", "\xe9"], ["x-two", "1, 2"]]);
+  assertEquals(headers.get("X-Latin"), "\xe9");
+  assertEquals(headers.get("X-Two"), "1, 2");
 });
 
 for (

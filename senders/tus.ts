@@ -686,7 +686,7 @@ export class TusSender implements Sender {
     const offset = integer(response, "Upload-Offset");
     if (offset === undefined) {
       throw response.toError(
-        response.headers.has("Upload-Offset")
+        response.headers.get("Upload-Offset") !== null
           ? " and an Upload-Offset that is not one number of bytes"
           : ` but without an Upload-Offset${adviceOnProtocol(response)}`,
       );
@@ -764,7 +764,9 @@ function adviceOnVersion({ headers }: ServerResponse): string {
 
 /** Every response of a tus server has its version. */
 function adviceOnProtocol({ headers }: ServerResponse): string {
-  return headers.has("Tus-Resumable") ? "" : "; it does not seem to speak tus";
+  return headers.get("Tus-Resumable") === null
+    ? "; it does not seem to speak tus"
+    : "";
 }
 
 function encodeMetadata(metadata: Record<string, string | Uint8Array>): string {
