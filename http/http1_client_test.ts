@@ -92,7 +92,9 @@ class HttpsServer implements AsyncDisposable {
       version = (await client.handshake()).alpnProtocol;
     } catch {
       this.versions.push(undefined);
-      return client.close();
+      // Not yet: that may reset the connection before the client has read why.
+      this.#resources.defer(() => Promise.resolve(client.close()));
+      return;
     }
     this.versions.push(version);
     const server = await Deno.connect({ hostname: "127.0.0.1", port });
