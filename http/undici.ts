@@ -346,7 +346,7 @@ class Connection {
     request: TransportRequest,
     onEnd: () => void,
   ): Promise<TransportResponse> {
-    const { method, url, body, signal } = request;
+    const { method, url, body } = request;
     const headers = toPairs(request.headers);
     if (request.headers["user-agent"] === undefined) {
       headers.push("user-agent", navigator.userAgent);
