@@ -62,10 +62,17 @@ function addHeader(headers: Headers, text: string): void {
 
 function readVariable(name: string): string | undefined {
   try {
-    return Deno.env.get(name);
+    const value = Deno.env.get(name);
+    if (value !== undefined || mayRead(name)) return value;
   } catch {
-    throw new AccessError(
-      `cannot read the environment variable ${name}: add --allow-env=${name}`,
-    );
+    // Reported below, as is a variable that --ignore-env hides.
   }
+  throw new AccessError(
+    `cannot read the environment variable ${name}: add --allow-env=${name}`,
+  );
+}
+
+function mayRead(variable: string): boolean {
+  const { state } = Deno.permissions.querySync({ name: "env", variable });
+  return state === "granted";
 }

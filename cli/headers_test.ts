@@ -18,6 +18,16 @@ Deno.test("cli names an environment variable that is not set", async () => {
   );
 });
 
+Deno.test("cli names the permission for an environment variable that is ignored", async () => {
+  const { code, stderr } = await run(
+    ["-H", "A: ${TEST_TOKEN}", "http://127.0.0.1/"],
+    "",
+    [...PERMISSIONS, "--ignore-env"],
+  );
+  assertEquals(code, 2);
+  assertStringIncludes(stderr, "add --allow-env=TEST_TOKEN\n");
+});
+
 for (
   const [title, exitCode, behaviour, space, message] of [
     [

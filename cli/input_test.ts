@@ -10,6 +10,7 @@ import { PERMISSIONS } from "../testing/child.ts";
 import { linesOf, received, run, start, SUCCESS } from "../testing/command.ts";
 import { FaultyServer } from "../testing/faulty_server.ts";
 import { temporary } from "../testing/temporary.ts";
+import { test } from "../testing/transports.ts";
 import { Input } from "./input.ts";
 
 /** Reads to the end, as text. */
@@ -110,7 +111,7 @@ Deno.test(
   },
 );
 
-Deno.test("cli sends several files and standard input, in order", async () => {
+test("cli sends several files and standard input, in order", async () => {
   await using server = new FaultyServer();
   await using folder = await temporary();
   const one = folder.file("one", "1".repeat(300_000));
@@ -121,7 +122,7 @@ Deno.test("cli sends several files and standard input, in order", async () => {
   assert(server.requests.length < 4, "it has sent small pieces");
 });
 
-Deno.test("cli sends more than it reads ahead, to a slower server", async () => {
+test("cli sends more than it reads ahead, to a slower server", async () => {
   await using server = new FaultyServer();
   const text = linesOf(7_000_000);
   const { code } = await run(["--capacity", "100K", server.url], text);
@@ -129,7 +130,7 @@ Deno.test("cli sends more than it reads ahead, to a slower server", async () => 
   assert(received(server) === text, "bytes are missing");
 });
 
-Deno.test("cli sends binary input unchanged", async () => {
+test("cli sends binary input unchanged", async () => {
   await using server = new FaultyServer();
   const bytes = crypto.getRandomValues(new Uint8Array(60_000));
   const { code } = await run([server.url, "--capacity", "7000"], bytes);
@@ -147,7 +148,7 @@ Deno.test("cli --upload sends a file whose reported size is 0", {
   assertEquals(server.bodies, [Deno.readTextFileSync(path)]);
 });
 
-Deno.test("cli closes each file before it opens the next", {
+test("cli closes each file before it opens the next", {
   ignore: Deno.build.os === "windows",
 }, async () => {
   await using folder = await temporary();
@@ -167,7 +168,7 @@ Deno.test("cli closes each file before it opens the next", {
   assertEquals(received(server), numbers.join(""));
 });
 
-Deno.test("cli uses little memory, however much it sends", {
+test("cli uses little memory, however much it sends", {
   ignore: Deno.build.os !== "linux",
 }, async () => {
   const server = Deno.serve(
@@ -188,7 +189,7 @@ Deno.test("cli uses little memory, however much it sends", {
   assert(Number(peak) < 300_000, `a peak of ${peak} kB for 400 MiB`);
 });
 
-Deno.test("cli counts bytes that it has read ahead as not acknowledged", async () => {
+test("cli counts bytes that it has read ahead as not acknowledged", async () => {
   const written = Promise.withResolvers<void>();
   const server = Deno.serve(
     { hostname: "127.0.0.1", port: 0, onListen: () => {} },
@@ -209,7 +210,7 @@ Deno.test("cli counts bytes that it has read ahead as not acknowledged", async (
   assert(Number(count) >= size - 65_536 && Number(count) <= size, count);
 });
 
-Deno.test("cli sends what it has read when a file no longer exists", async () => {
+test("cli sends what it has read when a file no longer exists", async () => {
   await using folder = await temporary();
   const gone = folder.file("gone", "data");
   await using server = new FaultyServer();

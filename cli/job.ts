@@ -29,6 +29,7 @@ import {
 import { RefusedFile } from "./refused.ts";
 import { UnsentFile } from "./unsent.ts";
 import { inTermsOfTheCommand } from "./terms.ts";
+import { fastTransport } from "./transport.ts";
 import { AccessError, tryTo, UsageError } from "./errors.ts";
 
 const DEFAULT_CAPACITY = 256 * 1024;
@@ -57,6 +58,8 @@ export interface Job {
   readonly quiet: boolean;
   readonly unsent: UnsentFile | undefined;
   readonly refused: RefusedFile | undefined;
+  /** Whether undici makes the requests, and not `fetch`. */
+  readonly isFast: boolean;
   /** The origin of the URL of the command line. */
   readonly origin: string;
   /** The options as they were given. */
@@ -108,8 +111,10 @@ export async function createJob(
         opened.refused!.take(bytes, cause, signal),
     },
   };
+  const transport = await fastTransport();
   const request: RequestOptions = {
     headers,
+    ...transport !== undefined && { transport },
     ...quantity(values, "timeout", TIME),
     retry: quantity(values, "retry-for", TIME_OR_FOREVER, "maxElapsed"),
     onRetry: reportOnce(quiet),
@@ -152,6 +157,7 @@ export async function createJob(
     ...opened,
     ...{ mode, files, offset, start, info, capacity, lines, quiet, values },
     backgroundFailure,
+    isFast: transport !== undefined,
     origin: new URL(url).origin,
   };
 }

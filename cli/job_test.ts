@@ -3,6 +3,7 @@ import { PERMISSIONS } from "../testing/child.ts";
 import { run } from "../testing/command.ts";
 import { FaultyServer } from "../testing/faulty_server.ts";
 import { temporary } from "../testing/temporary.ts";
+import { test } from "../testing/transports.ts";
 
 for (const [url, port] of [["http:", 80], ["https:", 443]] as const) {
   Deno.test(`cli names port ${port} when it lacks permission for ${url}`, async () => {
@@ -51,7 +52,7 @@ Deno.test("cli names the file of headers that it may not read", async () => {
   );
 });
 
-Deno.test("cli needs no permission except -N for standard input", async () => {
+test("cli needs no permission except -N for standard input", async () => {
   await using server = new FaultyServer();
   const host = `127.0.0.1:${server.port}`;
   const { code } = await run([server.url], "data", [`--allow-net=${host}`]);

@@ -9,6 +9,7 @@ import { type Reader, StreamBuffer } from "../mod.ts";
 import { linesOf, received, run, start } from "../testing/command.ts";
 import { FaultyServer, respond } from "../testing/faulty_server.ts";
 import { temporary } from "../testing/temporary.ts";
+import { test } from "../testing/transports.ts";
 import { LineWriter, MAX_LINE, sizeOfLines } from "./lines.ts";
 
 for (const capacity of [1, 7, 8, 9, 20, 1000]) {
@@ -42,7 +43,7 @@ Deno.test("cli --lines never splits a line that spans reads", async () => {
   assertEquals(received(server), "one\ntwo and a half\nthree");
 });
 
-Deno.test("cli --lines sends no line after one that failed", async () => {
+test("cli --lines sends no line after one that failed", async () => {
   await using server = new FaultyServer([respond(400)]);
   await using running = start([server.url, "--lines", "--capacity", "4"]);
   await running.write("one\nand more than a request");

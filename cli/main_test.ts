@@ -22,17 +22,18 @@ import {
 } from "../testing/command.ts";
 import { FaultyServer, respond } from "../testing/faulty_server.ts";
 import { temporary } from "../testing/temporary.ts";
+import { test } from "../testing/transports.ts";
 import { startTusServer } from "../testing/tus_server.ts";
 import { main } from "./main.ts";
 
-Deno.test("cli sends standard input and prints nothing on success", async () => {
+test("cli sends standard input and prints nothing on success", async () => {
   await using server = new FaultyServer();
   const outcome = await run([server.url], "a\nb\nc");
   assertEquals(outcome, SUCCESS);
   assertEquals(server.bodies, ["a\nb\nc"]);
 });
 
-Deno.test("cli with nothing to send makes no request", async () => {
+test("cli with nothing to send makes no request", async () => {
   await using server = new FaultyServer();
   const outcome = await run([server.url], "");
   assertEquals(outcome, SUCCESS);
@@ -83,7 +84,7 @@ Deno.test("main() rejects with an error that is not invalid usage", async () => 
   }
 });
 
-Deno.test("cli stops when a send fails while it waits for input", async () => {
+test("cli stops when a send fails while it waits for input", async () => {
   await using folder = await temporary();
   const unsent = folder.file("unsent");
   await using server = new FaultyServer([], respond(400, {}, "no"));
@@ -118,20 +119,20 @@ Deno.test("cli stops when a send fails while it waits for input", async () => {
   assertEquals(Deno.readTextFileSync(unsent), "data and more");
 });
 
-Deno.test("cli reports only the first retry", async () => {
+test("cli reports only the first retry", async () => {
   await using server = new FaultyServer([respond(503), respond(503)]);
   const { code, stderr } = await run([server.url], "data");
   assertEquals(code, 0);
   assertMatch(stderr, /^stream-buffer: .* responded with 503; retrying\n$/);
 });
 
-Deno.test("cli --retry-for forever retries", async () => {
+test("cli --retry-for forever retries", async () => {
   await using server = new FaultyServer([respond(503)]);
   const { code } = await run(["--retry-for", "forever", server.url], "data");
   assertEquals([code, server.bodies], [0, ["data", "data"]]);
 });
 
-Deno.test("cli waits for the full --timeout, even beyond closeTimeout", async () => {
+test("cli waits for the full --timeout, even beyond closeTimeout", async () => {
   await using server = new FaultyServer();
   const { code, stdout } = await run(
     ["--timeout", "20s", server.url],
@@ -145,7 +146,7 @@ Deno.test("cli waits for the full --timeout, even beyond closeTimeout", async ()
   assertEquals(stdout.includes("set 30000"), end.includes("set 30000"));
 });
 
-Deno.test("cli --upload sends one request, with the size of its files", async () => {
+test("cli --upload sends one request, with the size of its files", async () => {
   await using server = new FaultyServer();
   await using folder = await temporary();
   const text = linesOf(3_000_000);
@@ -162,7 +163,7 @@ Deno.test("cli --upload sends one request, with the size of its files", async ()
   assert(received(server) === `${text}2${text}`, "other bytes arrived");
 });
 
-Deno.test("cli --upload creates an empty object from empty input", async () => {
+test("cli --upload creates an empty object from empty input", async () => {
   await using server = new FaultyServer();
   await using folder = await temporary();
   assertEquals(await run(["--upload", server.url], ""), SUCCESS);
@@ -171,7 +172,7 @@ Deno.test("cli --upload creates an empty object from empty input", async () => {
   assertEquals(server.bodies, ["", ""]);
 });
 
-Deno.test("cli --upload reports a refusal and how many bytes it handed over", async () => {
+test("cli --upload reports a refusal and how many bytes it handed over", async () => {
   await using server = new FaultyServer([respond(413)]);
   const { code, stderr } = await run(["--upload", server.url], "an object");
   assertEquals(code, 1);
@@ -184,7 +185,7 @@ Deno.test("cli --upload reports a refusal and how many bytes it handed over", as
   assertEquals(server.requests.length, 1);
 });
 
-Deno.test("cli --upload stops when the server refuses it while it waits for input", async () => {
+test("cli --upload stops when the server refuses it while it waits for input", async () => {
   await using server = new FaultyServer([async ({ read, write, receive }) => {
     await read(1);
     await write("HTTP/1.1 401 No\r\ncontent-length: 0\r\n\r\n");
@@ -201,7 +202,7 @@ Deno.test("cli --upload stops when the server refuses it while it waits for inpu
 });
 
 for (const mode of ["--upload", "--tus"]) {
-  Deno.test(`cli ${mode} does not complete the object when a read fails`, async () => {
+  test(`cli ${mode} does not complete the object when a read fails`, async () => {
     const { promise: begun, resolve: begin } = Promise.withResolvers<void>();
     await using faulty = new FaultyServer([async (exchange) => {
       await exchange.read(1);
@@ -229,7 +230,7 @@ for (const mode of ["--upload", "--tus"]) {
   });
 }
 
-Deno.test("cli --tus uploads files and standard input, and prints the URL of the upload", async () => {
+test("cli --tus uploads files and standard input, and prints the URL of the upload", async () => {
   await using tus = await startRefusingTusServer();
   await using folder = await temporary();
   const text = linesOf(3_000_000);
@@ -259,7 +260,7 @@ Deno.test("cli --tus uploads files and standard input, and prints the URL of the
   assertEquals(quiet, SUCCESS);
 });
 
-Deno.test("cli --tus reports the response of a server that does not support tus", async () => {
+test("cli --tus reports the response of a server that does not support tus", async () => {
   await using server = new FaultyServer([respond(404), respond(404)]);
   const { code, stderr } = await run(["--tus", server.url], "an object");
   assertEquals(code, 1);
@@ -270,7 +271,7 @@ Deno.test("cli --tus reports the response of a server that does not support tus"
   assert(!stderr.includes("to resume"));
 });
 
-Deno.test("cli suggests sending a file when the server requires a size", async () => {
+test("cli suggests sending a file when the server requires a size", async () => {
   const offers = { "tus-version": "1.0.0", "tus-extension": "creation" };
   for (
     const [mode, behaviour] of [
@@ -286,7 +287,7 @@ Deno.test("cli suggests sending a file when the server requires a size", async (
   }
 });
 
-Deno.test("cli --resume skips the bytes that the server has, in files and standard input", async () => {
+test("cli --resume skips the bytes that the server has, in files and standard input", async () => {
   const text = linesOf(40_000);
   for (const skip of [0, 7, 10_000, 10_001, 25_000, 40_000]) {
     await using server = await startTusServer();
@@ -307,7 +308,7 @@ Deno.test("cli --resume skips the bytes that the server has, in files and standa
   }
 });
 
-Deno.test("cli --resume rejects an input that cannot be the same", async () => {
+test("cli --resume rejects an input that cannot be the same", async () => {
   await using server = await startTusServer();
   await using folder = await temporary();
   const sender = new TusSender(server.url, { length: 20 });
@@ -341,7 +342,7 @@ Deno.test("cli --resume rejects an input that cannot be the same", async () => {
   }
 });
 
-Deno.test("cli --resume does not complete an object whose file became shorter meanwhile", async () => {
+test("cli --resume does not complete an object whose file became shorter meanwhile", async () => {
   await using folder = await temporary();
   const path = folder.file("input", "x".repeat(20));
   const headers = { "tus-resumable": "1.0.0", "upload-offset": "10" };

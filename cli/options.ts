@@ -63,7 +63,8 @@ A SIZE is in bytes, or has a unit: 64K, 1M, 1G.
 A TIME is in milliseconds, or has a unit: 500ms, 30s, 2m.
 
 Permissions: -N for the URL, -R for each FILE, -R -W for --unsent and --refused,
-and --allow-env=NAME for \${NAME}.
+and --allow-env=NAME for \${NAME}. With --ignore-env, or with -E and no proxy in the
+environment, undici makes the requests instead of fetch, which is faster.
 
 Exit codes: 0 all bytes acknowledged, 1 failed or interrupted, 2 invalid usage or
 missing permission, 3 all bytes acknowledged or appended to --refused.

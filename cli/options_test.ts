@@ -11,6 +11,7 @@ import { CLI, PERMISSIONS } from "../testing/child.ts";
 import { run, SUCCESS } from "../testing/command.ts";
 import { FaultyServer, respond } from "../testing/faulty_server.ts";
 import { temporary } from "../testing/temporary.ts";
+import { test } from "../testing/transports.ts";
 import {
   modeOf,
   quantity,
@@ -110,7 +111,7 @@ for (
   });
 }
 
-Deno.test("cli passes its options to the sender", async () => {
+test("cli passes its options to the sender", async () => {
   await using server = new FaultyServer([respond(503)]);
   await using folder = await temporary();
   const headers = folder.file(
@@ -205,6 +206,10 @@ Deno.test("cli --help and --version print to standard output", async () => {
   assertMatch(
     help.stdout,
     /-R for each FILE, -R -W for --unsent and --refused,\n.*-env=/,
+  );
+  assertStringIncludes(
+    help.stdout,
+    "With --ignore-env, or with -E and no proxy",
   );
   const version = await run(["--version"], "", []);
   assertEquals(version, { ...SUCCESS, stdout: `${config.version}\n` });

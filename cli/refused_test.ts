@@ -14,6 +14,7 @@ import {
   respond,
 } from "../testing/faulty_server.ts";
 import { temporary } from "../testing/temporary.ts";
+import { test } from "../testing/transports.ts";
 import { AccessError } from "./errors.ts";
 import { RefusedFile } from "./refused.ts";
 
@@ -30,7 +31,7 @@ function refuse(statuses: Record<string, number>): Behaviour {
   };
 }
 
-Deno.test("cli --refused appends what is refused with 400 or 422, and continues", async () => {
+test("cli --refused appends what is refused with 400 or 422, and continues", async () => {
   for (const options of [[], ["--quiet"], ["--compress"]]) {
     const isPlain = !options.includes("--compress");
     await using folder = await temporary();
@@ -73,7 +74,7 @@ Deno.test("cli --refused appends what is refused with 400 or 422, and continues"
   }
 });
 
-Deno.test("cli --refused leaves no file behind that it does not need", async () => {
+test("cli --refused leaves no file behind that it does not need", async () => {
   await using folder = await temporary();
   await using server = new FaultyServer();
   const file = folder.file("refused");
@@ -85,7 +86,7 @@ Deno.test("cli --refused leaves no file behind that it does not need", async () 
 });
 
 for (const status of [401, 404, 413]) {
-  Deno.test(`cli --refused stops at ${status}, which concerns every request`, async () => {
+  test(`cli --refused stops at ${status}, which concerns every request`, async () => {
     await using folder = await temporary();
     const file = folder.file("refused");
     const unsent = folder.file("unsent");
@@ -107,7 +108,7 @@ for (const status of [401, 404, 413]) {
   });
 }
 
-Deno.test("cli --refused fails as usual when something else was not delivered", async () => {
+test("cli --refused fails as usual when something else was not delivered", async () => {
   await using folder = await temporary();
   const file = folder.file("refused");
   const unsent = folder.file("unsent");
@@ -126,7 +127,7 @@ Deno.test("cli --refused fails as usual when something else was not delivered", 
   );
 });
 
-Deno.test("cli --refused fails after an interrupt", {
+test("cli --refused fails after an interrupt", {
   ignore: Deno.build.os === "windows",
 }, async () => {
   await using folder = await temporary();
@@ -176,7 +177,7 @@ Deno.test("cli rejects a --refused that is an input or the --unsent file", async
   assertEquals(server.connections, 0);
 });
 
-Deno.test("cli --refused appends no part of a batch, and fails, when the disk is full", async () => {
+test("cli --refused appends no part of a batch, and fails, when the disk is full", async () => {
   await using folder = await temporary();
   const file = folder.file("refused", "from before\n");
   const unsent = folder.file("unsent");
@@ -237,7 +238,7 @@ Deno.test("cli --refused fails when it is a device that is full", {
   assertStringIncludes(stderr, "responded with 400\n");
 });
 
-Deno.test("cli --refused loses nothing of a long input, whatever is refused", async () => {
+test("cli --refused loses nothing of a long input, whatever is refused", async () => {
   await using folder = await temporary();
   const file = folder.file("refused");
   const text = linesOf(1_000_000);

@@ -17,6 +17,11 @@ export interface UnfinishedUpload {
    * only, now and when the upload is resumed.
    */
   readonly origin: string;
+  /**
+   * Whether undici made the requests. The command that resumes the upload then
+   * lets it do so again.
+   */
+  readonly isFast: boolean;
   /** The options as they were given. */
   readonly values: Values;
   /** The absolute paths of the files of the input; `-` is standard input. */
@@ -78,6 +83,7 @@ export function resumeCommand(upload: UnfinishedUpload): string | undefined {
 
   const words = [
     ...["deno", "run", "-N", "-R"],
+    ...upload.isFast ? ["--ignore-env"] : [],
     ...[...variables].map((name) => `--allow-env=${name}`),
     ...[program, "--resume"],
     ...REPEATED.flatMap((option) => {

@@ -21,6 +21,7 @@ import {
   respond,
 } from "../testing/faulty_server.ts";
 import { temporary } from "../testing/temporary.ts";
+import { currentTransport, test } from "../testing/transports.ts";
 import { resumeCommand, type UnfinishedUpload } from "./resume_command.ts";
 
 /** An upload of one file, nothing of which is saved. */
@@ -28,6 +29,7 @@ const UPLOAD: UnfinishedUpload = {
   program: "cli/main.ts",
   url: "https://example.com/files/1",
   origin: "https://example.com",
+  isFast: false,
   values: {},
   files: ["backup.tar"],
   offset: 0,
@@ -49,6 +51,11 @@ for (
       "the program that runs",
       { program: "jsr:@scope/name@1.2.3/cli" },
       "to resume, run:\ndeno run -N -R jsr:@scope/name@1.2.3/cli --resume https://example.com/files/1 backup.tar",
+    ],
+    [
+      "--ignore-env after requests by undici",
+      { isFast: true },
+      "to resume, run:\ndeno run -N -R --ignore-env cli/main.ts --resume https://example.com/files/1 backup.tar",
     ],
     [
       "a program whose path has to be quoted",
@@ -180,7 +187,7 @@ for (
   });
 }
 
-Deno.test("cli --tus prints a command that resumes with the same files", async () => {
+test("cli --tus prints a command that resumes with the same files", async () => {
   await using tus = await startRefusingTusServer(3);
   await using folder = await temporary();
   const text = linesOf(50_000);
@@ -197,9 +204,10 @@ Deno.test("cli --tus prints a command that resumes with the same files", async (
   const { url, text: first, isComplete } = uploaded(tus.server, stderr);
   assertEquals([first, isComplete], [text.slice(0, 30_000), false]);
   assert(!/hunter2|--unsent/.test(stderr), stderr);
+  const ignored = currentTransport() === undefined ? "" : "--ignore-env ";
   assertStringIncludes(
     stderr,
-    `\nstream-buffer: to resume, fill in the header values (...) and run:\ndeno run -N -R --allow-env=TEST_TOKEN ${CLI} --resume --capacity 10000 -H 'X-A: \${TEST_TOKEN}' -H 'X-Secret: ...' ${url} '`,
+    `\nstream-buffer: to resume, fill in the header values (...) and run:\ndeno run -N -R ${ignored}--allow-env=TEST_TOKEN ${CLI} --resume --capacity 10000 -H 'X-A: \${TEST_TOKEN}' -H 'X-Secret: ...' ${url} '`,
   );
   tus.recover();
   assertEquals(await runLastLine(stderr), { code: 0, stderr: "" });
@@ -208,7 +216,7 @@ Deno.test("cli --tus prints a command that resumes with the same files", async (
   assertEquals(await runLastLine(stderr), { code: 0, stderr: "" });
 });
 
-Deno.test("cli --tus resumes from what --unsent saved of standard input, twice", async () => {
+test("cli --tus resumes from what --unsent saved of standard input, twice", async () => {
   await using tus = await startRefusingTusServer(3);
   await using folder = await temporary();
   const text = linesOf(200_000);
@@ -234,7 +242,7 @@ Deno.test("cli --tus resumes from what --unsent saved of standard input, twice",
   assert(found.isComplete && found.text === text);
 });
 
-Deno.test("cli --tus resumes when only the end of standard input was refused", async () => {
+test("cli --tus resumes when only the end of standard input was refused", async () => {
   await using tus = await startRefusingTusServer(1);
   await using folder = await temporary();
   const unsent = folder.file("rest");
@@ -251,7 +259,7 @@ Deno.test("cli --tus resumes when only the end of standard input was refused", a
   assertEquals([found.text, found.isComplete], ["an object", true]);
 });
 
-Deno.test("cli --tus does not offer an incomplete --unsent file for resuming", async () => {
+test("cli --tus does not offer an incomplete --unsent file for resuming", async () => {
   await using tus = await startRefusingTusServer(1);
   await using folder = await temporary();
   const unsent = folder.file("rest");
@@ -263,7 +271,7 @@ Deno.test("cli --tus does not offer an incomplete --unsent file for resuming", a
   assert(!/--offset/.test(stderr), stderr);
 });
 
-Deno.test("cli --tus resumes only from the whole input after an interrupt", {
+test("cli --tus resumes only from the whole input after an interrupt", {
   ignore: Deno.build.os === "windows",
 }, async () => {
   await using tus = await startRefusingTusServer(1);
@@ -283,7 +291,7 @@ Deno.test("cli --tus resumes only from the whole input after an interrupt", {
   assertMatch(stderr, /to resume, give the same input and run:\n.* -\n$/);
 });
 
-Deno.test("cli --tus resumes with a file whose name begins with a dash", {
+test("cli --tus resumes with a file whose name begins with a dash", {
   ignore: Deno.build.os === "windows",
 }, async () => {
   await using tus = await startRefusingTusServer(0);
@@ -300,7 +308,7 @@ Deno.test("cli --tus resumes with a file whose name begins with a dash", {
   assert(uploaded(tus.server, stderr).isComplete);
 });
 
-Deno.test("cli --tus prints a command that resumes in another directory", {
+test("cli --tus prints a command that resumes in another directory", {
   ignore: Deno.build.os === "windows",
 }, async () => {
   await using tus = await startRefusingTusServer(0);
@@ -319,7 +327,7 @@ Deno.test("cli --tus prints a command that resumes in another directory", {
   assert(tus.server.isComplete(url!));
 });
 
-Deno.test("cli --tus prints the absolute path of what --unsent saved", {
+test("cli --tus prints the absolute path of what --unsent saved", {
   ignore: Deno.build.os === "windows",
 }, async () => {
   await using tus = await startRefusingTusServer(0);
@@ -337,7 +345,7 @@ Deno.test("cli --tus prints the absolute path of what --unsent saved", {
   assert(uploaded(tus.server, stderr).isComplete);
 });
 
-Deno.test("cli --tus prints no headers for another server", async () => {
+test("cli --tus prints no headers for another server", async () => {
   await using other = new FaultyServer([respond(400)]);
   const location = `http://127.0.0.1:${other.port}/files/1`;
   await using server = new FaultyServer([
@@ -359,7 +367,7 @@ Deno.test("cli --tus prints no headers for another server", async () => {
   assertEquals(other.requests[0]!.headers.get("authorization"), null);
 });
 
-Deno.test("cli --tus reports that its input has changed, instead of how to resume", async () => {
+test("cli --tus reports that its input has changed, instead of how to resume", async () => {
   await using folder = await temporary();
   const input = folder.file("input", "an object");
   for (
@@ -423,7 +431,7 @@ for (
     }],
   ] as [string, (input: string) => Promise<void>][]
 ) {
-  Deno.test(`cli --resume rejects an input that ${title}, and sends nothing`, async () => {
+  test(`cli --resume rejects an input that ${title}, and sends nothing`, async () => {
     await using upload = await interruptedUpload(CONTENT);
     const { input, server, url } = upload;
     await change(input);
@@ -437,7 +445,7 @@ for (
   });
 }
 
-Deno.test("cli --resume compares nothing but files from the beginning of the object", async () => {
+test("cli --resume compares nothing but files from the beginning of the object", async () => {
   for (const how of ["the file", "standard input", "the rest"]) {
     await using upload = await interruptedUpload(CONTENT);
     const { input, server, url } = upload;
@@ -453,7 +461,7 @@ Deno.test("cli --resume compares nothing but files from the beginning of the obj
   }
 });
 
-Deno.test("cli --resume compares no fingerprint that it did not make", async () => {
+test("cli --resume compares no fingerprint that it did not make", async () => {
   for (const value of ["", "0a", "v1", `v2-${"0".repeat(64)}`]) {
     await using upload = await interruptedUpload(CONTENT, [
       ...["--metadata", `fingerprint=${value}`],

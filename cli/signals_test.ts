@@ -26,6 +26,7 @@ import {
 } from "../testing/faulty_server.ts";
 import { fakeTime } from "../testing/fake_time.ts";
 import { temporary } from "../testing/temporary.ts";
+import { test } from "../testing/transports.ts";
 import { stderr } from "./log.ts";
 import { Interrupts, READ_GRACE, SEND_GRACE } from "./signals.ts";
 
@@ -109,7 +110,7 @@ Deno.test("Interrupts leaves no timer and no listener when disposed", async () =
 
 for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
   const ignore = Deno.build.os === "windows";
-  Deno.test(`cli sends what it has read on ${signal}, and counts it`, {
+  test(`cli sends what it has read on ${signal}, and counts it`, {
     ignore,
   }, async () => {
     await using server = new FaultyServer();
@@ -131,7 +132,7 @@ for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
     assertStringIncludes(stderr, "7 bytes acknowledged in 2 requests");
   });
 
-  Deno.test(
+  test(
     `cli saves what it has read on a second ${signal}`,
     { ignore },
     async () => {
@@ -155,7 +156,7 @@ for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
   );
 }
 
-Deno.test(
+test(
   "cli without --lines sends what it has read on SIGINT, or saves it",
   {
     ignore: Deno.build.os === "windows",
@@ -195,7 +196,7 @@ for (const signal of ["SIGINT", "SIGTERM"] as const) {
           ["stalls", never],
         ] as const
       ) {
-        Deno.test(
+        test(
           `cli loses nothing on ${signal}, from ${source}${
             lines ? " with --lines" : ""
           }, while the server ${state}`,
@@ -248,7 +249,7 @@ for (const signal of ["SIGINT", "SIGTERM"] as const) {
 }
 
 for (const lines of [false, true]) {
-  Deno.test(
+  test(
     `cli leaves no gap when a second signal follows at once, while data arrives${
       lines ? " with --lines" : ""
     }`,
@@ -295,7 +296,7 @@ function sleepLong(): void {
 }
 
 for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
-  Deno.test(`cli sleeps through no chance to deliver after ${signal}`, {
+  test(`cli sleeps through no chance to deliver after ${signal}`, {
     ignore: Deno.build.os === "windows",
   }, async () => {
     await using folder = await temporary();
@@ -317,7 +318,7 @@ for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
   });
 }
 
-Deno.test(
+test(
   "cli sends all that it has read when the server comes back after an interrupt",
   {
     ignore: Deno.build.os === "windows",
@@ -348,7 +349,7 @@ Deno.test(
   },
 );
 
-Deno.test(
+test(
   "cli does not wait after an interrupt when the server wants longer than that",
   {
     ignore: Deno.build.os === "windows",
@@ -378,7 +379,7 @@ Deno.test(
   },
 );
 
-Deno.test("cli gives up 5 seconds after an interrupt, and saves what is left", {
+test("cli gives up 5 seconds after an interrupt, and saves what is left", {
   ignore: Deno.build.os === "windows",
 }, async () => {
   await using folder = await temporary();
@@ -396,7 +397,7 @@ Deno.test("cli gives up 5 seconds after an interrupt, and saves what is left", {
 
 for (const signal of ["SIGINT", "SIGTERM"] as const) {
   for (const mode of ["--upload", "--tus"]) {
-    Deno.test(`cli ${mode} does not complete the object after ${signal}`, {
+    test(`cli ${mode} does not complete the object after ${signal}`, {
       ignore: Deno.build.os === "windows",
     }, async () => {
       const text = "half an object";

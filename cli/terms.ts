@@ -17,6 +17,7 @@ const TERMS: readonly (readonly [RegExp, string])[] = [
   [/^Cannot create \w+: url/, "URL"],
   [/^Cannot create \w+: /, ""],
   [/send them in headers/, "send them in --header"],
+  [/fetch blocks; let/, "fetch blocks; add --ignore-env to deno run, or let"],
   // Failures, and advice on them.
   [/; deadLetter did not take them$/, ""], // --refused reports why, or need not
   [/closeTimeout of/, "the time limit of"],

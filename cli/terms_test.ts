@@ -47,6 +47,11 @@ for (
       'URL must not carry credentials, send them in --header; received "***@c/"',
     ],
     [
+      "a port that fetch blocks",
+      () => messageOf(() => new FetchSender("http://a:6000/")),
+      "URL must not use port 6000, which fetch blocks; add --ignore-env to deno run, or let the server listen on another one",
+    ],
+    [
       "an invalid capacity",
       () => messageOf(() => new StreamBuffer(() => {}, { capacity: 0 })),
       "--capacity must be an integer from 1 to 2147483647, received 0",

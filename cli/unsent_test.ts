@@ -17,10 +17,11 @@ import {
   respond,
 } from "../testing/faulty_server.ts";
 import { temporary } from "../testing/temporary.ts";
+import { test } from "../testing/transports.ts";
 import { UnsentFile } from "./unsent.ts";
 
 for (const source of ["a file", "standard input"]) {
-  Deno.test(`cli saves what the server had not acknowledged when it died, from ${source}`, async () => {
+  test(`cli saves what the server had not acknowledged when it died, from ${source}`, async () => {
     await using folder = await temporary();
     const text = linesOf(5_000_000);
     const input = folder.file("input", text);
@@ -49,7 +50,7 @@ for (const source of ["a file", "standard input"]) {
   });
 }
 
-Deno.test("cli --lines saves whole lines and a partial one, in order", async () => {
+test("cli --lines saves whole lines and a partial one, in order", async () => {
   await using folder = await temporary();
   const unsent = folder.file("unsent", "from before\n");
   const text = linesOf(200_000) + "the last";
@@ -98,7 +99,7 @@ Deno.test("cli rejects an --unsent that is its standard input", {
   assertEquals(server.connections, 0);
 });
 
-Deno.test("cli --tus rejects an --unsent that is not empty", async () => {
+test("cli --tus rejects an --unsent that is not empty", async () => {
   await using tus = await startRefusingTusServer();
   await using folder = await temporary();
   const unsent = folder.file("rest", "something else");
@@ -110,7 +111,7 @@ Deno.test("cli --tus rejects an --unsent that is not empty", async () => {
   );
 });
 
-Deno.test("cli saves everything when each write to the disk is partial", async () => {
+test("cli saves everything when each write to the disk is partial", async () => {
   await using folder = await temporary();
   const unsent = folder.file("unsent");
   await using server = new FaultyServer([], respond(400));
@@ -128,7 +129,7 @@ Deno.test("cli saves everything when each write to the disk is partial", async (
   assertStringIncludes(stderr, "15 bytes saved");
 });
 
-Deno.test("cli reports how much it saved when the disk is full", async () => {
+test("cli reports how much it saved when the disk is full", async () => {
   await using folder = await temporary();
   const unsent = folder.file("unsent");
   await using server = new FaultyServer([], respond(400));
@@ -143,7 +144,7 @@ Deno.test("cli reports how much it saved when the disk is full", async () => {
   assertStringIncludes(stderr, `5 bytes saved to ${unsent}`);
 });
 
-Deno.test("cli saves what it can when an input file disappears, and reports it", async () => {
+test("cli saves what it can when an input file disappears, and reports it", async () => {
   await using folder = await temporary();
   const gone = folder.file("gone", "data");
   const unsent = folder.file("unsent");
@@ -162,7 +163,7 @@ Deno.test("cli saves what it can when an input file disappears, and reports it",
   assertStringIncludes(stderr, "read failed: ");
 });
 
-Deno.test("cli leaves an existing --unsent unchanged on success", async () => {
+test("cli leaves an existing --unsent unchanged on success", async () => {
   await using folder = await temporary();
   await using server = new FaultyServer();
   for (const content of ["from before", ""]) {
@@ -172,7 +173,7 @@ Deno.test("cli leaves an existing --unsent unchanged on success", async () => {
   }
 });
 
-Deno.test("cli leaves no empty --unsent behind", async () => {
+test("cli leaves no empty --unsent behind", async () => {
   await using folder = await temporary();
   const unsent = folder.file("unsent");
   await using server = new FaultyServer();
@@ -181,7 +182,7 @@ Deno.test("cli leaves no empty --unsent behind", async () => {
   assertEquals([...Deno.readDirSync(unsent.replace("/unsent", ""))], []);
 });
 
-Deno.test("cli saves to a new file when the --unsent was removed", async () => {
+test("cli saves to a new file when the --unsent was removed", async () => {
   await using folder = await temporary();
   const unsent = folder.file("unsent");
   const { release, behaviour } = held(respond(400));
@@ -197,7 +198,7 @@ Deno.test("cli saves to a new file when the --unsent was removed", async () => {
   assertEquals(Deno.readTextFileSync(unsent), "data");
 });
 
-Deno.test("cli saves even when it cannot open another file", async () => {
+test("cli saves even when it cannot open another file", async () => {
   await using folder = await temporary();
   const unsent = folder.file("unsent");
   await using server = new FaultyServer([], respond(400));
@@ -216,7 +217,7 @@ Deno.test("cli saves even when it cannot open another file", async () => {
   assertStringIncludes(stderr, "4 bytes saved");
 });
 
-Deno.test("cli succeeds when an --unsent that it does not need was removed", async () => {
+test("cli succeeds when an --unsent that it does not need was removed", async () => {
   await using folder = await temporary();
   const unsent = folder.file("unsent");
   const { release, behaviour } = held();

@@ -7,6 +7,7 @@ import {
   startCommand,
 } from "./child.ts";
 import { type Behaviour, type FaultyServer, respond } from "./faulty_server.ts";
+import { currentTransport } from "./transports.ts";
 import { startTusServer, type TusServer } from "./tus_server.ts";
 
 /**
@@ -18,13 +19,17 @@ export const LIMIT = 60_000;
 /** The outcome of a command that succeeds: it prints nothing. */
 export const SUCCESS = { code: 0, signal: null, stdout: "", stderr: "" };
 
-/** Starts the command; it is killed at the limit. */
+/**
+ * Starts the command, over the transport of the test (`transports.ts`); it is
+ * killed at the limit.
+ */
 export function start(
   args: string[],
-  permissions?: string[],
+  permissions: string[] = PERMISSIONS,
   shell?: string,
 ): Child {
-  const child = startCommand(args, permissions, shell);
+  const env = currentTransport() === undefined ? [] : ["--ignore-env"];
+  const child = startCommand(args, [...permissions, ...env], shell);
   const timer = setTimeout(() => child.kill("SIGKILL"), LIMIT);
   void child.outcome.finally(() => clearTimeout(timer));
   return child;

@@ -58,17 +58,25 @@ function proxy(directives = ""): ServerOptions {
 
 const hostOf = ({ port }: { port: number }) => `127.0.0.1:${port}`;
 
+/** Flags with which the command may, and may not, read what names the proxy. */
+const WAYS = [[], ["-E"]];
+
 /** Runs the command with `CONTENT` as input; calls `onRetry` at its first retry. */
 async function ship(
   url: string,
   net: string,
   env: Record<string, string>,
-  onRetry: () => Promise<void> = () => Promise.resolve(),
+  { flags = [], onRetry = () => Promise.resolve() }: {
+    flags?: string[];
+    onRetry?: () => Promise<void>;
+  } = {},
 ): Promise<{ code: number; stderr: string }> {
   const { PATH = "", HOME = "", DENO_DIR } = Deno.env.toObject();
   const process = new Deno.Command(Deno.execPath(), {
-    args: `run -q --no-prompt -N=${net} ${CLI} --lines --capacity 16K`
-      .split(" ").concat(url),
+    args: [
+      ...["run", "-q", "--no-prompt", `-N=${net}`, ...flags, CLI],
+      ...["--lines", "--capacity", "16K", url],
+    ],
     // Without the proxies that this machine may have configured.
     clearEnv: true,
     env: { PATH, HOME, ...DENO_DIR && { DENO_DIR }, NO_COLOR: "1", ...env },
@@ -107,13 +115,16 @@ function viaOf(receiver: Receiver): (string | null)[] {
 
 const test = testWith(TINYPROXY);
 
-for (const name of ["HTTP_PROXY", "http_proxy"]) {
-  test(`${name}: everything goes through the proxy, with permission for the server only`, async () => {
+for (
+  const [name, flags] of ["HTTP_PROXY", "http_proxy"]
+    .flatMap((name) => WAYS.map((flags) => [name, flags] as const))
+) {
+  test(`${[name, ...flags].join(" ")}: everything goes through the proxy, with permission for the server only`, async () => {
     await using receiver = new Receiver();
     await using server = await RealServer.start(proxy());
     const { code, stderr } = await ship(receiver.url, hostOf(receiver), {
       [name]: `http://${hostOf(server)}`,
-    });
+    }, { flags });
     assertEquals(code, 0, stderr);
     assertShipped(receiver);
     const [via, ...others] = viaOf(receiver);
@@ -138,7 +149,7 @@ test("HTTP_PROXY: a proxy that starts late gets everything", async () => {
   await using server = await RealServer.prepare(proxy());
   const { code } = await ship(receiver.url, hostOf(receiver), {
     HTTP_PROXY: `http://${hostOf(server)}`,
-  }, () => server.start());
+  }, { onRetry: () => server.start() });
   assertEquals(code, 0);
   assertShipped(receiver);
   assertMatch(viaOf(receiver).join(), /tinyproxy/);
@@ -279,24 +290,28 @@ test("undici: an abort while a tunnel is being made ends it", async () => {
   assert(!await isPending(closed), "the connection is still there");
 });
 
-testWith(TINYPROXY, OPENSSL)(
-  "HTTPS_PROXY: everything goes through a tunnel, with permission for the server only",
-  async () => {
-    await using server = await RealServer.start(proxy());
-    const { key, cert } = await makeCertificate(server.folder);
-    await using receiver = new Receiver({
-      key: await Deno.readTextFile(key),
-      cert: await Deno.readTextFile(cert),
-    });
-    const { code, stderr } = await ship(receiver.url, hostOf(receiver), {
-      HTTPS_PROXY: `http://${hostOf(server)}`,
-      DENO_CERT: cert,
-    });
-    assertEquals(code, 0, stderr);
-    assertShipped(receiver);
-    assertStringIncludes(
-      await server.read("proxy.log"),
-      `CONNECT ${hostOf(receiver)}`,
-    );
-  },
-);
+for (const flags of WAYS) {
+  testWith(TINYPROXY, OPENSSL)(
+    `${
+      ["HTTPS_PROXY", ...flags].join(" ")
+    }: everything goes through a tunnel, with permission for the server only`,
+    async () => {
+      await using server = await RealServer.start(proxy());
+      const { key, cert } = await makeCertificate(server.folder);
+      await using receiver = new Receiver({
+        key: await Deno.readTextFile(key),
+        cert: await Deno.readTextFile(cert),
+      });
+      const { code, stderr } = await ship(receiver.url, hostOf(receiver), {
+        HTTPS_PROXY: `http://${hostOf(server)}`,
+        DENO_CERT: cert,
+      }, { flags });
+      assertEquals(code, 0, stderr);
+      assertShipped(receiver);
+      assertStringIncludes(
+        await server.read("proxy.log"),
+        `CONNECT ${hostOf(receiver)}`,
+      );
+    },
+  );
+}

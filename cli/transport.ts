@@ -1,0 +1,41 @@
+/** What the command makes its requests by: undici where it can, else `fetch`. */
+import type { Transport } from "../mod.ts";
+
+/** What names a proxy to Deno's `fetch`, in lower or upper case. */
+const PROXIES = ["http_proxy", "https_proxy", "all_proxy"]
+  .flatMap((name) => [name, name.toUpperCase()]);
+
+/**
+ * A transport over undici, which is faster than `fetch`; or `undefined`, which
+ * stands for `fetch`, where
+ *
+ * - the environment can be neither read nor ignored: undici reads it, and the user
+ *   would be asked for a permission that the command does not need;
+ * - the environment names a proxy: `fetch` reaches it with the permission for the
+ *   server alone, and knows SOCKS;
+ * - undici cannot be loaded, as when it was to be downloaded and the registry is out
+ *   of reach.
+ */
+export async function fastTransport(): Promise<Transport | undefined> {
+  if (!mayReadEnv() || PROXIES.some((name) => Deno.env.get(name))) return;
+  try {
+    const { undiciTransport } = await import("../http/undici.ts");
+    return undiciTransport();
+  } catch {
+    return;
+  }
+}
+
+/** Whether reading a variable neither asks the user nor fails. */
+function mayReadEnv(): boolean {
+  // Variables that are ignored count as denied, but are read as if they were unset.
+  if (Deno.permissions.querySync({ name: "env" }).state === "prompt") {
+    return false;
+  }
+  try {
+    PROXIES.forEach((name) => Deno.env.get(name));
+    return true;
+  } catch {
+    return false;
+  }
+}
