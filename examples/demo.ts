@@ -1,11 +1,13 @@
 /**
- * Streams a file to a receiver on loopback, whole and cut into records, through a
- * StreamBuffer and with plain `fetch`. Both ends hash the bytes.
+ * Streams a file to a receiver on loopback, whole and cut into records: through a
+ * StreamBuffer, over `fetch` and over undici, and with plain `fetch`. Both ends
+ * hash the bytes.
  *
  *     deno task demo [FILE]
  */
 import { createHash } from "node:crypto";
-import { streamTo } from "@stream-buffer/stream-buffer";
+import { streamTo, type Transport } from "@stream-buffer/stream-buffer";
+import { undiciTransport } from "@stream-buffer/stream-buffer/undici";
 
 const RECORD = 64;
 /** One request per record is slow, so only a sample of records is sent. */
@@ -56,21 +58,35 @@ async function demo(): Promise<void> {
   const url = `http://127.0.0.1:${await messageFrom<number>(worker)}/`;
   console.log(`${path} (${data.length} bytes) to a receiver at ${url}\n`);
 
+  await using transport = undiciTransport();
+  const sendFile = async (options: { transport?: Transport }) => {
+    await using out = streamTo(url, { capacity: 2 ** 20, ...options });
+    using file = await Deno.open(path);
+    await out.readFrom(file);
+  };
+  const sendRecords = async (options: { transport?: Transport }) => {
+    await using out = streamTo(url, options);
+    for (let at = 0; at < data.length; at += RECORD) {
+      await out.write(data.subarray(at, at + RECORD));
+    }
+  };
   const methods: Record<string, [Uint8Array, () => Promise<void>]> = {
-    "file through a StreamBuffer": [data, async () => {
-      await using out = streamTo(url, { capacity: 2 ** 20 });
-      using file = await Deno.open(path);
-      await out.readFrom(file);
-    }],
+    "file through a StreamBuffer": [data, () => sendFile({})],
+    "file through a StreamBuffer, over undici": [
+      data,
+      () => sendFile({ transport }),
+    ],
     "file as one streaming fetch": [data, async () => {
       await post(url, (await Deno.open(path)).readable);
     }],
-    [`${RECORD} B records through a StreamBuffer`]: [data, async () => {
-      await using out = streamTo(url);
-      for (let at = 0; at < data.length; at += RECORD) {
-        await out.write(data.subarray(at, at + RECORD));
-      }
-    }],
+    [`${RECORD} B records through a StreamBuffer`]: [
+      data,
+      () => sendRecords({}),
+    ],
+    [`${RECORD} B records through a StreamBuffer, over undici`]: [
+      data,
+      () => sendRecords({ transport }),
+    ],
     [`${RECORD} B records, one fetch each (sample)`]: [
       data.subarray(0, SAMPLE * RECORD),
       async () => {
