@@ -1,5 +1,6 @@
 import { assert, assertEquals } from "@std/assert";
 import { dirname } from "node:path";
+import { preload } from "../testing/child.ts";
 import { start, SUCCESS } from "../testing/command.ts";
 import { FaultyServer } from "../testing/faulty_server.ts";
 import {
@@ -51,6 +52,18 @@ for (
     assertEquals(await transportOf([...flags]), expected);
   });
 }
+
+Deno.test("cli does not look for a proxy when the user would be asked for that", async () => {
+  const logReads = preload(() => {
+    const { get } = Deno.env;
+    Deno.env.get = (name) => {
+      // Deno itself reads others, which needs no permission.
+      if (/proxy/i.test(name)) console.log(`read ${name}`);
+      return get.call(Deno.env, name);
+    };
+  });
+  assertEquals(await transportOf([logReads]), "fetch");
+});
 
 for (const name of ["HTTP_PROXY", "https_proxy", "ALL_PROXY"]) {
   Deno.test(`cli with -E and ${name} makes requests by fetch`, async () => {
