@@ -6,6 +6,7 @@ import {
   assertStringIncludes,
 } from "@std/assert";
 import { FlushError } from "../buffer.ts";
+import { fetchTransport } from "./fetch_transport.ts";
 import { SendError } from "../sender.ts";
 import {
   close,
@@ -98,6 +99,22 @@ test("idle connections closed by the server cost no attempt", async () => {
   assertEquals(new Set(server.bodies).size, 5);
   assertEquals(out.stats.failures, 0);
 });
+
+for (const method of ["POST", "OPTIONS", "HEAD", "DELETE"]) {
+  Deno.test(`fetch repeats a ${method} without a body on its own, as docs/runtimes.md says`, async () => {
+    await using server = new FaultyServer([respond(200), close, close]);
+    const transport = fetchTransport(fetch, undefined);
+    const request = {
+      ...{ method, url: new URL(server.url), headers: new Headers() },
+      ...{ body: undefined, signal: new AbortController().signal },
+    };
+    const { body } = await transport({ ...request, method: "POST" });
+    await body?.cancel();
+    await assertRejects(() => transport(request));
+    const requests = server.requests.slice(1);
+    assertEquals(requests.map(({ method }) => method), [method, method]);
+  });
+}
 
 // -- Redirects --
 

@@ -213,6 +213,7 @@ class Pool {
   async request(request: TransportRequest): Promise<TransportResponse> {
     if (this.#closed) throw new TransportClosed("no request can be made");
     const { signal, url } = request;
+    signal.throwIfAborted();
     let connection = this.#idle.get(url.origin)?.pop();
     if (connection === undefined) {
       const proxy = this.#proxyFor(url);

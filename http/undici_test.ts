@@ -486,6 +486,17 @@ for (const host of ["127.0.0.1", "localhost"]) {
   });
 }
 
+Deno.test("a request whose signal is already aborted is not made", async () => {
+  await using transport = undiciTransport();
+  await using server = new FaultyServer();
+  await exchange(transport, requestTo(server));
+  const signal = AbortSignal.abort(new Error("enough"));
+  const request = requestTo(server, { signal });
+  await assertRejects(() => transport(request), Error, "enough");
+  await exchange(transport, requestTo(server));
+  assertEquals([server.requests.length, server.connections], [2, 1]);
+});
+
 Deno.test("an abort while connecting ends the connection", async () => {
   await using transport = undiciTransport();
   using listener = listen(); // it has no TLS
