@@ -105,7 +105,7 @@ for (const method of ["POST", "OPTIONS", "HEAD", "DELETE"]) {
     await using server = new FaultyServer([respond(200), close, close]);
     const transport = fetchTransport(fetch, undefined);
     const request = {
-      ...{ method, url: new URL(server.url), headers: new Headers() },
+      ...{ method, url: new URL(server.url), headers: {} },
       ...{ body: undefined, signal: new AbortController().signal },
     };
     const { body } = await transport({ ...request, method: "POST" });
