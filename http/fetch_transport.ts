@@ -3,10 +3,9 @@
  *
  * Deno resends a body on its own when a pooled connection dies after the server
  * has read the request, so that the server may see it twice in one attempt. It
- * cannot do that with a stream. Reading `request.body` turns bytes into one,
- * which keeps its `Content-Length`. But `fetch` never releases a stream that it
- * is not permitted to send, and the process would not end: so a stream is made,
- * or sent, only with the permission to connect.
+ * cannot do that with a stream, so bytes are sent as one. But `fetch` never releases
+ * a stream that it is not permitted to send, and the process would not end: so a
+ * stream is made, or sent, only with the permission to connect.
  */
 import { HTTP1_CLIENT } from "./http1_client.ts";
 import type { HttpClient, Transport, TransportRequest } from "./options.ts";
@@ -26,22 +25,44 @@ export function fetchTransport(
   fetch: typeof globalThis.fetch | undefined,
   client: HttpClient | undefined,
 ): Transport {
-  const transport = overFetch(fetch ?? globalThis.fetch, client);
-  return fetch === undefined && client === undefined && HTTP1_CLIENT
+  if (fetch !== undefined) return overGivenFetch(fetch, client);
+  const transport = overFetch(globalThis.fetch, client);
+  return client === undefined && HTTP1_CLIENT
     ? preferHttp1(overFetch(globalThis.fetch, HTTP1_CLIENT), transport)
     : transport;
 }
 
+/**
+ * Over the platform's own `fetch`, without a `Request`: Deno would make another of
+ * it, and that takes half as long as a small request.
+ */
 function overFetch(
   fetch: typeof globalThis.fetch,
   client: HttpClient | undefined,
 ): Transport {
   return async (request) => {
-    if (request.body instanceof ReadableStream) {
-      await askToConnect(request.url);
+    const { url, body } = request;
+    if (body instanceof ReadableStream) await askToConnect(url);
+    const init = toInit(request);
+    if (body instanceof Uint8Array && "Deno" in globalThis && mayConnect(url)) {
+      init.body = new SizedStream(streamOf(body), body.length);
     }
-    const init = client && { client } as RequestInit;
-    return await fetch(makeRequest(request), init);
+    return await fetch(url, client ? { ...init, client } as RequestInit : init);
+  };
+}
+
+/** Over a `fetch` of the caller's, which gets a `Request` of its own each time. */
+function overGivenFetch(
+  fetch: typeof globalThis.fetch,
+  client: HttpClient | undefined,
+): Transport {
+  return async (request) => {
+    const { url, body } = request;
+    if (body instanceof ReadableStream) await askToConnect(url);
+    const given = new Request(url, toInit(request));
+    // Turns the body into a stream.
+    if (mayConnect(url)) void given.body;
+    return await fetch(given, client && { client } as RequestInit);
   };
 }
 
@@ -69,22 +90,31 @@ function preferHttp1(http1: Transport, any: Transport): Transport {
   };
 }
 
-/** Makes a request that Deno does not resend on its own, if it may connect. */
-function makeRequest(
-  { url, method, headers, body, signal }: TransportRequest,
-): Request {
+function toInit(
+  { method, headers, body, signal }: TransportRequest,
+): RequestInit {
   const length = headers["content-length"];
-  const request = new Request(url, {
+  return {
     ...{ method, headers, signal },
     body: body instanceof ReadableStream && length !== undefined
       ? sized(body, Number(length))
       : body,
     redirect: "manual",
     duplex: "half",
-  } as RequestInit);
-  // Turns the body into a stream, which Deno cannot resend.
-  if (mayConnect(url)) void request.body;
-  return request;
+  } as RequestInit;
+}
+
+/**
+ * A stream of a copy of `bytes`. If the server responds before it has read them, Deno
+ * still sends what it was given, and the bytes may be others by then.
+ */
+function streamOf(bytes: Uint8Array<ArrayBuffer>): Stream {
+  return new ReadableStream({
+    start(controller) {
+      controller.enqueue(bytes.slice());
+      controller.close();
+    },
+  });
 }
 
 /**
