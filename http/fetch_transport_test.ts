@@ -1,4 +1,5 @@
 import {
+  assert,
   assertEquals,
   assertInstanceOf,
   assertRejects,
@@ -7,15 +8,16 @@ import {
 } from "@std/assert";
 import { FlushError } from "../buffer.ts";
 import { fetchTransport } from "./fetch_transport.ts";
-import { SendError } from "../sender.ts";
+import { FetchSender, SendError } from "../sender.ts";
 import {
   close,
   FaultyServer,
+  head,
   respond,
   respondAndClose,
 } from "../testing/faulty_server.ts";
 import { freePort } from "../testing/free_port.ts";
-import { deliver, FAST, NO_SERVER_URL } from "../testing/sending.ts";
+import { context, deliver, FAST, NO_SERVER_URL } from "../testing/sending.ts";
 import { streamTo, test } from "../testing/transports.ts";
 
 Deno.test("send() calls the given fetch as a plain function, with the client", async () => {
@@ -171,4 +173,24 @@ Deno.test("a redirect that a browser hides behind status 0 is reported as one", 
     SendError,
     "redirects are not followed",
   );
+});
+
+Deno.test("a 2xx before the body is read: over fetch the server gets the bytes, although the caller changes them after the send", async () => {
+  const changed = Promise.withResolvers<void>();
+  await using server = new FaultyServer([async ({ read, write, store }) => {
+    await read(1);
+    await write(head(200, { "content-length": "0" }));
+    await changed.promise;
+    await store();
+  }]);
+  // More than the buffers of a connection hold.
+  const bytes = new Uint8Array(8 * 1024 * 1024).fill(1);
+  const sender = new FetchSender(server.url, { retry: { maxElapsed: 0 } });
+  await sender.send(bytes, context());
+  bytes.fill(2);
+  changed.resolve();
+  await server.waitFor("the request", () => server.stored.length === 1);
+  const { body } = server.stored[0]!;
+  assertEquals(body.length, bytes.length);
+  assert(body.every((byte) => byte === 1), "the bytes were changed");
 });
