@@ -32,7 +32,7 @@ const PARTS: Record<string, string[]> = {
   "testing/": [...PUBLIC, "examples/receiver.ts", ...ANY_LIBRARY],
   "tools/": [...PUBLIC, "testing/", ...ANY_LIBRARY],
   "examples/": [...PUBLIC, ...ANY_LIBRARY],
-  "bench/": [...PUBLIC, ...ANY_LIBRARY],
+  "bench/": [...PUBLIC, "examples/isolate.ts", ...ANY_LIBRARY],
   "tests": [
     "http/undici.ts",
     ...["buffer.ts", "sender.ts", "mod.ts", "internal/", "http/", "senders/"],
