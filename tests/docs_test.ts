@@ -6,6 +6,8 @@ import { assert, assertEquals } from "@std/assert";
 import { fileURLToPath } from "node:url";
 import bench from "../bench/results/bench.json" with { type: "json" };
 import results from "../bench/results/curves.json" with { type: "json" };
+import peers from "../bench/results/peers.json" with { type: "json" };
+import { tablesOf } from "../bench/peers/tables.ts";
 import config from "../deno.json" with { type: "json" };
 import { BEHAVIOURS } from "../testing/faulty_server.ts";
 import { temporary } from "../testing/temporary.ts";
@@ -191,6 +193,14 @@ for (const [path, facts] of Object.entries(FACTS)) {
     assertEquals(facts.filter((fact) => !text.includes(fact)), []);
   });
 }
+
+Deno.test("docs/peers.md has the tables of what was measured", () => {
+  // How wide a column is, and where a line ends, is up to `deno fmt`.
+  const words = (text: string) => text.split(/[\s|]+|-{2,}:?/).filter(Boolean);
+  const page = PAGES.get("docs/peers.md")!;
+  const [, tables] = page.match(/<!-- begin.*-->([^]*)<!-- end/)!;
+  assertEquals(words(tables!), words(tablesOf(peers)));
+});
 
 Deno.test("the package has what its pages link to, except tests and tools", () => {
   const { include } = config.publish;
