@@ -58,7 +58,7 @@ const PAGE = new URL("../../docs/peers.md", HERE);
 const decoder = new TextDecoder();
 
 /** A folder with Node, the packages, and the programs that run there. */
-interface Workshop extends AsyncDisposable {
+interface Workshop extends Disposable {
   readonly node: string;
   readonly file: (name: string) => string;
 }
@@ -68,6 +68,12 @@ async function setUp(): Promise<Workshop> {
   const name = NODE_PACKAGES[system];
   if (name === undefined) throw new Error(`There is no Node for ${system}`);
   const folder = await Deno.makeTempDir();
+  const remove = () => Deno.removeSync(folder, { recursive: true });
+  const interrupt = () => {
+    remove();
+    Deno.exit(130);
+  };
+  Deno.addSignalListener("SIGINT", interrupt);
   const file = (name: string) => `${folder}/${name}`;
   const imports = Object.fromEntries([
     ...PACKAGES.map((name) => [name, config.imports[name]]),
@@ -90,7 +96,10 @@ async function setUp(): Promise<Workshop> {
   return {
     node: file(`node_modules/${name}/bin/node`),
     file,
-    [Symbol.asyncDispose]: () => Deno.remove(folder, { recursive: true }),
+    [Symbol.dispose]() {
+      Deno.removeSignalListener("SIGINT", interrupt);
+      remove();
+    },
   };
 }
 
@@ -223,7 +232,7 @@ const show = (name: string, cells: string[]) =>
     name.padEnd(24) + cells.map((cell) => ` ${cell.padStart(14)}`).join(""),
   );
 const outcomes: Results["outcomes"] = {};
-await using workshop = await setUp();
+using workshop = await setUp();
 for (const scenario of scenarios) {
   show(`\n${SCENARIOS[scenario].short}`, COLUMNS);
   outcomes[scenario] = {};
