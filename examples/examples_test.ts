@@ -69,6 +69,18 @@ Deno.test("receiver() stores a batch once, however often it arrives", async () =
   assertEquals(stored(), "abAno keyno key");
 });
 
+Deno.test("receiver() stores each batch once when sends overlap, and some arrive early", async () => {
+  const { post, stored } = setUp();
+  assertEquals((await post("c", '"x-2"')).status, 201);
+  assertEquals((await post("a", '"x-0"')).status, 201);
+  assertEquals((await post("c", '"x-2"')).status, 200);
+  assertEquals((await post("b", '"x-1"')).status, 201);
+  for (const sequence of [0, 1, 2]) {
+    assertEquals((await post("again", `"x-${sequence}"`)).status, 200);
+  }
+  assertEquals(stored(), "cab");
+});
+
 Deno.test("receiver() stores nothing of an incomplete body", async () => {
   const { post, stored } = setUp();
   const broken = new ReadableStream({

@@ -1,18 +1,27 @@
 /**
- * A server that stores every batch exactly once, in order.
+ * A server that stores every batch exactly once, in the order of arrival. That is
+ * the order of the stream, unless the `concurrency` of the sender is above 1.
  *
  *     deno run -N -W examples/receiver.ts received.bin
  */
 
+/** The sequence numbers that have been stored of a stream. */
+interface Stored {
+  /** All below this one. */
+  end: number;
+  /** Those that arrived before one below them, as they do when sends overlap. */
+  readonly ahead: Set<number>;
+}
+
 /**
- * Makes a handler for `Deno.serve`. It keeps the highest sequence number of each
- * stream, and so recognises a repeated batch by its `Idempotency-Key`. To survive
- * a restart, store that number in the same transaction as the bytes.
+ * Makes a handler for `Deno.serve`. It keeps which sequence numbers of each stream
+ * it has stored, and so recognises a repeated batch by its `Idempotency-Key`. To
+ * survive a restart, store that in the same transaction as the bytes.
  */
 export function receiver(
   store: (bytes: Uint8Array) => void,
 ): (request: Request) => Promise<Response> {
-  const highest = new Map<string, number>();
+  const streams = new Map<string, Stored>();
   return async ({ headers, body }) => {
     const coding = headers.get("Content-Encoding")?.replace("br", "brotli");
     if (coding !== undefined) {
@@ -23,12 +32,16 @@ export function receiver(
     const bytes = await new Response(body).bytes();
     const key = headers.get("Idempotency-Key")?.match(/^"(.+)-(\d+)"$/);
     if (key) {
-      const [, stream, sequence] = key as unknown as [string, string, string];
-      if (Number(sequence) <= (highest.get(stream) ?? -1)) {
+      const [, stream, number] = key as unknown as [string, string, string];
+      const sequence = Number(number);
+      const stored = streams.get(stream) ?? { end: 0, ahead: new Set() };
+      if (sequence < stored.end || stored.ahead.has(sequence)) {
         return new Response("stored before\n");
       }
       store(bytes);
-      highest.set(stream, Number(sequence));
+      streams.set(stream, stored);
+      stored.ahead.add(sequence);
+      while (stored.ahead.delete(stored.end)) stored.end++;
     } else {
       store(bytes);
     }
