@@ -232,13 +232,14 @@ export interface StreamBufferOptions {
   /**
    * How many sends may be in flight at once. With 1, a batch is sent when the one
    * before it has been delivered, and a server gets them in order. With more, a
-   * distant server gets up to as many times the bytes per second, and only one that
-   * looks at the sequence or the offset of each batch can tell their order. After a
-   * failed send, nothing new is sent until the server has accepted a batch again.
+   * distant server gets up to that many times the bytes per second, but they may
+   * arrive in any order: only the sequence or the offset of each batch tells it. A
+   * server that drops repeats must compare whole keys, not only the latest number.
+   * After a failed send, nothing new is sent until a send made after it succeeds.
    *
-   * Each send needs a store: memory is at most `(1 + concurrency) × capacity`,
-   * `maxQueuedBytes`, and one copy of a write that is sent whole, while nothing else
-   * is in flight. Uploads as one object refuse more than 1.
+   * Each send needs a store: memory is at most `(1 + concurrency) × capacity` and
+   * `maxQueuedBytes`, besides a copy of a write that is sent whole, and another store
+   * while `readFrom` reads a byte stream. An `UploadSender` or `TusSender` needs 1.
    *
    * @default {1}
    */
@@ -290,8 +291,9 @@ export interface StreamBufferStats {
   readonly bytesDiverted: number;
   /**
    * Bytes acknowledged that come after some which are not settled. It is 0 unless
-   * `concurrency` is above 1. What is left of `bytesAccepted` without these three
-   * is held, and returned by {@linkcode StreamBuffer.takeUnsent} at the end.
+   * `concurrency` is above 1. `bytesAccepted` less `bytesDelivered`,
+   * `bytesDiverted` and `bytesAhead` is what the buffer holds, and what
+   * {@linkcode StreamBuffer.takeUnsent} returns at the end.
    */
   readonly bytesAhead: number;
   /** Bytes of writes that wait for room, and are not accepted yet. */
@@ -442,10 +444,10 @@ export class NoProgressError extends Error {
  *
  * WHAT FOLLOWS A FAILED SEND. The server is in doubt until a send succeeds that was
  * launched after the failure. Meanwhile no new batch is made, so that at most
- * `concurrency` of them can fail, and the retry timer launches the first held one
- * only: the others follow when it has succeeded. Failures that overlap are one
- * failure, and successes that overlap with it show nothing. So a server that is
- * away is asked as seldom as if there were one send at a time, and a batch that is
+ * `concurrency` of them can fail, and the retry timer launches only the first one
+ * that is held: the others follow when it has succeeded. Failures that overlap are
+ * one failure, and a success that overlaps with it proves nothing. So a server that
+ * is away is asked as seldom as with one send at a time, and a batch that is
  * refused stops the stream behind it.
  *
  * WHO DECIDES WHEN A FAILED BATCH IS SENT AGAIN. The retry timer does, and nothing
@@ -468,9 +470,10 @@ export class NoProgressError extends Error {
  *    Only a chunk of a source is not rejected: it is accepted before it fits.
  * 4. No byte is forgotten. With a flushInterval, each accepted byte of an open
  *    buffer is settled, or in a batch, or in or behind a store that is demanded, or
- *    the clock (#timer) runs for it. What is demanded is sent as soon as there is a batch to
- *    spare and the server is not in doubt; and while it is, a batch is in flight or
- *    the retry timer runs, unless the sender has ended.
+ *    the clock (#timer) runs for it. What is demanded is sent as soon as there are
+ *    fewer than `concurrency` batches and the server is not in doubt; and while it is
+ *    in doubt, a batch is in flight or the retry timer runs, unless the sender has
+ *    ended.
  * 5. No one waits in vain: a failed send, and the end of the buffer, settle every
  *    queued write, every flush that waits for that batch, and a reader that waits
  *    for room. A reader that waits for its source is rejected only by the end
@@ -871,14 +874,14 @@ export class StreamBuffer implements AsyncDisposable {
    * room, and continues while a full store is sent.
    *
    * A {@linkcode Reader} reads straight into the store, and so does a byte stream,
-   * such as `file.readable`, for which there is one more store meanwhile. From any
-   * other stream it takes chunk by chunk, each like a `write`: one that is no larger
-   * than `capacity` is not split. A stream is released at the end, and not cancelled.
+   * such as `file.readable`, for which there is one more store meanwhile. Any other
+   * stream is read chunk by chunk, each like a `write`: one that is no larger than
+   * `capacity` is not split. A stream is released at the end, and not cancelled.
    *
    * If a send fails while it waits for room, it rejects; if it is waiting for the
    * source, it carries on, and `onError` is called. Either way every byte that was
-   * read has been accepted, and another call continues from there (of a `Blob`, it
-   * begins anew: pass its `stream()`). Meanwhile `flush`, `flushInterval` and
+   * read has been accepted, and another call continues from there. Only a `Blob` would
+   * be read from its start: pass its `stream()` instead. Meanwhile `flush`, `flushInterval` and
    * `stats` work as usual, but nothing else can be written.
    *
    * `close` and `abort` end it at once. A stream then keeps what it has not given.

@@ -1,8 +1,8 @@
 /**
  * HTTP/1.1 for `https:` URLs on Deno, whose `fetch` prefers HTTP/2. That is slow:
- * it writes the head, the body and the end of a request apart, and Nagle's
+ * it writes the head, the body and the end of a request separately, and Nagle's
  * algorithm (RFC 896), which Deno leaves on, holds the end of a write back until
- * the small packet before it has been acknowledged. A request with a body so takes
+ * the small packet before it has been acknowledged. So a request with a body takes
  * a round trip or two more, and 40 ms more if the acknowledgement is delayed. Flow
  * control adds a round trip for each 64 KiB, where the server leaves its window at
  * the default (RFC 9113, section 6.9.2). `docs/performance.md` has measurements.

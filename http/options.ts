@@ -46,7 +46,7 @@ export interface TransportRequest {
     | Uint8Array<ArrayBuffer>
     | ReadableStream<Uint8Array<ArrayBuffer>>
     | undefined;
-  /** Aborted when no one waits for the response any more. */
+  /** Aborted when the response is no longer needed. */
   readonly signal: AbortSignal;
 }
 
@@ -72,21 +72,27 @@ export interface TransportResponse {
  * - **abort the request with `signal`**, so that the server cannot mistake what it
  *   has for the whole of it. The sender does not wait for that, and cancels a
  *   response that arrives later;
- * - **not read the bytes of `body` once it has resolved to a 2xx, or rejected**:
- *   the store that they are in is filled again. Nor once the body of another
- *   response has ended, or been cancelled. A server may respond before it has read
- *   the request, so a response does not imply that the bytes have been sent.
+ * - **not read the bytes of `body` after its promise has rejected, or resolved to a
+ *   2xx**: the store that holds them is filled again. After any other response, not
+ *   once the body of that has ended or been cancelled. A server may respond before
+ *   it has read the request, so a response does not imply that the bytes have been
+ *   sent.
+ *
+ * One over a plain `fetch` repeats requests where `fetch` does, on Deno among others:
+ * to log or count requests, wrap `undiciTransport()`, or give a `fetch` of your own.
  *
  * @example A transport that counts its requests
  * ```ts
  * import { streamTo, type Transport } from "@stream-buffer/stream-buffer";
+ * import { undiciTransport } from "@stream-buffer/stream-buffer/undici";
  * import { assertEquals } from "@std/assert";
  *
  * await using server = Deno.serve({ port: 0, onListen() {} }, () => new Response());
+ * await using undici = undiciTransport();
  * let count = 0;
- * const transport: Transport = ({ url, ...init }) => {
+ * const transport: Transport = (request) => {
  *   count++;
- *   return fetch(url, { ...init, redirect: "manual" } as RequestInit);
+ *   return undici(request);
  * };
  * const url = `http://localhost:${server.addr.port}/ingest`;
  * {

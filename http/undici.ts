@@ -71,13 +71,13 @@ const MEANINGS: Record<string, string> = {
 /** Options of {@linkcode undiciTransport}. Those for TLS are named as in `node:tls`. */
 export interface UndiciTransportOptions {
   /**
-   * Certificates of the authorities to trust, in PEM format, in place of the
-   * platform's.
+   * Certificates of the authorities to trust, in place of the platform's: text in
+   * PEM format, not the path of a file.
    *
    * @default {the platform's}
    */
   ca?: string | string[];
-  /** A certificate by which the server recognises the client, in PEM format. */
+  /** The client's certificate, for a server that asks for one, in PEM format. */
   cert?: string;
   /** The private key of `cert`, in PEM format. */
   key?: string;
@@ -131,7 +131,7 @@ export interface UndiciTransport extends AsyncDisposable {
  * - **Only the caller closes it**, after the buffers that use it: several of them
  *   may share one.
  *
- * It runs on Deno and Node; Bun replaces undici by a part of it. On Deno it needs
+ * It runs on Deno and Node; Bun replaces undici with a part of it. On Deno it needs
  * the permission for the server or, if there is one, the proxy; and `--ignore-env`,
  * or the permission to read a few variables.
  *
@@ -149,7 +149,7 @@ export interface UndiciTransport extends AsyncDisposable {
  * @param options Options; all of them apply to every connection.
  * @returns The transport.
  * @throws {TypeError} If an option, or the proxy in the environment, is invalid, or
- *   this platform has no whole undici.
+ *   this platform has only a part of undici.
  */
 export function undiciTransport(
   options: UndiciTransportOptions = {},
@@ -279,7 +279,7 @@ class Connection {
   #socket: Socket | undefined;
   #exchange: Exchange | undefined;
   #isHeld = false;
-  /** Reports the end of the connection, which came while the response was held back. */
+  /** Reports that the connection ended while the response was held back. */
   #withheld: (() => void) | undefined;
 
   constructor(
@@ -377,11 +377,12 @@ class Connection {
   /**
    * Keeps from undici what it does not cope with.
    *
-   * A response of "100 Continue" is an error for it, though that has to be expected
-   * (RFC 9110, section 15.2). One that arrives in pieces still is: that is rare.
+   * It takes a "100 Continue" for an error, though a client must be able to parse
+   * one (RFC 9110, section 15.2). One that arrives in pieces, which is rare, still
+   * fails the request.
    *
-   * The end of the connection, while the response is held back, violates an
-   * assertion of its, which would end the process.
+   * If the connection ends while the response is held back, one of its assertions
+   * fails, which would end the process.
    */
   #filter(socket: Socket): void {
     const read = socket.read.bind(socket);
