@@ -1193,7 +1193,7 @@ Deno.test("concurrency: a sender may write to the buffer, and the order holds", 
   assertEquals(sends, ["aaaa", "<2>!", "<1>!", "<0>!"]);
 });
 
-Deno.test("concurrency: a sender that makes up one object is refused, unless it is 1", async () => {
+Deno.test("concurrency: above 1, a sender whose sends make up one object is refused", async () => {
   const sender: Sender = { send() {}, ordered: true };
   assertThrows(
     () => new StreamBuffer(sender, { concurrency: 2 }),
@@ -3784,7 +3784,7 @@ for (const [kind, make] of Object.entries(SOURCES)) {
   }
 }
 
-Deno.test("readFrom() reads nothing from a body that is not there, or an empty stream", async () => {
+Deno.test("readFrom() reads nothing from a missing body, or an empty stream", async () => {
   const { out, sender } = setUp();
   const sources = [
     new Response(null),
@@ -3814,7 +3814,7 @@ Deno.test("readFrom() reads a byte stream into a store of its own, and swaps it 
   assertEquals(stores.size, 10);
 });
 
-Deno.test("readFrom() a byte stream: what was written before stays in the store, and can be sent meanwhile", async () => {
+Deno.test("readFrom() of a byte stream: what was written before stays in the store, and can be sent meanwhile", async () => {
   const { out, sender } = setUp({ capacity: 8 });
   const late = Promise.withResolvers<string>();
   await out.write("abc");
@@ -3890,7 +3890,7 @@ Deno.test("readFrom() copies a chunk that has to wait", async () => {
   assertEquals(sender.text, "aaaabbbccc");
 });
 
-Deno.test("readFrom() a stream rejects when a send fails, and has accepted the chunk that it had", async () => {
+Deno.test("readFrom() of a stream rejects when a send fails, and has accepted the chunk that it had", async () => {
   const { step, reject } = gate();
   const { out, sender } = setUp({ capacity: 4 }, [step, down]);
   const source = chunked(["aaa", "bbb", "ccccccccc", "ddd"]);
@@ -3910,7 +3910,7 @@ Deno.test("readFrom() a stream rejects when a send fails, and has accepted the c
   assertEquals(sender.text, "aaabbbcccccccccddd!");
 });
 
-Deno.test("readFrom() a stream: takeUnsent() returns the chunk that waits for room", async () => {
+Deno.test("readFrom() of a stream: takeUnsent() returns the chunk that waits for room", async () => {
   const { out } = setUp({ capacity: 4 }, [stall]);
   const { stream } = chunked(["aaa", "bbb", "ccccccccc", "ddd"]);
   const reading = out.readFrom(stream);
@@ -3926,7 +3926,7 @@ Deno.test("readFrom() a stream: takeUnsent() returns the chunk that waits for ro
   assertEquals(await restOf(stream), "ddd");
 });
 
-Deno.test("readFrom() a stream: close() delivers the chunk that waits for room", async () => {
+Deno.test("readFrom() of a stream: close() delivers the chunk that waits for room", async () => {
   const { step, resolve } = gate();
   const { out, sender } = setUp({ capacity: 4 }, [step]);
   const { stream } = chunked(["aaa", "bbb", "ccccccccc", "ddd"]);
@@ -4010,7 +4010,7 @@ Deno.test("readFrom() cancels the stream that it has made of a Blob", async () =
   await out.close();
 });
 
-Deno.test("readFrom() a stream: nothing else can be written meanwhile, and flush() delivers what was read", async () => {
+Deno.test("readFrom() of a stream: nothing else can be written meanwhile, and flush() delivers what was read", async () => {
   const { out, sender } = setUp({ capacity: 8 });
   const { stream } = chunked(["abc"], false);
   const reading = out.readFrom(stream);

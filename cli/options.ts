@@ -64,7 +64,7 @@ A TIME is in milliseconds, or has a unit: 500ms, 30s, 2m.
 
 Permissions: -N for the URL, -R for each FILE, -R -W for --unsent and --refused,
 and --allow-env=NAME for \${NAME}. With --ignore-env, or with -E and no proxy in the
-environment, undici makes the requests instead of fetch, which is faster.
+environment, undici makes the requests, faster than fetch.
 
 Exit codes: 0 all bytes acknowledged, 1 failed or interrupted, 2 invalid usage or
 missing permission, 3 all bytes acknowledged or appended to --refused.

@@ -13,8 +13,8 @@ const PROXIES = ["http_proxy", "https_proxy", "all_proxy"]
  *   would be asked for a permission that the command does not need;
  * - the environment names a proxy: `fetch` reaches it with the permission for the
  *   server alone, and knows SOCKS;
- * - undici cannot be loaded, as when it was to be downloaded and the registry is out
- *   of reach.
+ * - undici cannot be loaded, for example because it has yet to be downloaded and the
+ *   registry cannot be reached.
  */
 export async function fastTransport(): Promise<Transport | undefined> {
   if (!mayReadEnv() || PROXIES.some((name) => Deno.env.get(name))) return;

@@ -100,7 +100,7 @@ for (const Sender of [FetchSender, UploadSender, TusSender]) {
 }
 
 for (const status of [0, 199, 204, 299, 300]) {
-  Deno.test(`send() takes a ${status} from the transport for what it is`, async () => {
+  Deno.test(`only a 2xx of a transport is a delivery: ${status}`, async () => {
     const sent = deliver(NO_SERVER_URL, {
       transport: () => Promise.resolve(response(status)),
     });
