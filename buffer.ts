@@ -1412,7 +1412,7 @@ export class StreamBuffer implements AsyncDisposable {
     if (stream === undefined) return this.#readerInput(source as Reader);
     if (stream.locked) {
       throw new TypeError(
-        "Cannot read: the stream is locked; release its reader, or pass the stream that it is piped to",
+        "Cannot read: the stream is locked: a reader, a pipe, or a call such as text() has it",
       );
     }
     const byteReader = byteReaderOf(stream);
@@ -2076,7 +2076,7 @@ function toStream(source: Source): ReadableStream<Chunk> | undefined {
   throw new TypeError(
     `Cannot read: source must be a ReadableStream, a Blob, a Response, or have a method "read" as Deno.FsFile has, received ${
       show(source)
-    }`,
+    }; ReadableStream.from() makes a stream of any iterable`,
   );
 }
 

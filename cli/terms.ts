@@ -24,6 +24,7 @@ const TERMS: readonly (readonly [RegExp, string])[] = [
   [/maxElapsed of/, "--retry-for of"],
   [/credentials in `headers`/, "credentials in --header"],
   [/make `capacity` smaller/, "make --capacity smaller"],
+  [/give a `client` that speaks .*$/, "add --no-npm to deno run"],
   [/so give `length`/, "so send a file"],
   [/`length` is/, "the size of the input is"],
 ];

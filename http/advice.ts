@@ -24,7 +24,7 @@ export function adviceForStatus(status: number): string {
 export function adviceForCause(cause: unknown): string {
   if (isClosedClient(cause)) return "; is the `client` closed?";
   if (isVersionRefused(cause)) {
-    return "; give a `client` that speaks the server's version of HTTP";
+    return "; give a `client` that speaks the server's version of HTTP, and no `transport`";
   }
   return isClosedTransport(cause) ? "; is the `transport` closed?" : "";
 }

@@ -138,7 +138,8 @@ export function reword(
 function isRetryable(status: number | undefined, cause: unknown): boolean {
   if (status === undefined) {
     return !isPermissionError(cause) && !isClosedClient(cause) &&
-      !isClosedTransport(cause) && !isVersionRefused(cause);
+      !isClosedTransport(cause) &&
+      !isVersionRefused(cause);
   }
   return RETRYABLE_STATUSES.has(status) ||
     (status >= 500 && status < 600 && !PERMANENT_STATUSES.has(status));

@@ -14,7 +14,8 @@ import { temporary } from "../testing/temporary.ts";
 
 /** A URL without a server: no service has the port, and only root may take it. */
 const NO_SERVER_URL = "https://127.0.0.1:2/";
-const ADVICE = "; give a `client` that speaks the server's version of HTTP";
+const ADVICE =
+  "; give a `client` that speaks the server's version of HTTP, and no `transport`";
 const NO_RETRY = { maxElapsed: 0 };
 const ALL_VERSIONS = ["h2", "http/1.1"];
 

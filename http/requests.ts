@@ -17,7 +17,6 @@ import { toHeaders, toRecord } from "./headers.ts";
 import type {
   AttemptOptions,
   HeaderFunction,
-  RequestHeaders,
   SendAttempt,
   Transport,
   TransportRequest,
@@ -31,7 +30,7 @@ import {
   redactError,
   type Secrets,
 } from "./redaction.ts";
-import { readText, type ServerResponse } from "./responses.ts";
+import { checkResponse, readText, type ServerResponse } from "./responses.ts";
 import { parseRetryAfter } from "./retry_after.ts";
 import { checkUrl, isBlocked } from "./urls.ts";
 
@@ -260,9 +259,11 @@ export class Requests {
   async #respond(request: TransportRequest): Promise<TransportResponse> {
     const { signal } = request;
     const transport = this.#transport; // a plain function, without a `this`
-    const response = transport(request);
+    const response = call(transport, request);
     try {
-      return await until(signal, response);
+      const received = await until(signal, response);
+      checkResponse(received);
+      return received;
     } catch (error) {
       if (signal.aborted) {
         void response.then(({ body }) => body?.cancel()).catch(() => {});
@@ -272,10 +273,10 @@ export class Requests {
   }
 }
 
-/** Calls a header function. If it throws, the promise rejects. */
-async function call(
-  headers: HeaderFunction,
-  attempt: SendAttempt,
-): Promise<RequestHeaders> {
-  return await headers(attempt);
+/** Calls a function of the caller's. If it throws, the promise rejects. */
+async function call<T, R>(
+  given: (argument: T) => R | Promise<R>,
+  argument: T,
+): Promise<R> {
+  return await given(argument);
 }

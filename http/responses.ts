@@ -6,6 +6,7 @@
  * its beginning. Neither needs all of it, and a faulty server may send a body
  * without end, or stop in the middle: so reading is bounded in size and in time.
  */
+import { show } from "../internal/checks.ts";
 import type { SendError } from "./errors.ts";
 import type { TransportResponse } from "./options.ts";
 
@@ -30,6 +31,37 @@ export interface ServerResponse {
    *   caller can do about such a status.
    */
   toError(advice?: string): SendError;
+}
+
+/**
+ * Checks what a transport has returned. It may be the caller's own, and a mistake in
+ * it must not pass for a delivery.
+ *
+ * @throws {TypeError} If it is not a response.
+ */
+export function checkResponse(response: TransportResponse): void {
+  const problem = problemOf(response);
+  if (problem !== undefined) {
+    throw new TypeError(
+      `transport must return a promise of a response: ${problem}`,
+    );
+  }
+}
+
+function problemOf(response: TransportResponse): string | undefined {
+  if (typeof response !== "object" || response === null) {
+    return `received ${show(response)}`;
+  }
+  const { status, headers, body } = response;
+  if (!Number.isInteger(status)) {
+    return `status must be an integer, received ${show(status)}`;
+  }
+  if (typeof headers?.get !== "function") {
+    return `headers must have a method "get", received ${show(headers)}`;
+  }
+  if (body !== null && typeof body?.getReader !== "function") {
+    return `body must be a ReadableStream or null, received ${show(body)}`;
+  }
 }
 
 /**

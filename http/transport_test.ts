@@ -229,3 +229,52 @@ Deno.test("what a transport throws shows no secrets", async () => {
     `POST of 10 bytes to ${NO_SERVER_URL} failed (attempt 1): ${NO_SERVER_URL} with ***`,
   );
 });
+
+const NO_RESPONSES: [title: string, result: unknown, shown: string][] = [
+  ["nothing", undefined, "received undefined"],
+  ["a status", 204, "received 204"],
+  ["a promise of nothing", Promise.resolve(), "received undefined"],
+  [
+    "a status that is a string",
+    { status: "200", headers: new Headers(), body: null },
+    'status must be an integer, received "200"',
+  ],
+  [
+    "headers that are a record",
+    { status: 200, headers: {}, body: null },
+    'headers must have a method "get", received an object (Object)',
+  ],
+  [
+    "no body",
+    { status: 200, headers: new Headers() },
+    "body must be a ReadableStream or null, received undefined",
+  ],
+  [
+    "a body that is no stream of the web",
+    { status: 200, headers: new Headers(), body: (async function* () {})() },
+    "body must be a ReadableStream or null, received an object",
+  ],
+];
+for (const [title, result, shown] of NO_RESPONSES) {
+  Deno.test(`a transport that returns ${title} fails the attempt, with a message that says so`, async () => {
+    await assertRejects(
+      () =>
+        deliver(NO_SERVER_URL, {
+          transport: () => result as never,
+          retry: ONCE,
+        }),
+      SendError,
+      `transport must return a promise of a response: ${shown}`,
+    );
+  });
+}
+
+Deno.test("a transport that throws fails the attempt", async () => {
+  let calls = 0;
+  const transport: Transport = () => {
+    if (calls++ === 0) throw new Error("not yet");
+    return Promise.resolve(response(204));
+  };
+  await deliver(NO_SERVER_URL, { transport, retry: FAST });
+  assertEquals(calls, 2);
+});

@@ -295,7 +295,6 @@ class Connection {
       connect: (options, callback) => {
         this.#connecting = connect(options, (...result) => {
           this.#socket = result[1] ?? undefined;
-          if (this.#socket && "Deno" in globalThis) neverCork(this.#socket);
           this.#withheld = undefined;
           if (this.#socket) this.#filter(this.#socket);
           callback(...result);
@@ -540,15 +539,6 @@ function afterContinues(bytes: Uint8Array): Uint8Array {
   const text = new TextDecoder("latin1").decode(bytes);
   const [continues] = text.match(/^(HTTP\/1\.1 100.*\r\n(.+\r\n)*\r\n)*/)!;
   return bytes.subarray(continues.length);
-}
-
-/**
- * Makes a socket of Deno's write a head and a body one after the other. Corked, it
- * joins them in a copy first, which takes longer for a large body than a second
- * write, and gains nothing for a small one.
- */
-function neverCork(socket: Socket): void {
-  socket.cork = socket.uncork = () => {};
 }
 
 /** Headers as undici takes them: names and values in turn. */

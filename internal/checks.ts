@@ -94,7 +94,11 @@ export function show(value: unknown): string {
       return "a function";
     case "object":
       if (value === null) return "null";
-      return `an object (${value.constructor?.name ?? "no prototype"})`;
+      return `an object (${
+        value.constructor === undefined
+          ? "no prototype"
+          : value.constructor.name || "no name"
+      })`;
     default:
       return String(value);
   }
