@@ -12,15 +12,20 @@ import results from "./results/curves.json" with { type: "json" };
 
 const { cpu, runtime } = bench;
 // Without curl its pair was not measured.
-const ratios: typeof bench.ratios | Omit<typeof bench.ratios, "file_vs_curl"> =
+const ratios: typeof bench.ratios | Omit<typeof bench.ratios, "pipe_vs_curl"> =
   bench.ratios;
 const { curves } = results;
 
-const throughput = [0, 10, 50, 100].flatMap((delay) => {
-  const name = `capacity, ${delay} ms` as keyof typeof curves;
-  const way = delay === 0 ? "loopback" : `${delay} ms away`;
-  return curves[name].map(({ x, rate }) => ({ way, capacity: x / 1024, rate }));
-});
+const throughput = Object.entries({
+  "loopback, undici": curves["capacity, 0 ms, undici"],
+  "loopback": curves["capacity, 0 ms"],
+  "10 ms away": curves["capacity, 10 ms"],
+  "50 ms away": curves["capacity, 50 ms"],
+  "50 ms, 8 at once": curves["capacity, 50 ms, 8 at once"],
+  "100 ms away": curves["capacity, 100 ms"],
+}).flatMap(([way, points]) =>
+  points.map(({ x, rate }) => ({ way, capacity: x / 1024, rate }))
+);
 const ways = [...new Set(throughput.map(({ way }) => way))];
 
 /** The labels stand at different places (`at`), because two lines are close. */
@@ -31,10 +36,10 @@ const peers = [
     side: "above",
     end: 120,
   },
-  ..."file_vs_curl" in ratios
+  ..."pipe_vs_curl" in ratios
     ? [{
       peer: "curl -T -",
-      rate: ratios.file_vs_curl.peer,
+      rate: ratios.pipe_vs_curl.peer,
       side: "below",
       end: 120,
     }]
@@ -64,9 +69,11 @@ const COLOURS = {
   others: ["#59636e", "#9198a1"],
   axis: ["#818b98", "#656c76"],
   grid: ["#eaeef2", "#21262d"],
+  fast: ["#cf222e", "#ff7b72"],
   loopback: ["#0969da", "#58a6ff"],
   near: ["#bc4c00", "#f0883e"],
   far: ["#8250df", "#bc8cff"],
+  overlapping: ["#9a6700", "#d29922"],
   farthest: ["#1a7f37", "#56d364"],
 } as const;
 
@@ -157,15 +164,18 @@ const spec: TopLevelSpec = {
               sort: ways,
               scale: {
                 range: [
+                  light("fast"),
                   light("loopback"),
                   light("near"),
                   light("far"),
+                  light("overlapping"),
                   light("farthest"),
                 ],
               },
               legend: {
                 title: "StreamBuffer",
                 orient: "bottom",
+                columns: 3,
                 titleOrient: "left",
               },
             },

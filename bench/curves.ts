@@ -7,7 +7,8 @@
  * A server that delays its responses stands in for a distant one.
  */
 import { parseArgs } from "node:util";
-import { type Reader, StreamBuffer, streamTo } from "../mod.ts";
+import { undiciTransport } from "../http/undici.ts";
+import { type Reader, StreamBuffer, streamTo, type Transport } from "../mod.ts";
 import { startServer } from "./server.ts";
 
 const KIB = 1024;
@@ -85,29 +86,48 @@ function show(name: string, points: Point[], label = bytes): void {
   }
 }
 
-async function transfer(url: string, size: number, capacity: number) {
-  await using out = streamTo(url, { capacity });
+async function transfer(
+  url: string,
+  size: number,
+  capacity: number,
+  options: { concurrency?: number; transport?: Transport } = {},
+) {
+  await using out = streamTo(url, { ...options, capacity });
   await out.readFrom(new Source(size));
 }
 
 if (import.meta.main) {
   const { values } = parseArgs({ options: { json: { type: "string" } } });
 
-  for (const delay of [0, 10, 50, 100]) {
+  await using transport = undiciTransport();
+  for (
+    const [delay, name, options] of [
+      [0, "capacity, 0 ms", {}],
+      [0, "capacity, 0 ms, undici", { transport }],
+      [10, "capacity, 10 ms", {}],
+      [50, "capacity, 50 ms", {}],
+      [50, "capacity, 50 ms, 8 at once", { concurrency: 8 }],
+      [100, "capacity, 100 ms", {}],
+    ] as const
+  ) {
     await using server = await startServer(delay);
-    await transfer(server.url, 64 * MIB, delay > 0 ? 8 * MIB : 64 * KIB);
+    const warmUp = delay > 0 ? 8 * MIB : 64 * KIB;
+    await transfer(server.url, 64 * MIB, warmUp, options);
     const points: Point[] = [];
     for (let capacity = 8 * KIB; capacity <= 8 * MIB; capacity *= 2) {
-      const size = delay > 0 ? 8 * capacity : Math.max(64 * MIB, 8 * capacity);
+      const { concurrency } = { concurrency: 1, ...options };
+      const size = delay > 0
+        ? 8 * concurrency * capacity
+        : Math.max(64 * MIB, 8 * capacity);
       points.push(
         await measure(
           capacity,
           size,
-          () => transfer(server.url, size, capacity),
+          () => transfer(server.url, size, capacity, options),
         ),
       );
     }
-    show(`capacity, ${delay} ms`, points);
+    show(name, points);
   }
 
   await using server = await startServer();

@@ -1,5 +1,6 @@
 /** Which proxy a request goes through, as an option or the environment says. */
 import { show } from "../internal/checks.ts";
+import { isPermissionError } from "./platform_errors.ts";
 
 /** Returns the proxy for a URL; `undefined` if it is reached directly. */
 export type ProxyChoice = (url: URL) => URL | undefined;
@@ -39,7 +40,14 @@ export function chooseProxy(
 /** A variable of the environment, in lower or upper case. */
 function variable(name: string): string {
   const { env } = globalThis.process;
-  return env[name] || env[name.toUpperCase()] || "";
+  try {
+    return env[name] || env[name.toUpperCase()] || "";
+  } catch (error) {
+    if (isPermissionError(error)) {
+      error.message += "; or ignore the environment, with --ignore-env";
+    }
+    throw error;
+  }
 }
 
 function parseProxy(action: string, name: string, value: string | URL): URL {
