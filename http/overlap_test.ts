@@ -110,6 +110,67 @@ Deno.test("lastFailure is that of a send under way, though another one succeeds"
   assertEquals(sender.lastFailure, undefined);
 });
 
+Deno.test("lastFailure is not that of a send that has ended, once another one succeeds", async () => {
+  await using server = new FaultyServer([], bySequence([respond(400)]));
+  const sender = new FetchSender(server.url);
+  const { signal } = new AbortController();
+  await assertRejects(() => sender.send(BYTES, context(0, signal)), SendError);
+  assertEquals(sender.lastFailure?.status, 400);
+  await sender.send(BYTES, context(1, signal));
+  assertEquals(sender.lastFailure, undefined);
+});
+
+Deno.test("a success whose attempt began before a failure does not shorten the backoff", async () => {
+  using time = fakeTime();
+  using _ = fixedRandom(0.5);
+  const { delays, onRetry } = skipDelays(time);
+  const { release, behaviour } = held();
+  await using server = new FaultyServer(
+    [],
+    bySequence([behaviour], [respond(503), async (exchange) => {
+      release();
+      await first;
+      await respond(503)(exchange);
+    }]),
+  );
+  const sender = new FetchSender(server.url, { onRetry });
+  const { signal } = new AbortController();
+  const first: Promise<void> = sender.send(BYTES, context(0, signal));
+  await server.received(1);
+  await sender.send(BYTES, context(1, signal));
+  assertEquals(delays, [250, 500]);
+});
+
+Deno.test("of two that overlap, the longer Retry-After counts, whichever comes first", async () => {
+  for (const [first, second] of [["10", "60"], ["60", "10"]] as const) {
+    using time = fakeTime();
+    const { release, behaviour } = held(
+      respond(429, { "retry-after": second }),
+    );
+    await using server = new FaultyServer(
+      [],
+      bySequence([respond(429, { "retry-after": first })], [behaviour]),
+    );
+    const told = [0, 1].map(() => Promise.withResolvers<void>());
+    const toldNext = [...told];
+    const sender = new FetchSender(server.url, {
+      onRetry: () => toldNext.shift()?.resolve(),
+    });
+    const { signal } = new AbortController();
+    const late = sender.send(BYTES, context(1, signal));
+    await server.received(1);
+    const early = sender.send(BYTES, context(0, signal));
+    await told[0]!.promise;
+    release();
+    await told[1]!.promise;
+    await time.tickAsync(59_999);
+    assertEquals(server.requests.length, 2);
+    await time.tickAsync(1);
+    await Promise.all([early, late]);
+    assertEquals(server.requests.length, 4);
+  }
+});
+
 Deno.test("a Retry-After binds the sends that overlap with the one that got it", async () => {
   using time = fakeTime();
   const { release, behaviour } = held(respond(503));
