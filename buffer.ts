@@ -1390,8 +1390,11 @@ export class StreamBuffer implements AsyncDisposable {
   // -- Reading from a source --
 
   async #readFrom(source: Source): Promise<number> {
+    // Before the state is looked at, because a source may end the buffer here, or
+    // have it read from another one.
+    const stream = toStream(source);
     if (this.#state !== "open") throw this.#notOpen("read");
-    const input = this.#open(source);
+    const input = this.#open(source, stream);
     this.#state = "reading";
     const { promise, reject } = Promise.withResolvers<never>();
     this.#stopReading = reject;
@@ -1407,8 +1410,7 @@ export class StreamBuffer implements AsyncDisposable {
     }
   }
 
-  #open(source: Source): Input {
-    const stream = toStream(source);
+  #open(source: Source, stream: ReadableStream<Chunk> | undefined): Input {
     if (stream === undefined) return this.#readerInput(source as Reader);
     if (stream.locked) {
       throw new TypeError(

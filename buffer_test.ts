@@ -3910,6 +3910,27 @@ Deno.test("readFrom() of a stream rejects when a send fails, and has accepted th
   assertEquals(sender.text, "aaabbbcccccccccddd!");
 });
 
+Deno.test("readFrom() of a stream: what is written behind a chunk that waits for room is a write of its own", async () => {
+  const { step, reject } = gate();
+  const { out, sender } = setUp({ capacity: 4 }, [step]);
+  const reading = out.readFrom(ReadableStream.from(["aaa", "bbb", "cc"]));
+  await settle();
+  reject(new Error("down"));
+  await assertRejects(() => reading, FlushError);
+  const written = out.write("dd");
+  const { bytesAccepted, bytesQueued } = out.stats;
+  assertEquals({ bytesAccepted, bytesQueued }, {
+    bytesAccepted: 8,
+    bytesQueued: 2,
+  });
+  await out.flush();
+  await written;
+  assertEquals(sender.text, "aaabbbccdd");
+  assertEquals(out.stats.bytesAccepted, 10);
+  assertEquals(out.stats.bytesQueued, 0);
+  await out.close();
+});
+
 Deno.test("readFrom() of a stream: takeUnsent() returns the chunk that waits for room", async () => {
   const { out } = setUp({ capacity: 4 }, [stall]);
   const { stream } = chunked(["aaa", "bbb", "ccccccccc", "ddd"]);
@@ -3979,6 +4000,29 @@ Deno.test("readFrom() rejects with the error of its stream, and keeps what came 
   await out.write("d");
   await out.close();
   assertEquals(sender.text, "abcabcd");
+});
+
+Deno.test("readFrom() reads nothing if its source ends the buffer, or has it read, while it makes its stream", async () => {
+  for (const isEnded of [true, false]) {
+    const { out } = setUp();
+    const stream = ReadableStream.from([new Uint8Array(4)]);
+    const never = { read: () => new Promise<null>(() => {}) };
+    const source = {
+      get body() {
+        if (isEnded) out.abort();
+        else out.readFrom(never);
+        return stream;
+      },
+    };
+    await assertRejects(
+      () => out.readFrom(source),
+      TypeError,
+      `Cannot read: the buffer is ${isEnded ? "closed" : "reading"}`,
+    );
+    assert(!stream.locked);
+    await out.abort();
+    assertEquals(out.takeUnsent().length, 0);
+  }
 });
 
 Deno.test("readFrom() rejects a chunk of another type, and releases its stream", async () => {
