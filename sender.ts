@@ -128,8 +128,12 @@ export class FetchSender implements Sender, AsyncDisposable {
   readonly #idempotencyKey: string | false;
   /** The signal of the stream that it serves. */
   #stream: AbortSignal | undefined;
-  /** The next sequence number of that stream. */
+  /** The next sequence number. */
   #next = 0;
+  /** Sequence numbers below this are another stream's, but for those in #resumed. */
+  #start = 0;
+  /** Those that another stream had failed to deliver, and this one has sent. */
+  readonly #resumed = new Set<number>();
   /** Those before it that have not been delivered, and are not being sent. */
   readonly #failed = new Set<number>();
   #closed = false;
@@ -262,12 +266,19 @@ export class FetchSender implements Sender, AsyncDisposable {
     }
     if (!isOwnKey) return checkKey("Cannot send", { key });
     const isNew = sequence >= this.#next || this.#failed.has(sequence);
-    if (!isNew && signal !== this.#stream) {
+    const isOwn = signal === this.#stream &&
+      (sequence >= this.#start || this.#resumed.has(sequence));
+    if (!isNew && !isOwn) {
       throw new TypeError(
         "Cannot send: the FetchSender serves another StreamBuffer; make one for each",
       );
     }
-    this.#stream = signal;
+    if (signal !== this.#stream) {
+      this.#stream = signal;
+      this.#start = this.#next;
+      this.#resumed.clear();
+    }
+    if (sequence < this.#start) this.#resumed.add(sequence);
     this.#next = Math.max(this.#next, sequence + 1);
     this.#failed.delete(sequence);
   }

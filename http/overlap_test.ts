@@ -224,3 +224,29 @@ Deno.test("a stream is recognised after a failure between batches that were deli
   await assertRejects(() => sender.send(BYTES, context(1)), TypeError);
   assertEquals(server.requests.length, 4);
 });
+
+Deno.test("a stream that resumes what another one has failed to deliver gets none of its other keys", async () => {
+  await using server = new FaultyServer([], bySequence([respond(400)]));
+  const sender = new FetchSender(server.url);
+  const { signal } = new AbortController();
+  const sends = await Promise.allSettled(
+    [0, 1, 2].map((sequence) => sender.send(BYTES, context(sequence, signal))),
+  );
+  assertEquals(sends.map(({ status }) => status), [
+    "rejected",
+    "fulfilled",
+    "fulfilled",
+  ]);
+  const other = new AbortController().signal;
+  await sender.send(BYTES, context(0, other));
+  for (const sequence of [1, 2]) {
+    await assertRejects(
+      () => sender.send(BYTES, context(sequence, other)),
+      TypeError,
+      "serves another StreamBuffer",
+    );
+  }
+  await sender.send(BYTES, context(0, other)); // as a sender in front of it may
+  await sender.send(BYTES, context(3, other));
+  assertEquals(server.requests.length, 6);
+});
