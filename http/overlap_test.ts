@@ -1,7 +1,7 @@
 /** Sends of one sender that overlap: what they share, and what is each one's own. */
 import { assertEquals, assertRejects } from "@std/assert";
 import { FlushError } from "../buffer.ts";
-import { FetchSender, type SendError, streamTo } from "../sender.ts";
+import { FetchSender, SendError, streamTo } from "../sender.ts";
 import { fakeTime, fixedRandom } from "../testing/fake_time.ts";
 import {
   type Behaviour,
