@@ -720,7 +720,9 @@ export class StreamBuffer implements AsyncDisposable {
   #failedLaunch = 0;
   /** How many failures have been counted since the server was last beyond doubt. */
   #failuresInARow = 0;
-  /** When the retry timer ends, or has ended, by `performance.now()`; 0 if it was stopped. */
+  /** When the longest `retryAfter` of a failure has passed, by `performance.now()`. */
+  #pauseEnd = 0;
+  /** When the retry timer ends; 0 if it does not run. */
   #retryTime = 0;
   #cancelRetry: (() => void) | undefined;
   /** Runs while there are accepted bytes that nothing is about to send. */
@@ -1595,10 +1597,15 @@ export class StreamBuffer implements AsyncDisposable {
       handled(waiter.promise);
       this.#waiters.push(waiter);
     }
-    this.#demand = end;
+    this.#demandAll();
     this.#release();
     this.#advance();
     return waiter.promise;
+  }
+
+  /** Demands what has been accepted, and what is queued. */
+  #demandAll(): void {
+    this.#demand = this.#accepted + this.#queued;
   }
 
   /** Demands what is in the store; a flush may already have demanded more. */
@@ -1768,7 +1775,9 @@ export class StreamBuffer implements AsyncDisposable {
     }
     // A store that the sender has transferred has no bytes, and is of no more use.
     if (batch.store?.length === this.#capacity) this.#spares.push(batch.store);
-    if (batch.launch > this.#failedLaunch) {
+    // Batches that the server has asked to wait for remain held. The timer runs.
+    const isPaused = performance.now() < this.#pauseEnd && this.#holds;
+    if (batch.launch > this.#failedLaunch && !isPaused) {
       this.#failedLaunch = this.#failuresInARow = 0;
       this.#release();
     }
@@ -1847,11 +1856,15 @@ export class StreamBuffer implements AsyncDisposable {
       this.#failedLaunch = this.#launches;
       this.#failuresInARow++;
     }
-    const delay = this.#retryDelay(error.cause);
+    const retryAfter = property(error.cause, "retryAfter");
     const isRetried = !this.#hasSenderEnded;
     // Both may have called a getter, which may have ended the buffer.
     if (this.#state === "closed") return;
-    if (isRetried) this.#startRetryTimer(delay);
+    if (isRetried) {
+      this.#startRetryTimer(
+        typeof retryAfter === "number" && retryAfter > 0 ? retryAfter : 0,
+      );
+    }
     const anyoneWaited = this.#rejectAll(
       errorForWrite(error),
       batch.context.offset,
@@ -1862,37 +1875,53 @@ export class StreamBuffer implements AsyncDisposable {
   }
 
   /**
-   * How long a batch is held, in ms. The bound doubles with each failure, so that
+   * Starts the retry timer, whose end sends the first batch that is held. If it runs,
+   * because batches have failed together, only `retryAfter` extends it.
+   */
+  #startRetryTimer(retryAfter: number): void {
+    const now = performance.now();
+    const isRunning = this.#retryTime > 0;
+    const time = isRunning ? this.#retryTime : now + this.#retryDelay();
+    this.#pauseEnd = Math.max(this.#pauseEnd, now + retryAfter);
+    const end = Math.max(time, this.#pauseEnd);
+    if (isRunning && end === time) return;
+    this.#cancelRetry?.();
+    this.#retryTime = end;
+    this.#cancelRetry = after(end - now, () => this.#probe());
+  }
+
+  /**
+   * How long batches are held, in ms. The bound doubles with each failure, so that
    * a server that stays away is asked less and less often. The delay is random, so
    * that many clients do not all return at once.
    */
-  #retryDelay(cause: unknown): number {
+  #retryDelay(): number {
     const bound = Math.min(
       Math.max(MIN_RETRY_DELAY, this.#flushInterval) *
         2 ** (this.#failuresInARow - 1),
       Math.max(MAX_RETRY_DELAY, this.#flushInterval),
     );
-    const delay = bound * (1 + Math.random()) / 2;
-    const retryAfter = property(cause, "retryAfter");
-    return typeof retryAfter === "number" && retryAfter > delay
-      ? retryAfter
-      : delay;
+    return bound * (1 + Math.random()) / 2;
   }
 
-  /**
-   * Starts the retry timer, or extends it: of batches that are held together, each
-   * may ask for another delay. It is for the first of them only.
-   */
-  #startRetryTimer(delay: number): void {
-    const time = performance.now() + delay;
-    if (time <= this.#retryTime) return;
-    this.#cancelRetry?.();
-    this.#retryTime = time;
-    this.#cancelRetry = after(delay, () => {
-      const first = this.#batches.find(({ state }) => state === "held");
-      if (first !== undefined) first.state = "ready";
-      this.#advance();
-    });
+  /** Sends the first batch that is held, unless one is being tried already. */
+  #probe(): void {
+    this.#retryTime = 0; // a timer may fire a little early, so it is not in the past
+    const isTrying = this.#batches.some(({ state, launch }) =>
+      state === "in flight" && launch > this.#failedLaunch
+    );
+    const first = this.#batches.find(({ state }) => state === "held");
+    if (!isTrying && first !== undefined) first.state = "ready";
+    this.#advance();
+  }
+
+  /** Whether nothing is left to deliver. */
+  get #isEmpty(): boolean {
+    return this.#settled === this.#accepted + this.#queued;
+  }
+
+  get #holds(): boolean {
+    return this.#batches.some(({ state }) => state === "held");
   }
 
   /** Makes held batches ready to be sent, and stops the retry timer. */
@@ -1991,20 +2020,25 @@ export class StreamBuffer implements AsyncDisposable {
 
   /** Delivers everything and closes the sender, unless the buffer ends before. */
   async #drain(): Promise<void> {
+    const { length } = this.#batches;
+    const inFlight = this.#sendsEnded();
+    // What may overlap with the sends in flight need not wait for them.
+    if (length > 0 && length < this.#concurrency) this.#demandAll();
     this.#advance(); // in this state there is no fast path, and no clock
     // If a send in flight fails, close() does not fail with it: it sends that
     // batch once more first.
-    await this.#sendsEnded();
-    try {
-      // More than once if a source brings bytes meanwhile.
-      while (
-        this.#state === "closing" &&
-        this.#settled < this.#accepted + this.#queued
-      ) await this.#deliver();
-    } catch (error) {
-      // What overlaps with the send that failed may still be delivered.
-      await this.#sendsEnded();
-      throw error;
+    await inFlight;
+    // More than once if a source brings bytes meanwhile.
+    while (this.#state === "closing" && !this.#isEmpty) {
+      try {
+        await this.#deliver();
+      } catch (error) {
+        // What overlaps with the send that failed may still be delivered, and so may
+        // that batch, if the retry timer has sent it again meanwhile.
+        await this.#sendsEnded();
+        const isInFlight = this.#batches.length > 0 && !this.#holds;
+        if (!this.#isEmpty && !isInFlight) throw error;
+      }
     }
     if (this.#state !== "closing") return;
     try {
