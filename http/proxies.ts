@@ -11,8 +11,8 @@ export type ProxyChoice = (url: URL) => URL | undefined;
  * @param action What cannot be done with an invalid proxy: "Cannot create X".
  * @param proxy A proxy for all requests, or `false` for none. By default the
  *   environment decides, as with `curl` and Deno's `fetch`.
- * @throws {TypeError} If a proxy is not an http(s) URL. The message does not show
- *   it, as it may have a password.
+ * @throws {TypeError} If a proxy is not an http(s) URL, or its credentials cannot be
+ *   decoded. The message does not show it, as it may have a password.
  */
 export function chooseProxy(
   action: string,
@@ -60,10 +60,19 @@ function parseProxy(action: string, name: string, value: string | URL): URL {
   const url = URL.parse(
     /^[a-z][a-z\d+.-]*:\/\//i.test(text) ? text : `http://${text}`,
   );
-  if (url?.protocol === "http:" || url?.protocol === "https:") return url;
-  throw new TypeError(
-    `${action}: ${name} must be a URL that begins with http:// or https://`,
-  );
+  if (url?.protocol !== "http:" && url?.protocol !== "https:") {
+    throw new TypeError(
+      `${action}: ${name} must be a URL that begins with http:// or https://`,
+    );
+  }
+  try {
+    decodeURIComponent(`${url.username}:${url.password}`);
+  } catch {
+    throw new TypeError(
+      `${action}: the credentials in ${name} must be percent-encoded UTF-8`,
+    );
+  }
+  return url;
 }
 
 /**

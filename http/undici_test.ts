@@ -653,6 +653,10 @@ for (
     [{ proxy: true }, "proxy must be a URL or false, received true"],
     [{ proxy: "socks5://me:secret@a" }, "proxy must be a URL that begins with"],
     [{ proxy: "http://me:secret@:0:0" }, "proxy must be a URL that begins"],
+    [
+      { proxy: "http://me:secret%zz@a" },
+      "the credentials in proxy must be percent-encoded UTF-8",
+    ],
   ] as const
 ) {
   Deno.test(`undiciTransport() rejects ${Deno.inspect(options)}`, () => {
