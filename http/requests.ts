@@ -30,7 +30,12 @@ import {
   redactError,
   type Secrets,
 } from "./redaction.ts";
-import { checkResponse, readText, type ServerResponse } from "./responses.ts";
+import {
+  checkResponse,
+  isSuccess,
+  readText,
+  type ServerResponse,
+} from "./responses.ts";
 import { parseRetryAfter } from "./retry_after.ts";
 import { checkUrl, isBlocked } from "./urls.ts";
 
@@ -219,14 +224,15 @@ export class Requests {
     try {
       response = await this.#respond({ url, method, headers, body, signal });
       onResponse?.();
-      text = await readText(response, signal);
+      const size = body instanceof Uint8Array ? body.length : 0;
+      text = await readText(response, size, signal);
     } catch (error) {
       const cause = causeOf(error);
       return fail(messageOf(cause) + adviceForCause(cause), { cause });
     }
     const { status } = response;
     return {
-      ok: status >= 200 && status <= 299,
+      ok: isSuccess(status),
       status,
       headers: response.headers,
       toError: (advice = adviceForStatus(status)) => {

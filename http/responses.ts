@@ -15,6 +15,13 @@ import type { TransportResponse } from "./options.ts";
  * a new connection.
  */
 const MAX_BODY_SIZE = 64 * 1024;
+/**
+ * How much more of the body of a 2xx is read, in bytes per byte of the request. A
+ * server may respond with what it receives, while it receives that. Closing the
+ * connection would then take the rest of the request from it, although it has been
+ * sent. Twice its size leaves room for an encoding such as Base64.
+ */
+const ECHO_FACTOR = 2;
 /** How long reading a body may take, in milliseconds. */
 const MAX_BODY_TIME = 5_000;
 
@@ -31,6 +38,11 @@ export interface ServerResponse {
    *   caller can do about such a status.
    */
   toError(advice?: string): SendError;
+}
+
+/** Whether a response with this status acknowledges the request. */
+export function isSuccess(status: number): boolean {
+  return status >= 200 && status <= 299;
 }
 
 /**
@@ -68,11 +80,13 @@ function problemOf(response: TransportResponse): string | undefined {
  * Reads a body to its end or to a bound. It never throws: a 2xx whose body is
  * broken is a delivery all the same.
  *
+ * @param requestSize The size of the request's body in bytes, 0 if it is unknown.
  * @param signal Ends the reading: a transport may not obey it.
- * @returns What was read, as text.
+ * @returns The beginning of what was read, as text.
  */
 export async function readText(
-  { body }: TransportResponse,
+  { status, body }: TransportResponse,
+  requestSize: number,
   signal: AbortSignal,
 ): Promise<string> {
   // A `fetch` given by the caller may have read it already.
@@ -82,13 +96,15 @@ export async function readText(
   const timer = setTimeout(cancel, MAX_BODY_TIME);
   signal.addEventListener("abort", cancel);
   const decoder = new TextDecoder();
+  const maxSize = MAX_BODY_SIZE +
+    (isSuccess(status) ? ECHO_FACTOR * requestSize : 0);
   let text = "";
   try {
-    for (let size = 0; size < MAX_BODY_SIZE;) {
+    for (let size = 0; size < maxSize;) {
       const { done, value } = await reader.read();
       if (done) break;
+      if (size < MAX_BODY_SIZE) text += decoder.decode(value, { stream: true });
       size += value.length;
-      text += decoder.decode(value, { stream: true });
     }
   } catch {
     // Reset, cut short, or out of time.

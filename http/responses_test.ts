@@ -15,12 +15,13 @@ import {
   respond,
 } from "../testing/faulty_server.ts";
 import {
+  context,
   deliver,
   FAST,
   NO_SERVER_URL,
   stallInBody,
 } from "../testing/sending.ts";
-import { streamTo, test } from "../testing/transports.ts";
+import { FetchSender, streamTo, test } from "../testing/transports.ts";
 
 const BODIES: Record<string, Behaviour> = {
   "that stalls": stallInBody,
@@ -94,18 +95,41 @@ test("an endless body is cancelled because of its size, without a timer", async 
   assertEquals(server.requests.length, 1);
 });
 
-Deno.test("a body is read up to 64 KiB, and a longer one is cancelled", async () => {
-  const sizes = [64 * 1024 - 1, 1, 1];
-  let cancels = 0;
-  const body = new ReadableStream({
-    pull: (controller) => controller.enqueue(new Uint8Array(sizes.shift()!)),
-    cancel: () => void cancels++,
-  }, { highWaterMark: 0 });
-  const fetch = () => Promise.resolve(new Response(body));
-  await deliver(NO_SERVER_URL, { fetch });
-  assertEquals(sizes, [1]);
-  assertEquals(cancels, 1);
+test("a server that responds with what it receives gets all of it", async () => {
+  const size = 1024 * 1024;
+  const received = Promise.withResolvers<number>();
+  await using server = Deno.serve({ port: 0, onListen() {} }, ({ body }) => {
+    let count = 0;
+    const end = () => received.resolve(count);
+    const counter = new TransformStream<Uint8Array, Uint8Array>({
+      transform(chunk, controller) {
+        count += chunk.length;
+        controller.enqueue(chunk);
+      },
+      flush: end,
+      cancel: end,
+    });
+    return new Response(body!.pipeThrough(counter));
+  });
+  const sender = new FetchSender(`http://localhost:${server.addr.port}/`);
+  await sender.send(new Uint8Array(size), context());
+  assertEquals(await received.promise, size);
 });
+
+for (const [status, more] of [[200, 20], [400, 0]] as const) {
+  Deno.test(`the body of a ${status} is read up to 64 KiB and ${more} bytes after a request of 10, and a longer one is cancelled`, async () => {
+    const sizes = [64 * 1024 - 1, ...Array<number>(1 + more).fill(1), 1];
+    let cancels = 0;
+    const body = new ReadableStream({
+      pull: (controller) => controller.enqueue(new Uint8Array(sizes.shift()!)),
+      cancel: () => void cancels++,
+    }, { highWaterMark: 0 });
+    const fetch = () => Promise.resolve(new Response(body, { status }));
+    await deliver(NO_SERVER_URL, { fetch }).catch(() => {});
+    assertEquals(sizes, [1]);
+    assertEquals(cancels, 1);
+  });
+}
 
 for (
   const [title, cancel] of [
