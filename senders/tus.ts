@@ -578,10 +578,11 @@ export class TusSender implements Sender {
   #getOptions(
     attempt: Attempt,
   ): Promise<ServerResponse | SendError | undefined> {
-    // What follows needs a part of the time for all attempts, too.
-    const left = (attempt.deadline - performance.now()) / 2;
+    // What follows needs a part of the time for all attempts, too. If that is over,
+    // a timer must not get what is left, which Node warns about.
+    const left = Math.max(attempt.deadline - performance.now(), 2);
     return within(
-      Math.min(DISCOVERY_TIMEOUT, left),
+      Math.min(DISCOVERY_TIMEOUT, left / 2),
       attempt.signal,
       async (signal) => {
         try {

@@ -638,6 +638,28 @@ for (
   });
 }
 
+Deno.test("an attempt at an upload that begins when the time is over sets no negative timer", async () => {
+  using time = fakeTime();
+  await using server = new FaultyServer([], respond(503));
+  const delays: (number | undefined)[] = [];
+  const { setTimeout } = globalThis;
+  globalThis.setTimeout = Object.assign(
+    (callback: () => void, ms?: number) => {
+      delays.push(ms);
+      return setTimeout(callback, ms);
+    },
+    setTimeout,
+  );
+  const sender = new TusSender(server.url, {
+    retry: { initialDelay: 0, maxElapsed: 1_000 },
+    onRetry: () => setImmediate(() => time.tick(1_001)),
+  });
+  const sent = sender.send(BYTES, context());
+  await assertRejects(() => sent, SendError);
+  globalThis.setTimeout = setTimeout;
+  assertEquals(delays.filter((ms) => ms! < 0), []);
+});
+
 test("an upload gives a header function more time than OPTIONS has", async () => {
   using time = fakeTime();
   await using server = new FaultyServer([CREATED, at(10)]);
