@@ -401,6 +401,7 @@ Deno.test("close() closes idle connections at once, and others when their reques
   const closed = [transport.close(), transport.close()];
   await roundTrips();
   assertEquals(gone, [0]);
+  for (const promise of closed) assert(await isPending(promise));
   busy.release();
   assertEquals(await second, 200);
   await Promise.all(closed);
@@ -497,19 +498,34 @@ Deno.test("a request whose signal is already aborted is not made", async () => {
   assertEquals([server.requests.length, server.connections], [2, 1]);
 });
 
-Deno.test("an abort while connecting ends the connection", async () => {
+Deno.test("an abort while connecting ends the connection, and the next request opens another", async () => {
   await using transport = undiciTransport();
   using listener = listen(); // it has no TLS
-  const controller = new AbortController();
   const sender = new FetchSender(`https://127.0.0.1:${listener.addr.port}/`, {
     transport,
   });
-  const sent = sender.send(BYTES, context(0, controller.signal));
-  const connection = await listener.accept();
+  for (let i = 0; i < 2; i++) {
+    const controller = new AbortController();
+    const sent = sender.send(BYTES, context(i, controller.signal));
+    const connecting = Promise.race([listener.accept(), sent]);
+    const connection = await connecting as Deno.Conn;
+    controller.abort(new Error("enough"));
+    await assertRejects(() => sent, Error, "enough");
+    const closed = connection.readable.pipeTo(new WritableStream());
+    assert(!await isPending(closed), "the connection is still there");
+  }
+});
+
+Deno.test("an abort before connecting, as while the user is asked for a permission, makes no request", async () => {
+  await using transport = undiciTransport();
+  await using server = new FaultyServer();
+  const controller = new AbortController();
+  const { signal } = controller;
+  const made = transport(requestTo(server, { signal }));
   controller.abort(new Error("enough"));
-  await assertRejects(() => sent, Error, "enough");
-  const closed = connection.readable.pipeTo(new WritableStream());
-  assert(!await isPending(closed), "the connection is still there");
+  await assertRejects(() => made, Error, "enough");
+  await roundTrips();
+  assertEquals(server.connections, 0);
 });
 
 // -- Requests --
