@@ -15,6 +15,7 @@ import {
   respond,
 } from "../testing/faulty_server.ts";
 import {
+  BYTES,
   context,
   deliver,
   FAST,
@@ -93,6 +94,15 @@ test("an endless body is cancelled because of its size, without a timer", async 
   // Its connection is closed, or the server would continue.
   await cut.promise;
   assertEquals(server.requests.length, 1);
+});
+
+test("the head of a response may be of 200 KB", async () => {
+  const headers = Object.fromEntries(
+    Array.from({ length: 20 }, (_, i) => [`x-${i}`, "x".repeat(10_000)]),
+  );
+  await using server = new FaultyServer([respond(200, headers)]);
+  await new FetchSender(server.url, { retry: { maxElapsed: 0 } })
+    .send(BYTES, context());
 });
 
 test("a server that responds with what it receives gets all of it", async () => {

@@ -487,6 +487,26 @@ for (const host of ["127.0.0.1", "localhost"]) {
   });
 }
 
+Deno.test("a request that has ended leaves no listener on its signal", async () => {
+  await using transport = undiciTransport();
+  await using server = new FaultyServer([respond(200), close]);
+  const { signal } = new AbortController();
+  const listeners = new Set<unknown>();
+  const { addEventListener, removeEventListener } = signal;
+  signal.addEventListener = (...args: unknown[]) => {
+    listeners.add(args[1]);
+    Reflect.apply(addEventListener, signal, args);
+  };
+  signal.removeEventListener = (...args: unknown[]) => {
+    listeners.delete(args[1]);
+    Reflect.apply(removeEventListener, signal, args);
+  };
+  await exchange(transport, requestTo(server, { signal }));
+  assertEquals(listeners.size, 0);
+  await assertRejects(() => transport(requestTo(server, { signal })));
+  assertEquals(listeners.size, 0);
+});
+
 Deno.test("a request whose signal is already aborted is not made", async () => {
   await using transport = undiciTransport();
   await using server = new FaultyServer();
@@ -503,6 +523,7 @@ Deno.test("an abort while connecting ends the connection, and the next request o
   using listener = listen(); // it has no TLS
   const sender = new FetchSender(`https://127.0.0.1:${listener.addr.port}/`, {
     transport,
+    ...ONCE,
   });
   for (let i = 0; i < 2; i++) {
     const controller = new AbortController();
@@ -621,6 +642,20 @@ for (
     });
   }
 }
+
+Deno.test("the body of a response may look like a response of status 100", async () => {
+  await using transport = undiciTransport();
+  const text = head(100, {});
+  await using server = new FaultyServer([async ({ receive, write, close }) => {
+    await receive();
+    await write(head(200, { "content-length": `${text.length}` }));
+    await roundTrips();
+    await write(text);
+    close();
+  }]);
+  const { body } = await transport(requestTo(server));
+  assertEquals(await new Response(body).text(), text);
+});
 
 // -- Proxies (tests/proxy_test.ts has a real one) --
 
