@@ -155,8 +155,8 @@ export function undiciTransport(
   options: UndiciTransportOptions = {},
 ): UndiciTransport {
   check(ACTION, { options }, "an object", "object");
-  const { proxy, ...tls } = options;
-  const { ca, cert, key, servername, rejectUnauthorized } = tls;
+  const { proxy, servername, ...tls } = options;
+  const { ca, cert, key, rejectUnauthorized } = tls;
   if ([ca ?? []].flat().some((text) => typeof text !== "string")) {
     throw new TypeError(
       `${ACTION}: ca must be a string or an array of strings, received ${
@@ -173,7 +173,10 @@ export function undiciTransport(
   }
   // Without a time limit: that of the attempt includes connecting.
   const connector = buildConnector({ ...tls, timeout: 0 }) as Connector;
-  const pool = new Pool(connector, chooseProxy(ACTION, proxy));
+  const pool = new Pool({
+    server: naming(servername, connector),
+    proxy: naming(undefined, connector),
+  }, chooseProxy(ACTION, proxy));
   const close = () => pool.close();
   return Object.assign(
     (request: TransportRequest) => pool.request(request),
@@ -187,6 +190,12 @@ type Connector = (
 ) => { destroy(): unknown };
 type Socket = NonNullable<Parameters<Parameters<Connector>[1]>[1]>;
 
+/** How servers are connected to, and proxies. */
+interface Connectors {
+  readonly server: Connector;
+  readonly proxy: Connector;
+}
+
 /** Why a request fails that is made too late; recognised by its name. */
 class TransportClosed extends Error {
   override readonly name = "TransportClosed";
@@ -197,7 +206,7 @@ class TransportClosed extends Error {
  * and is in one of the lists of idle ones, or has a request.
  */
 class Pool {
-  readonly #connector: Connector;
+  readonly #connectors: Connectors;
   readonly #proxyFor: ProxyChoice;
   /** By origin; the one that was used last is at the end. */
   readonly #idle: Map<string, Connection[]> = new Map();
@@ -205,8 +214,8 @@ class Pool {
   readonly #busy: Set<Promise<void>> = new Set();
   #closed: Promise<unknown> | undefined;
 
-  constructor(connector: Connector, proxyFor: ProxyChoice) {
-    this.#connector = connector;
+  constructor(connectors: Connectors, proxyFor: ProxyChoice) {
+    this.#connectors = connectors;
     this.#proxyFor = proxyFor;
   }
 
@@ -244,7 +253,7 @@ class Pool {
   }
 
   #open(url: URL, proxy: URL | undefined): Connection {
-    const connection = new Connection(url, proxy, this.#connector);
+    const connection = new Connection(url, proxy, this.#connectors);
     connection.onClose(() => this.#forget(connection));
     return connection;
   }
@@ -285,12 +294,16 @@ class Connection {
   constructor(
     { origin, protocol }: URL,
     proxy: URL | undefined,
-    connector: Connector,
+    connectors: Connectors,
   ) {
     this.origin = origin;
     const isTunnelled = proxy !== undefined && protocol === "https:";
     this.#forwarder = isTunnelled ? undefined : proxy;
-    const connect = isTunnelled ? tunnelThrough(proxy, connector) : connector;
+    const connect = isTunnelled
+      ? tunnelThrough(proxy, connectors)
+      : proxy === undefined
+      ? connectors.server
+      : connectors.proxy;
     this.#client = new Client(this.#forwarder?.origin ?? origin, {
       connect: (options, callback) => {
         this.#connecting = connect(options, (...result) => {
@@ -368,7 +381,6 @@ class Connection {
       body: (body instanceof ReadableStream ? exchange.chunks(body) : body) as
         | Uint8Array
         | null,
-      ...forwarder !== undefined && { servername: forwarder.hostname },
     }, exchange);
     return exchange.response;
   }
@@ -584,13 +596,25 @@ function authorization({ username, password }: URL): string[] {
   ];
 }
 
+/**
+ * Makes a connector that expects this name in a certificate; by default the host that
+ * it connects to. undici would expect that of the request's `Host` header.
+ */
+function naming(
+  servername: string | undefined,
+  connector: Connector,
+): Connector {
+  return (options, callback) =>
+    connector({ ...options, servername } as typeof options, callback);
+}
+
 /** Connects through a tunnel (RFC 9110, section 9.3.6), for TLS from end to end. */
-function tunnelThrough(proxy: URL, connector: Connector): Connector {
+function tunnelThrough(proxy: URL, connectors: Connectors): Connector {
   return (options, callback) => {
     let connecting: ReturnType<Connector> | undefined;
     const client = new Client(proxy.origin, {
       connect: (...parameters) => {
-        connecting = connector(...parameters);
+        connecting = connectors.proxy(...parameters);
       },
       headersTimeout: 0,
       bodyTimeout: 0,
@@ -599,7 +623,6 @@ function tunnelThrough(proxy: URL, connector: Connector): Connector {
     const request = {
       path: host,
       headers: ["host", host, ...authorization(proxy)],
-      servername: proxy.hostname, // of a proxy that is itself reached by TLS
     };
     client.connect(request, (error, { statusCode, socket }) => {
       // An error of undici's would make it connect again, endlessly.
@@ -611,7 +634,7 @@ function tunnelThrough(proxy: URL, connector: Connector): Connector {
         callback(new Error(`no tunnel: ${problem}`), null);
       } else {
         const httpSocket = socket as Socket;
-        connecting = connector({ ...options, httpSocket }, callback);
+        connecting = connectors.server({ ...options, httpSocket }, callback);
       }
     });
     return {

@@ -34,6 +34,13 @@ import {
   NO_SERVER_URL,
   printed,
 } from "../testing/sending.ts";
+import {
+  makeCertificate,
+  OPENSSL,
+  Receiver,
+  testWith,
+} from "../testing/real_servers.ts";
+import { temporary } from "../testing/temporary.ts";
 import type { Transport, TransportRequest } from "./options.ts";
 import { undiciTransport } from "./undici.ts";
 
@@ -656,6 +663,58 @@ Deno.test("the body of a response may look like a response of status 100", async
   const { body } = await transport(requestTo(server));
   assertEquals(await new Response(body).text(), text);
 });
+
+// -- Certificates --
+
+/** A server with a certificate for 127.0.0.1, and that certificate. */
+async function secureReceiver(folder: string) {
+  const files = await makeCertificate(folder);
+  const cert = await Deno.readTextFile(files.cert);
+  const key = await Deno.readTextFile(files.key);
+  return { receiver: new Receiver({ key, cert }), ca: cert };
+}
+
+testWith(OPENSSL)(
+  "a certificate has to be for the host of the URL, or `servername`, whatever the Host header is",
+  async () => {
+    await using folder = await temporary();
+    const { receiver, ca } = await secureReceiver(folder.file(""));
+    await using _ = receiver;
+    const headers = { Host: "b.invalid" };
+    {
+      await using transport = undiciTransport({ ca, proxy: false });
+      await deliver(receiver.url, { transport, headers, ...ONCE });
+    }
+    await using transport = undiciTransport({
+      ...{ ca, proxy: false, servername: "other.example" },
+    });
+    const error = await assertRejects(
+      () => deliver(receiver.url, { transport, headers, ...ONCE }),
+      SendError,
+    );
+    assertMatch(error.message, /Host: other\.example\. is not cert/);
+    assertEquals(receiver.requests.length, 1);
+  },
+);
+
+testWith(OPENSSL)(
+  "the certificate of a proxy has to be for its host, whatever `servername` is",
+  async () => {
+    await using folder = await temporary();
+    const { receiver, ca } = await secureReceiver(folder.file(""));
+    await using _ = receiver;
+    await using transport = undiciTransport({
+      ...{ ca, proxy: receiver.url, servername: "other.example" },
+    });
+    await deliver("http://b.invalid/", { transport, ...ONCE });
+    assertEquals(receiver.requests.length, 1);
+    const error = await assertRejects(
+      () => deliver("https://b.invalid/", { transport, ...ONCE }),
+      SendError,
+    );
+    assertMatch(error.message, /the proxy responded with/);
+  },
+);
 
 // -- Proxies (tests/proxy_test.ts has a real one) --
 
