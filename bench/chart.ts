@@ -155,7 +155,7 @@ const spec: TopLevelSpec = {
             y: {
               field: "rate",
               type: "quantitative",
-              scale: { type: "log", domain: [0.05, 3000], nice: false },
+              scale: { type: "log", domain: [0.05, 5000], nice: false },
               axis: { title: "MB/s", format: "~g", tickCount: 5 },
             },
             color: {
