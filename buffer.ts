@@ -720,7 +720,10 @@ export class StreamBuffer implements AsyncDisposable {
   #failedLaunch = 0;
   /** How many failures have been counted since the server was last beyond doubt. */
   #failuresInARow = 0;
-  /** When the longest `retryAfter` of a failure has passed, by `performance.now()`. */
+  /**
+   * When every `retryAfter` of the batches that are held has passed, by
+   * `performance.now()`. The retry timer does not end before.
+   */
   #pauseEnd = 0;
   /** When the retry timer ends; 0 if it does not run. */
   #retryTime = 0;
@@ -1906,7 +1909,8 @@ export class StreamBuffer implements AsyncDisposable {
 
   /** Sends the first batch that is held, unless one is being tried already. */
   #probe(): void {
-    this.#retryTime = 0; // a timer may fire a little early, so it is not in the past
+    // Not left as they are: a timer may fire a little before its time.
+    this.#retryTime = this.#pauseEnd = 0;
     const isTrying = this.#batches.some(({ state, launch }) =>
       state === "in flight" && launch > this.#failedLaunch
     );
@@ -1934,7 +1938,7 @@ export class StreamBuffer implements AsyncDisposable {
 
   #stopRetryTimer(): void {
     this.#cancelRetry?.();
-    this.#retryTime = 0;
+    this.#retryTime = this.#pauseEnd = 0;
   }
 
   #error(message: string, cause: unknown): FlushError {

@@ -1077,6 +1077,27 @@ Deno.test("concurrency: a success does not cut short what another batch was aske
   await out.close();
 });
 
+Deno.test("concurrency: a retry timer that fires a little early leaves no batch behind", async () => {
+  using time = fakeTime();
+  const { setTimeout } = globalThis;
+  globalThis.setTimeout =
+    ((callback: () => void, ms: number) =>
+      setTimeout(callback, ms - 1)) as typeof globalThis.setTimeout;
+  const { out, sender, gates } = overlapping(2);
+  void out.write("aaaa");
+  void out.write("bbbb");
+  gates[0]!.reject(Object.assign(new Error("busy"), { retryAfter: 60_000 }));
+  gates[1]!.reject(DOWN);
+  await settle();
+  await time.tickAsync(59_999);
+  assertEquals(sender.sends.slice(2), ["aaaa"]);
+  gates[2]!.resolve();
+  await settle();
+  assertEquals(sender.sends.slice(3), ["bbbb"]);
+  for (const { resolve } of gates) resolve();
+  await out.close();
+});
+
 Deno.test("concurrency: a flush that succeeds ends the wait that a server has asked for", async () => {
   using _ = fakeTime();
   const { out, sender, gates } = overlapping(2);
