@@ -1924,6 +1924,7 @@ export class StreamBuffer implements AsyncDisposable {
     return this.#settled === this.#accepted + this.#queued;
   }
 
+  /** Whether a batch is waiting to be sent again. */
   get #holds(): boolean {
     return this.#batches.some(({ state }) => state === "held");
   }

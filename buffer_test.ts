@@ -3992,6 +3992,24 @@ Deno.test("readFrom() reads a stream only when there is room", async () => {
   assertEquals(sender.sends, ["aaa", "bbb", "ccc", "ddd"]);
 });
 
+Deno.test("readFrom() of a stream: a chunk that waits for room is not sent before its time", async () => {
+  const { step, resolve } = gate();
+  const { out, sender } = setUp({ capacity: 4 }, [step]);
+  const { stream } = chunked(["aaaa", "bbb", "cc"], false);
+  const reading = assertRejects(() => out.readFrom(stream), TypeError);
+  await settle();
+  resolve();
+  await settle();
+  assertEquals(
+    sender.sends,
+    ["aaaa", "bbb"],
+    "the last one waits for the clock",
+  );
+  await out.close();
+  await reading;
+  assertEquals(sender.sends, ["aaaa", "bbb", "cc"]);
+});
+
 Deno.test("readFrom() copies a chunk that has to wait", async () => {
   const { step, resolve } = gate();
   const { out, sender } = setUp({ capacity: 4 }, [step]);

@@ -14,6 +14,7 @@ import { Client } from "undici";
 import { FetchSender, SendError, streamTo } from "../sender.ts";
 import { UploadSender } from "../senders/upload.ts";
 import { isPending, roundTrips } from "../testing/event_loop.ts";
+import { counted } from "../testing/counted_signal.ts";
 import {
   type Behaviour,
   BEHAVIOURS,
@@ -497,17 +498,7 @@ for (const host of ["127.0.0.1", "localhost"]) {
 Deno.test("a request that has ended leaves no listener on its signal", async () => {
   await using transport = undiciTransport();
   await using server = new FaultyServer([respond(200), close]);
-  const { signal } = new AbortController();
-  const listeners = new Set<unknown>();
-  const { addEventListener, removeEventListener } = signal;
-  signal.addEventListener = (...args: unknown[]) => {
-    listeners.add(args[1]);
-    Reflect.apply(addEventListener, signal, args);
-  };
-  signal.removeEventListener = (...args: unknown[]) => {
-    listeners.delete(args[1]);
-    Reflect.apply(removeEventListener, signal, args);
-  };
+  const { signal, listeners } = counted();
   await exchange(transport, requestTo(server, { signal }));
   assertEquals(listeners.size, 0);
   await assertRejects(() => transport(requestTo(server, { signal })));
