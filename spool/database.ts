@@ -1,0 +1,774 @@
+/**
+ * The file of a spool: an SQLite database in WAL mode, on one connection that has it
+ * locked. It holds what was committed and is not settled, and everything that has to
+ * survive the process: where in the stream that is, and which bytes have been sent
+ * under which key.
+ *
+ * ```text
+ *   delivered or diverted      the cut              waiting
+ *   --------------------+---------------------+----------------------+----->
+ *                    #settled               #cut.end                #end
+ * ```
+ *
+ * A row holds the bytes of one send, and is never changed. A CUT is what goes out as
+ * one request: some rows from #settled on. It is recorded, with its whole key, and
+ * synced, before its first attempt, and it stays until its rows have been deleted. So
+ * whichever process sends these bytes again does so under the same key, and no other
+ * bytes ever have this key: each opening of the file draws an epoch, which is part of
+ * the keys of the cuts that it makes. That holds even for a copy of the file, or one
+ * restored from a backup, as long as the epochs are random.
+ *
+ * WHAT IS SYNCED. With "power", every transaction is synced before it counts
+ * (https://www.sqlite.org/pragma.html#pragma_synchronous: in WAL mode, FULL syncs the
+ * WAL after each transaction). With "process", only those that record a cut are; the
+ * others survive the process, but a power cut may undo the latest ones, back to the
+ * latest cut or checkpoint at most. SQLite syncs before and after a checkpoint in
+ * either case, so that the database is whole.
+ *
+ * A FULL DISK. Deleting takes room: each change is first appended to the WAL, and a
+ * checkpoint, which empties that, may have to extend the database. So room for this
+ * is kept in a file of its own (`Reserve`), and nothing is added to the spool unless
+ * it is there: a transaction that settles something can always be made.
+ */
+import type { DatabaseSync, StatementSync } from "node:sqlite";
+import { randomUuid } from "../internal/random.ts";
+import { SpoolError, toSpoolError } from "./errors.ts";
+import { type Modules, processId } from "./platform.ts";
+import {
+  describeOwner,
+  OwnerFile,
+  type Published,
+  Reserve,
+} from "./side_files.ts";
+
+/** What the header of the database says it is: "SBuf". */
+const APPLICATION_ID = 0x53427566;
+/** The version of the tables. A change that older code does not understand raises it. */
+const VERSION = 1;
+/** What a file of SQLite begins with (https://www.sqlite.org/fileformat2.html). */
+const MAGIC = "SQLite format 3\0";
+/**
+ * The size of a page, in bytes. Of 4, 16 and 64 KiB, 4 is slower by a half for commits
+ * of 256 KiB, and 64 for those of 4 KiB (`deno task bench spool`).
+ */
+const PAGE_SIZE = 16 * 1024;
+/** How large the WAL may grow before a checkpoint, in bytes. */
+const MAX_WAL = 4 * 1024 * 1024;
+/** About what a transaction adds to the WAL besides the bytes of its row. */
+const TRANSACTION_SIZE = 4 * PAGE_SIZE;
+/**
+ * The room that is kept, in bytes, besides that of the largest row: for the WAL up to
+ * a checkpoint, and for what the checkpoint adds to the database.
+ */
+const MIN_RESERVE = 2 * MAX_WAL;
+/** The largest row, in bytes: SQLITE_MAX_LENGTH, less some room for the other columns. */
+const MAX_ROW = 1_000_000_000 - 1_024;
+/**
+ * How many bytes of unused pages the file may have, however little waits: what is
+ * written and delivered all the time uses them again and again.
+ */
+const MAX_UNUSED = 64 * 1024 * 1024;
+/** How many pages a step of shrinking moves at most. */
+const PAGES_PER_STEP = 256;
+
+const SCHEMA = `
+  create table spool (
+    id text not null,           -- of the stream
+    settled integer not null,   -- position in the stream: all before it is settled
+    sequence integer not null,  -- of the cut, or else of the next one
+    cut_key text,               -- of the cut; null if there is none
+    cut_end integer,            -- where it ends
+    delivered integer not null, -- bytes, since the file was created
+    diverted integer not null,
+    lost integer not null
+  );
+  create table batch (
+    offset integer primary key, -- position in the stream
+    number integer not null,    -- how many rows there were before it
+    at integer not null,        -- when it was committed, in ms since 1970
+    crc integer not null,       -- CRC-32 of the other columns
+    bytes blob not null
+  );
+  create table file (
+    id integer primary key,     -- 1, 2, 3, … in the order of reading
+    path text not null,
+    start integer not null,     -- position in the stream of its first byte
+    device text not null,
+    inode text not null,
+    born integer not null,      -- in ms since 1970; 0 if the file system does not say
+    skipped integer not null,   -- how many bytes of the file come before it
+    head_size integer not null, -- how many of its first bytes head_crc covers
+    head_crc integer not null,
+    tail_size integer not null, -- how many bytes before the position tail_crc covers
+    tail_crc integer not null,
+    added integer not null,     -- 1 if a newline was added at its end
+    ended integer not null      -- 1 if nothing more is read from it
+  );
+`;
+
+/** Some rows that go out as one request. */
+export interface Cut {
+  readonly key: string;
+  readonly sequence: number;
+  /** Where in the stream they begin. */
+  readonly offset: number;
+  /** Where they end. */
+  readonly end: number;
+}
+
+/** A file that is followed, or was: see the columns of its table. */
+export interface FileRecord {
+  readonly id: number;
+  readonly path: string;
+  readonly start: number;
+  readonly device: string;
+  readonly inode: string;
+  readonly born: number;
+  readonly skipped: number;
+  readonly head_size: number;
+  readonly head_crc: number;
+  readonly tail_size: number;
+  readonly tail_crc: number;
+  readonly added: number;
+  readonly ended: number;
+}
+
+/** How many files are remembered after they have ended. */
+const REMEMBERED_FILES = 100;
+
+/** What the first and the last row have in common. */
+interface Row {
+  readonly offset: number;
+  readonly number: number;
+  readonly at: number;
+  readonly crc: number;
+  readonly bytes: Uint8Array<ArrayBuffer>;
+}
+
+/** The file of a spool. Every method is one transaction, or none. */
+export class SpoolDatabase {
+  readonly #modules: Modules;
+  readonly #path: string;
+  readonly #isPower: boolean;
+  readonly #db: DatabaseSync;
+  readonly #owner: OwnerFile;
+  readonly #reserve: Reserve;
+  readonly #statements = new Map<string, StatementSync>();
+  /** A part of every key that is made by this opening, and by no other. */
+  readonly #epoch = randomUuid().replaceAll("-", "").slice(16);
+  #id = "";
+  #settled = 0;
+  #end = 0;
+  #sequence = 0;
+  #cut: Cut | undefined;
+  /** The first row; `undefined` if there is none. */
+  #first: Pick<Row, "number" | "at"> | undefined;
+  /** The number of the next row. */
+  #nextNumber = 0;
+  #delivered = 0;
+  #diverted = 0;
+  #lost = 0;
+  /** The largest row that was added, in bytes. */
+  #largestRow = 0;
+  /** About how large the WAL is, in bytes. */
+  #walSize = 0;
+  #isSynced: boolean | undefined;
+
+  /**
+   * Opens a file, and locks it.
+   *
+   * @param path Its absolute path.
+   * @param durability What a transaction survives.
+   * @param create Whether to create it if it does not exist.
+   * @throws {SpoolError} If that is not possible.
+   */
+  constructor(
+    modules: Modules,
+    path: string,
+    durability: "power" | "process",
+    create: boolean,
+  ) {
+    this.#modules = modules;
+    this.#path = path;
+    this.#isPower = durability === "power";
+    this.#owner = new OwnerFile(modules, path);
+    this.#inspect(create);
+    const action = `Cannot open the spool ${path}`;
+    try {
+      this.#db = new modules.sqlite.DatabaseSync(path);
+    } catch (error) {
+      throw toSpoolError(action, error);
+    }
+    try {
+      this.#prepare();
+      this.#reserve = new Reserve(modules, path);
+      this.#load();
+      this.#owner.write(this.published);
+    } catch (error) {
+      this.#db.close();
+      throw this.#explain(toSpoolError(action, error));
+    }
+  }
+
+  // -- Opening --
+
+  /**
+   * Looks at the file before SQLite does, which would begin by changing it: a crash
+   * that it finds the traces of is repaired, whoever's file it is.
+   */
+  #inspect(create: boolean): void {
+    const { fs, path: { dirname } } = this.#modules;
+    const refuse = (reason: string, code: SpoolError["code"]) => {
+      const message = `Cannot open the spool ${this.#path}: ${reason}`;
+      return new SpoolError(message, { code });
+    };
+    const info = fs.statSync(this.#path, { throwIfNoEntry: false });
+    if (info === undefined) {
+      if (!create) throw refuse("there is no such file", "io");
+      const folder = dirname(this.#path);
+      if (!isFolder(fs, folder)) {
+        throw refuse(`there is no folder ${folder}`, "io");
+      }
+      return;
+    }
+    if (!info.isFile()) {
+      const kind = info.isDirectory() ? "a folder" : "no regular file";
+      throw refuse(`it is ${kind}`, "io");
+    }
+    // SQLite itself finds out whether this process has it open. Reading it here would
+    // drop the lock.
+    const owner = this.#owner.read();
+    if (info.size === 0 || owner?.pid === processId()) return;
+    const header = new DataView(new ArrayBuffer(100));
+    const descriptor = fs.openSync(this.#path, "r");
+    try {
+      fs.readSync(descriptor, header, 0, 100, 0);
+    } finally {
+      fs.closeSync(descriptor);
+    }
+    const magic = String.fromCharCode(...new Uint8Array(header.buffer, 0, 16));
+    if (magic !== MAGIC || header.getUint32(68) !== APPLICATION_ID) {
+      throw refuse(
+        "the file is something else; nothing was changed",
+        "foreign",
+      );
+    }
+    const version = header.getUint32(60);
+    if (version > VERSION) {
+      throw refuse(
+        `a later version of this library has made it (format ${version}, known are those up to ${VERSION})`,
+        "newer",
+      );
+    }
+    const size = header.getUint16(16) * header.getUint32(28);
+    const hasWal = (fs.statSync(`${this.#path}-wal`, { throwIfNoEntry: false })
+      ?.size ?? 0) > 0;
+    // With a WAL it may be shorter, after a crash during a checkpoint.
+    if (!hasWal && info.size < size) {
+      throw refuse(
+        `it is damaged: ${info.size} bytes are left of ${size}`,
+        "damaged",
+      );
+    }
+  }
+
+  /** Locks the file, makes sure that it is a spool, and sets it up. */
+  #prepare(): void {
+    const db = this.#db;
+    // First of all: then no other connection ever writes, and none of what SQLite
+    // does for several of them is needed.
+    db.exec("pragma locking_mode = exclusive");
+    const { application_id } = this.#get("pragma application_id")!;
+    const { tables } = this.#get(
+      "select count(*) as tables from sqlite_master",
+    )!;
+    if (tables === 0 && application_id === 0) this.#create();
+    else if (application_id !== APPLICATION_ID) {
+      throw new SpoolError(
+        `Cannot open the spool ${this.#path}: the file is something else; nothing was changed`,
+        { code: "foreign" },
+      );
+    }
+    const { journal_mode } = this.#get("pragma journal_mode = wal")!;
+    if (journal_mode !== "wal") {
+      throw new Error(`its journal mode is ${journal_mode}, and must be wal`);
+    }
+    db.exec(`
+      pragma wal_autocheckpoint = 0;
+      pragma temp_store = memory;
+      pragma journal_size_limit = ${2 * MAX_WAL};
+      pragma fullfsync = 1;
+      pragma checkpoint_fullfsync = 1;
+    `);
+  }
+
+  /** Creates the tables: all of them or, if the process dies before the end, none. */
+  #create(): void {
+    // These two must be set before anything is written.
+    this.#db.exec(`
+      pragma page_size = ${PAGE_SIZE};
+      pragma auto_vacuum = incremental;
+      begin;
+      pragma application_id = ${APPLICATION_ID};
+      pragma user_version = ${VERSION};
+      ${SCHEMA}
+      insert into spool values ('${randomUuid()}', 0, 0, null, null, 0, 0, 0);
+      commit;
+    `);
+  }
+
+  /** Reads everything that is kept in memory. */
+  #load(): void {
+    const state = this.#get("select * from spool");
+    const first = this.#get(
+      "select offset, number, at from batch order by offset limit 1",
+    );
+    const last = this.#get(
+      "select offset, number, length(bytes) as size from batch order by offset desc limit 1",
+    );
+    const settled = state?.settled as number;
+    const end = last === undefined ? settled : last.offset + last.size;
+    const cutEnd = state?.cut_key === null ? null : state?.cut_end;
+    if (
+      state === undefined || !Number.isSafeInteger(settled) ||
+      (first !== undefined && first.offset !== settled) ||
+      (cutEnd !== null && !(settled < cutEnd && cutEnd <= end))
+    ) {
+      throw new SpoolError(
+        `Cannot open the spool ${this.#path}: it is damaged: its parts do not fit together`,
+        { code: "damaged" },
+      );
+    }
+    this.#id = state.id;
+    this.#settled = settled;
+    this.#end = end;
+    this.#sequence = state.sequence;
+    this.#cut = cutEnd === null ? undefined : {
+      key: state.cut_key,
+      sequence: state.sequence,
+      offset: settled,
+      end: cutEnd,
+    };
+    this.#first = first && { number: first.number, at: first.at };
+    this.#nextNumber = last === undefined ? 0 : last.number + 1;
+    this.#delivered = state.delivered;
+    this.#diverted = state.diverted;
+    this.#lost = state.lost;
+  }
+
+  /** Adds to a failure to open the file who has it open. */
+  #explain(error: SpoolError): SpoolError {
+    if (error.code !== "in-use") return error;
+    const owner = describeOwner(this.#owner.read());
+    return new SpoolError(
+      `Cannot open the spool ${this.#path}: ${owner}; one process at a time can use it`,
+      { code: "in-use", cause: error.cause },
+    );
+  }
+
+  // -- What is in it --
+
+  /** Where the stream ends, as a position in it. */
+  get end(): number {
+    return this.#end;
+  }
+
+  /** Position in the stream: everything before it is settled. */
+  get settled(): number {
+    return this.#settled;
+  }
+
+  /** What others may know of it. */
+  get published(): Published {
+    return {
+      id: this.#id,
+      bytesWaiting: this.#end - this.#settled,
+      batchesWaiting: this.#nextNumber - (this.#first?.number ??
+        this.#nextNumber),
+      oldest: this.#first?.at ?? null,
+      bytesDelivered: this.#delivered,
+      bytesDiverted: this.#diverted,
+      bytesLost: this.#lost,
+    };
+  }
+
+  /** Publishes it, unless that fails: it concerns nobody but those who look. */
+  publish(): void {
+    try {
+      this.#owner.write(this.published);
+    } catch {
+      // As above.
+    }
+  }
+
+  // -- Adding --
+
+  /**
+   * Adds the bytes of one send, and what is known of the file that they are from.
+   *
+   * @throws {SpoolError} If that fails. Nothing has been added then.
+   */
+  append(bytes: Uint8Array, file?: FileRecord): void {
+    const size = bytes.length;
+    const action = `Cannot add ${size} bytes to the spool ${this.#path}`;
+    if (size > MAX_ROW) {
+      throw new RangeError(`${action}: at most ${MAX_ROW} fit into one row`);
+    }
+    const at = Date.now();
+    const [offset, number] = [this.#end, this.#nextNumber];
+    const crc = this.#checksum({ offset, number, at, bytes });
+    try {
+      this.#makeRoom(size);
+      this.#transaction(this.#isPower, size, () => {
+        this.#run(
+          "insert into batch values (?, ?, ?, ?, ?)",
+          ...[offset, number, at, crc, bytes],
+        );
+        if (file !== undefined) this.#saveFile(file);
+      });
+    } catch (error) {
+      throw toSpoolError(action, error);
+    }
+    this.#end += size;
+    this.#nextNumber++;
+    this.#first ??= { number, at };
+  }
+
+  /** Makes sure that what is added can be deleted again, even if it fills the disk. */
+  #makeRoom(size: number): void {
+    this.#largestRow = Math.max(this.#largestRow, size);
+    this.#reserve.ensure(MIN_RESERVE + this.#largestRow);
+    // The latest checkpoint has failed. What follows must not make it larger.
+    if (this.#walSize >= MAX_WAL) this.#checkpoint();
+  }
+
+  // -- Delivering --
+
+  /**
+   * The cut to be sent next: the one that is recorded, or else a new one.
+   *
+   * @param maxSize Its size in bytes at most, unless one row is larger.
+   * @returns `undefined` if nothing waits.
+   * @throws {SpoolError} If it cannot be recorded. Then it must not be sent.
+   */
+  cut(maxSize: number): Cut | undefined {
+    if (this.#cut !== undefined) return this.#cut;
+    if (this.#settled === this.#end) return undefined;
+    return this.#withReserve("record what is sent next", () => {
+      const cut = this.#nextCut(this.#settled, this.#sequence, maxSize);
+      this.#transaction(true, 0, () => this.#recordCut(cut));
+      return this.#cut = cut;
+    });
+  }
+
+  /**
+   * Reads the bytes of the cut into the beginning of `buffer`, or into an array of
+   * their own if that is too small.
+   *
+   * @throws {SpoolError} If they are not what was added.
+   */
+  read(
+    { offset, end }: Cut,
+    buffer: Uint8Array<ArrayBuffer>,
+  ): Uint8Array<ArrayBuffer> {
+    const size = end - offset;
+    let bytes = buffer.subarray(0, size);
+    let position = offset;
+    for (const row of this.#rows(offset, end)) {
+      this.#check(row, position);
+      // If it is the only one, there is nothing to put together.
+      if (row.bytes.length === size) bytes = row.bytes;
+      else bytes.set(row.bytes, position - offset);
+      position += row.bytes.length;
+    }
+    if (position !== end) throw this.#damaged(position);
+    return bytes;
+  }
+
+  /**
+   * Deletes the rows of the cut, and makes the next cut if anything waits, both in one
+   * transaction.
+   *
+   * @param outcome Who has the bytes now: the server, or `deadLetter`.
+   * @param maxSize The size of the next cut, as in `cut`.
+   * @throws {SpoolError} If that fails. Then the cut remains.
+   */
+  settle(outcome: "delivered" | "diverted", maxSize: number): void {
+    const { end, sequence } = this.#cut!;
+    const size = end - this.#settled;
+    this.#withReserve("delete what was delivered", () => {
+      const next = end === this.#end
+        ? undefined
+        : this.#nextCut(end, sequence + 1, maxSize);
+      let first: Row | undefined;
+      this.#transaction(this.#isPower || next !== undefined, 0, () => {
+        this.#run("delete from batch where offset < ?", end);
+        this.#run(
+          `update spool set settled = ?, sequence = ?, cut_key = null, cut_end = null, ${outcome} = ${outcome} + ?`,
+          ...[end, sequence + 1, size],
+        );
+        if (next !== undefined) this.#recordCut(next);
+        first = this.#get(
+          "select number, at from batch order by offset limit 1",
+        );
+      });
+      this.#settled = end;
+      this.#sequence = sequence + 1;
+      this.#cut = next;
+      this.#first = first;
+      if (outcome === "delivered") this.#delivered += size;
+      else this.#diverted += size;
+    });
+  }
+
+  /** As many rows from `offset` on as have `maxSize` bytes together, or the first one. */
+  #nextCut(offset: number, sequence: number, maxSize: number): Cut {
+    const limit = offset + maxSize;
+    let end = this.#end;
+    if (end > limit) {
+      // Where a row begins, the one before it ends.
+      const next = this.#get(
+        "select offset from batch where offset > ? and offset <= ? order by offset desc limit 1",
+        ...[offset, limit],
+      ) ?? this.#get(
+        "select offset from batch where offset > ? order by offset limit 1",
+        offset,
+      );
+      end = next?.offset ?? end;
+    }
+    return {
+      key: `${this.#id}.${this.#epoch}-${sequence}`,
+      sequence,
+      offset,
+      end,
+    };
+  }
+
+  #recordCut({ key, end }: Cut): void {
+    this.#run("update spool set cut_key = ?, cut_end = ?", key, end);
+  }
+
+  /**
+   * Makes a transaction that makes room, or is needed for that. If there is none for
+   * it, it gets the reserve.
+   */
+  #withReserve<T>(aim: string, work: () => T): T {
+    const action = `Cannot ${aim} in the spool ${this.#path}`;
+    try {
+      return work();
+    } catch (thrown) {
+      const error = toSpoolError(action, thrown);
+      // Not every system reports a full disk as such.
+      const mayBeFull = error.code === "full" || error.code === "io";
+      if (!mayBeFull || !this.#reserve.release()) throw error;
+    }
+    try {
+      this.#checkpoint();
+      return work();
+    } catch (error) {
+      throw toSpoolError(action, error);
+    }
+  }
+
+  /**
+   * Gives disk space back. The pages that were freed are used again first; while
+   * something waits, they are given back, a few at a time, when they are several times
+   * what is in use, so that not many pages have to be moved for it.
+   *
+   * @param maxUnused How many bytes of unused pages may remain, however little waits.
+   */
+  shrink(maxUnused = MAX_UNUSED): void {
+    const waiting = this.#end - this.#settled;
+    const { freelist_count: pages } = this.#get("pragma freelist_count")!;
+    if (pages * PAGE_SIZE <= Math.max(maxUnused, 3 * waiting)) return;
+    this.#withReserve("give back disk space", () => {
+      if (waiting === 0) {
+        // Copies what is left, which is next to nothing. Freeing each page would take
+        // milliseconds for every megabyte.
+        this.#run("vacuum");
+        this.#checkpoint();
+      } else {
+        const size = Math.min(PAGES_PER_STEP * PAGE_SIZE, waiting);
+        this.#transaction(false, size, () => {
+          // Not exec(), which frees a single page.
+          this.#all(`pragma incremental_vacuum(${PAGES_PER_STEP})`);
+        });
+      }
+    });
+  }
+
+  // -- Files that are followed --
+
+  /** The files that are remembered, in the order of reading. */
+  get files(): FileRecord[] {
+    return this.#all("select * from file order by id") as FileRecord[];
+  }
+
+  /**
+   * Remembers what is known of a file.
+   *
+   * @param lost How many bytes are known to have been destroyed unread.
+   * @throws {SpoolError} If that fails.
+   */
+  saveFile(file: FileRecord, lost = 0): void {
+    this.#withReserve("remember a followed file", () => {
+      this.#transaction(this.#isPower, 0, () => {
+        this.#saveFile(file);
+        this.#run("update spool set lost = lost + ?", lost);
+      });
+      this.#lost += lost;
+    });
+  }
+
+  #saveFile(file: FileRecord): void {
+    this.#run(
+      "insert or replace into file values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+      ...[file.id, file.path, file.start, file.device, file.inode, file.born],
+      ...[file.skipped, file.head_size, file.head_crc],
+      ...[file.tail_size, file.tail_crc, file.added, file.ended],
+    );
+    this.#run("delete from file where id <= ?", file.id - REMEMBERED_FILES);
+  }
+
+  // -- Reading all of it, for export --
+
+  /**
+   * The bytes of every send that is not settled, in order. Nothing else may be called
+   * meanwhile.
+   *
+   * @param onDamage Called for each row that is not what was added, and is left out;
+   *   without it, it is thrown.
+   */
+  *waiting(
+    onDamage?: (error: SpoolError) => void,
+  ): Generator<Uint8Array<ArrayBuffer>> {
+    let position = this.#settled;
+    for (const row of this.#rows(position, this.#end)) {
+      try {
+        this.#check(row, position);
+        yield row.bytes;
+      } catch (error) {
+        if (onDamage === undefined) throw error;
+        onDamage(error as SpoolError);
+      }
+      position = row.offset + row.bytes.length;
+    }
+  }
+
+  // -- The end --
+
+  /** Gives back what is not needed, and closes the file. Called again, it does nothing. */
+  close(): void {
+    if (!this.#db.isOpen) return;
+    try {
+      if (this.#settled === this.#end) {
+        this.shrink(0);
+        this.#reserve.release();
+      }
+    } catch {
+      // What waits is committed. The next opening tries again.
+    }
+    this.#statements.clear();
+    this.#db.close();
+    this.#owner.remove();
+  }
+
+  // -- SQLite --
+
+  /**
+   * Runs a transaction. If anything fails, none of it has happened.
+   *
+   * @param isSynced Whether it survives a power cut once this returns.
+   * @param size About how many bytes it writes.
+   */
+  #transaction(isSynced: boolean, size: number, work: () => void): void {
+    if (this.#isSynced !== isSynced) {
+      this.#db.exec(`pragma synchronous = ${isSynced ? "full" : "normal"}`);
+      this.#isSynced = isSynced;
+    }
+    this.#run("begin immediate");
+    try {
+      work();
+      this.#run("commit");
+    } catch (error) {
+      try {
+        this.#run("rollback");
+      } catch {
+        // After some errors SQLite has done that itself.
+      }
+      throw error;
+    }
+    this.#walSize += size + TRANSACTION_SIZE;
+    if (this.#walSize < MAX_WAL) return;
+    try {
+      this.#checkpoint();
+    } catch {
+      // The transaction is made. The next one that adds something tries again.
+    }
+  }
+
+  /** Moves everything from the WAL to the database, so that the WAL begins anew. */
+  #checkpoint(): void {
+    this.#get("pragma wal_checkpoint(passive)");
+    this.#walSize = 0;
+  }
+
+  /** The rows of a part of the stream. */
+  #rows(offset: number, end: number): Iterable<Row> {
+    return this.#prepared(
+      "select * from batch where offset >= ? and offset < ? order by offset",
+    ).iterate(offset, end) as unknown as Iterable<Row>;
+  }
+
+  /** Throws unless a row is what was added at this position. */
+  #check(row: Row, position: number): void {
+    if (row.offset === position && row.crc === this.#checksum(row)) return;
+    throw this.#damaged(position);
+  }
+
+  #checksum(
+    { offset, number, at, bytes }: Pick<Row, "offset" | "number" | "at"> & {
+      readonly bytes: Uint8Array;
+    },
+  ): number {
+    const { crc32 } = this.#modules.zlib;
+    return crc32(bytes, crc32(`${offset} ${number} ${at}`));
+  }
+
+  #damaged(position: number): SpoolError {
+    return new SpoolError(
+      `The spool ${this.#path} is damaged: what was added at offset ${position} is not what is there now`,
+      { code: "damaged" },
+    );
+  }
+
+  // The columns are those of the statement, which the type cannot know.
+  // deno-lint-ignore no-explicit-any
+  #get(sql: string, ...values: Value[]): any {
+    return this.#prepared(sql).get(...values);
+  }
+
+  #all(sql: string): unknown[] {
+    return this.#prepared(sql).all();
+  }
+
+  #run(sql: string, ...values: Value[]): void {
+    this.#prepared(sql).run(...values);
+  }
+
+  #prepared(sql: string): StatementSync {
+    let statement = this.#statements.get(sql);
+    if (statement === undefined) {
+      statement = this.#db.prepare(sql);
+      this.#statements.set(sql, statement);
+    }
+    return statement;
+  }
+}
+
+/** What a column may be given. */
+type Value = string | number | null | Uint8Array;
+
+function isFolder(fs: Modules["fs"], path: string): boolean {
+  return fs.statSync(path, { throwIfNoEntry: false })?.isDirectory() === true;
+}

@@ -1,0 +1,82 @@
+/** The error of a spool file that cannot be used, read or written. */
+import { messageOf } from "../internal/checks.ts";
+
+/**
+ * What is wrong with a spool file:
+ *
+ * - `"in-use"`: another process, or another `Spool` of this one, has it open;
+ * - `"foreign"`: it is no spool;
+ * - `"newer"`: a later version of this library has made it;
+ * - `"damaged"`: a part of it is missing, or is not what was written;
+ * - `"full"`: there is no room left on the disk;
+ * - `"io"`: it cannot be opened, read or written for another reason.
+ */
+export type SpoolErrorCode =
+  | "in-use"
+  | "foreign"
+  | "newer"
+  | "damaged"
+  | "full"
+  | "io";
+
+/** Options of a {@linkcode SpoolError}. */
+export interface SpoolErrorOptions extends ErrorOptions {
+  /** What is wrong. */
+  code: SpoolErrorCode;
+}
+
+/** A spool file cannot be opened, read or written. What is in it is kept. */
+export class SpoolError extends Error {
+  /** The name of the error. */
+  override readonly name = "SpoolError";
+  /** What is wrong with the file. */
+  readonly code: SpoolErrorCode;
+
+  /**
+   * Constructs a new instance.
+   *
+   * @param message What was attempted, why it failed, and what to do about it.
+   * @param options The details.
+   */
+  constructor(message: string, options: SpoolErrorOptions) {
+    const { code, ...rest } = options;
+    super(message, rest);
+    this.code = code;
+  }
+}
+
+/** Codes of SQLite (https://www.sqlite.org/rescode.html), without their details. */
+const BUSY = 5;
+const CORRUPT = 11;
+const FULL = 13;
+const NOT_A_DATABASE = 26;
+
+/** The error that `thrown` is to a user of the spool. */
+export function toSpoolError(action: string, thrown: unknown): SpoolError {
+  if (thrown instanceof SpoolError) return thrown;
+  const { errcode, code } = thrown as { errcode?: unknown; code?: unknown };
+  const kind = code === "ENOSPC" || code === "EDQUOT"
+    ? "full"
+    : typeof errcode === "number"
+    ? kindOf(errcode & 0xff)
+    : "io";
+  const reason = kind === "full"
+    ? "the disk is full; the spool continues as soon as there is room"
+    : messageOf(thrown);
+  return new SpoolError(`${action}: ${reason}`, { code: kind, cause: thrown });
+}
+
+function kindOf(code: number): SpoolErrorCode {
+  switch (code) {
+    case BUSY:
+      return "in-use";
+    case CORRUPT:
+      return "damaged";
+    case FULL:
+      return "full";
+    case NOT_A_DATABASE:
+      return "foreign";
+    default:
+      return "io";
+  }
+}
