@@ -80,7 +80,8 @@ const SCHEMA = `
     cut_end integer,            -- where it ends
     delivered integer not null, -- bytes, since the file was created
     diverted integer not null,
-    lost integer not null
+    lost integer not null,      -- bytes of a followed file, destroyed unread
+    follows text                -- the path of that file; null if there is none
   );
   create table batch (
     offset integer primary key, -- position in the stream
@@ -91,18 +92,11 @@ const SCHEMA = `
   );
   create table file (
     id integer primary key,     -- 1, 2, 3, … in the order of reading
-    path text not null,
-    start integer not null,     -- position in the stream of its first byte
-    device text not null,
     inode text not null,
-    born integer not null,      -- in ms since 1970; 0 if the file system does not say
-    skipped integer not null,   -- how many bytes of the file come before it
-    head_size integer not null, -- how many of its first bytes head_crc covers
-    head_crc integer not null,
-    tail_size integer not null, -- how many bytes before the position tail_crc covers
+    position integer not null,  -- how many of its bytes are in the stream, or are passed over
+    head_crc integer not null,  -- CRC-32 of the first of them, and of the last
     tail_crc integer not null,
-    added integer not null,     -- 1 if a newline was added at its end
-    ended integer not null      -- 1 if nothing more is read from it
+    state text not null         -- reading, left, or truncated
   );
 `;
 
@@ -119,22 +113,12 @@ export interface Cut {
 /** A file that is followed, or was: see the columns of its table. */
 export interface FileRecord {
   readonly id: number;
-  readonly path: string;
-  readonly start: number;
-  readonly device: string;
   readonly inode: string;
-  readonly born: number;
-  readonly skipped: number;
-  readonly head_size: number;
+  readonly position: number;
   readonly head_crc: number;
-  readonly tail_size: number;
   readonly tail_crc: number;
-  readonly added: number;
-  readonly ended: number;
+  readonly state: "reading" | "left" | "truncated";
 }
-
-/** How many files are remembered after they have ended. */
-const REMEMBERED_FILES = 100;
 
 /** What the first and the last row have in common. */
 interface Row {
@@ -148,7 +132,8 @@ interface Row {
 /** The file of a spool. Every method is one transaction, or none. */
 export class SpoolDatabase {
   readonly #modules: Modules;
-  readonly #path: string;
+  /** Where it is. */
+  readonly path: string;
   readonly #isPower: boolean;
   readonly #db: DatabaseSync;
   readonly #owner: OwnerFile;
@@ -189,7 +174,7 @@ export class SpoolDatabase {
     create: boolean,
   ) {
     this.#modules = modules;
-    this.#path = path;
+    this.path = path;
     this.#isPower = durability === "power";
     this.#owner = new OwnerFile(modules, path);
     this.#inspect(create);
@@ -219,13 +204,13 @@ export class SpoolDatabase {
   #inspect(create: boolean): void {
     const { fs, path: { dirname } } = this.#modules;
     const refuse = (reason: string, code: SpoolError["code"]) => {
-      const message = `Cannot open the spool ${this.#path}: ${reason}`;
+      const message = `Cannot open the spool ${this.path}: ${reason}`;
       return new SpoolError(message, { code });
     };
-    const info = fs.statSync(this.#path, { throwIfNoEntry: false });
+    const info = fs.statSync(this.path, { throwIfNoEntry: false });
     if (info === undefined) {
       if (!create) throw refuse("there is no such file", "io");
-      const folder = dirname(this.#path);
+      const folder = dirname(this.path);
       if (!isFolder(fs, folder)) {
         throw refuse(`there is no folder ${folder}`, "io");
       }
@@ -240,7 +225,7 @@ export class SpoolDatabase {
     const owner = this.#owner.read();
     if (info.size === 0 || owner?.pid === processId()) return;
     const header = new DataView(new ArrayBuffer(100));
-    const descriptor = fs.openSync(this.#path, "r");
+    const descriptor = fs.openSync(this.path, "r");
     try {
       fs.readSync(descriptor, header, 0, 100, 0);
     } finally {
@@ -261,7 +246,7 @@ export class SpoolDatabase {
       );
     }
     const size = header.getUint16(16) * header.getUint32(28);
-    const hasWal = (fs.statSync(`${this.#path}-wal`, { throwIfNoEntry: false })
+    const hasWal = (fs.statSync(`${this.path}-wal`, { throwIfNoEntry: false })
       ?.size ?? 0) > 0;
     // With a WAL it may be shorter, after a crash during a checkpoint.
     if (!hasWal && info.size < size) {
@@ -285,7 +270,7 @@ export class SpoolDatabase {
     if (tables === 0 && application_id === 0) this.#create();
     else if (application_id !== APPLICATION_ID) {
       throw new SpoolError(
-        `Cannot open the spool ${this.#path}: the file is something else; nothing was changed`,
+        `Cannot open the spool ${this.path}: the file is something else; nothing was changed`,
         { code: "foreign" },
       );
     }
@@ -312,7 +297,7 @@ export class SpoolDatabase {
       pragma application_id = ${APPLICATION_ID};
       pragma user_version = ${VERSION};
       ${SCHEMA}
-      insert into spool values ('${randomUuid()}', 0, 0, null, null, 0, 0, 0);
+      insert into spool values ('${randomUuid()}', 0, 0, null, null, 0, 0, 0, null);
       commit;
     `);
   }
@@ -335,7 +320,7 @@ export class SpoolDatabase {
       (cutEnd !== null && !(settled < cutEnd && cutEnd <= end))
     ) {
       throw new SpoolError(
-        `Cannot open the spool ${this.#path}: it is damaged: its parts do not fit together`,
+        `Cannot open the spool ${this.path}: it is damaged: its parts do not fit together`,
         { code: "damaged" },
       );
     }
@@ -361,7 +346,7 @@ export class SpoolDatabase {
     if (error.code !== "in-use") return error;
     const owner = describeOwner(this.#owner.read());
     return new SpoolError(
-      `Cannot open the spool ${this.#path}: ${owner}; one process at a time can use it`,
+      `Cannot open the spool ${this.path}: ${owner}; one process at a time can use it`,
       { code: "in-use", cause: error.cause },
     );
   }
@@ -410,7 +395,7 @@ export class SpoolDatabase {
    */
   append(bytes: Uint8Array, file?: FileRecord): void {
     const size = bytes.length;
-    const action = `Cannot add ${size} bytes to the spool ${this.#path}`;
+    const action = `Cannot add ${size} bytes to the spool ${this.path}`;
     if (size > MAX_ROW) {
       throw new RangeError(`${action}: at most ${MAX_ROW} fit into one row`);
     }
@@ -553,7 +538,7 @@ export class SpoolDatabase {
    * it, it gets the reserve.
    */
   #withReserve<T>(aim: string, work: () => T): T {
-    const action = `Cannot ${aim} in the spool ${this.#path}`;
+    const action = `Cannot ${aim} in the spool ${this.path}`;
     try {
       return work();
     } catch (thrown) {
@@ -597,17 +582,37 @@ export class SpoolDatabase {
     });
   }
 
-  // -- Files that are followed --
+  // -- A file that is followed --
 
-  /** The files that are remembered, in the order of reading. */
+  /** The path of the file that is followed, if there is one. */
+  get follows(): string | undefined {
+    return this.#get("select follows from spool").follows ?? undefined;
+  }
+
+  /** What is known of the files that were at that path, in the order of reading. */
   get files(): FileRecord[] {
     return this.#all("select * from file order by id") as FileRecord[];
   }
 
   /**
+   * Remembers that a file is followed.
+   *
+   * @param files Those that are there already, and are passed over.
+   * @throws {SpoolError} If that fails.
+   */
+  setFollows(path: string, files: readonly FileRecord[]): void {
+    this.#withReserve("remember the followed file", () => {
+      this.#transaction(this.#isPower, 0, () => {
+        this.#run("update spool set follows = ?", path);
+        for (const file of files) this.#saveFile(file);
+      });
+    });
+  }
+
+  /**
    * Remembers what is known of a file.
    *
-   * @param lost How many bytes are known to have been destroyed unread.
+   * @param lost How many bytes of it are known to have been destroyed unread.
    * @throws {SpoolError} If that fails.
    */
   saveFile(file: FileRecord, lost = 0): void {
@@ -622,12 +627,23 @@ export class SpoolDatabase {
 
   #saveFile(file: FileRecord): void {
     this.#run(
-      "insert or replace into file values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-      ...[file.id, file.path, file.start, file.device, file.inode, file.born],
-      ...[file.skipped, file.head_size, file.head_crc],
-      ...[file.tail_size, file.tail_crc, file.added, file.ended],
+      "insert or replace into file values (?, ?, ?, ?, ?, ?)",
+      ...[file.id, file.inode, file.position],
+      ...[file.head_crc, file.tail_crc, file.state],
     );
-    this.#run("delete from file where id <= ?", file.id - REMEMBERED_FILES);
+  }
+
+  /**
+   * Forgets a file that nobody can come across any more.
+   *
+   * @throws {SpoolError} If that fails.
+   */
+  forgetFile({ id }: FileRecord): void {
+    this.#withReserve("forget a followed file", () => {
+      this.#transaction(false, 0, () => {
+        this.#run("delete from file where id = ?", id);
+      });
+    });
   }
 
   // -- Reading all of it, for export --
@@ -737,7 +753,7 @@ export class SpoolDatabase {
 
   #damaged(position: number): SpoolError {
     return new SpoolError(
-      `The spool ${this.#path} is damaged: what was added at offset ${position} is not what is there now`,
+      `The spool ${this.path} is damaged: what was added at offset ${position} is not what is there now`,
       { code: "damaged" },
     );
   }

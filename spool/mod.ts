@@ -29,6 +29,7 @@ export {
   type SpoolErrorCode,
   type SpoolErrorOptions,
 } from "./errors.ts";
+export { follow, type FollowOptions } from "./follow.ts";
 export {
   inspectSpool,
   readSpool,

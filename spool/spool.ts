@@ -140,8 +140,14 @@ export interface SpoolInternals {
     file: FileRecord,
     signal: AbortSignal,
   ): Promise<void>;
-  /** Makes sure that nobody else writes. */
-  claim(follower: AbortSignal): void;
+  /**
+   * Makes sure that nobody else writes.
+   *
+   * @throws {TypeError} If somebody does, or the spool is closed.
+   */
+  claim(): void;
+  /** @throws {TypeError} If the spool is closed. */
+  throwIfClosed(): void;
 }
 
 /** Who has a {@linkcode Spool} has these as well, if it is in this folder. */
@@ -315,7 +321,10 @@ export class Spool implements Sender, AsyncDisposable {
       modules,
       database: this.#database,
       append: (bytes, file, signal) => this.#append(bytes, signal, file),
-      claim: (follower) => this.#claim(follower, 0, "follow"),
+      claim: () => void this.#claim(new AbortController().signal, 0, "follow"),
+      throwIfClosed: () => {
+        if (this.#isClosed) throw closedError("follow");
+      },
     });
   }
 
@@ -438,18 +447,16 @@ export class Spool implements Sender, AsyncDisposable {
    */
   #claim(signal: AbortSignal, offset: number, verb: "send" | "follow"): number {
     if (this.#isClosed) throw closedError(verb);
-    const { end, files } = this.#database;
     if (this.#stream?.signal === signal) return this.#stream.start;
     if (this.#stream !== undefined) {
       throw new TypeError(
         `Cannot ${verb}: the Spool serves another stream; open one for each`,
       );
     }
-    if (verb === "send" && files.length > 0) {
+    const { end, follows } = this.#database;
+    if (verb === "send" && follows !== undefined) {
       throw new TypeError(
-        `Cannot send: the spool follows ${
-          files.at(-1)!.path
-        }, and takes nothing else`,
+        `Cannot send: the spool follows ${follows}, and takes nothing else`,
       );
     }
     this.#stream = { signal, start: end - offset };
@@ -470,7 +477,7 @@ export class Spool implements Sender, AsyncDisposable {
       this.#roomMade ??= Promise.withResolvers();
       await until(signal, this.#roomMade.promise);
     }
-    if (this.#isClosed) throw closedError("send");
+    if (this.#isClosed) throw closedError("commit");
     database.append(bytes, file);
     this.#arrived?.();
     this.#publishSoon();
