@@ -7,11 +7,11 @@
  * ```text
  *   delivered or diverted      the cut              waiting
  *   --------------------+---------------------+----------------------+----->
- *                    #settled               #cut.end                #end
+ *                     settled                cut_end                 #end
  * ```
  *
  * A row holds the bytes of one send, and is never changed. A CUT is what goes out as
- * one request: some rows from #settled on. It is recorded, with its whole key, and
+ * one request: some rows from `settled` on. It is recorded, with its whole key, and
  * synced, before its first attempt, and it stays until its rows have been deleted. So
  * whichever process sends these bytes again does so under the same key, and no other
  * bytes ever have this key: each opening of the file draws an epoch, which is part of
@@ -72,7 +72,7 @@ const MAX_UNUSED = 64 * 1024 * 1024;
 const PAGES_PER_STEP = 256;
 
 const SCHEMA = `
-  create table spool (
+  create table spool (          -- has one row
     id text not null,           -- of the stream
     settled integer not null,   -- position in the stream: all before it is settled
     sequence integer not null,  -- of the cut, or else of the next one
@@ -81,7 +81,8 @@ const SCHEMA = `
     delivered integer not null, -- bytes, since the file was created
     diverted integer not null,
     lost integer not null,      -- bytes of a followed file, destroyed unread
-    follows text                -- the path of that file; null if there is none
+    follows text,               -- the path of that file; null if there is none
+    crc integer not null        -- CRC-32 of the other columns
   );
   create table batch (
     offset integer primary key, -- position in the stream
@@ -99,6 +100,19 @@ const SCHEMA = `
     state text not null         -- reading, left, or truncated
   );
 `;
+
+/** What has to survive the process besides the bytes: see the columns of its table. */
+interface State {
+  readonly id: string;
+  readonly settled: number;
+  readonly sequence: number;
+  readonly cut_key: string | null;
+  readonly cut_end: number | null;
+  readonly delivered: number;
+  readonly diverted: number;
+  readonly lost: number;
+  readonly follows: string | null;
+}
 
 /** Some rows that go out as one request. */
 export interface Cut {
@@ -120,7 +134,7 @@ export interface FileRecord {
   readonly state: "reading" | "left" | "truncated";
 }
 
-/** What the first and the last row have in common. */
+/** The bytes of one send. */
 interface Row {
   readonly offset: number;
   readonly number: number;
@@ -141,18 +155,12 @@ export class SpoolDatabase {
   readonly #statements = new Map<string, StatementSync>();
   /** A part of every key that is made by this opening, and by no other. */
   readonly #epoch = randomUuid().replaceAll("-", "").slice(16);
-  #id = "";
-  #settled = 0;
+  #state!: State;
   #end = 0;
-  #sequence = 0;
-  #cut: Cut | undefined;
   /** The first row; `undefined` if there is none. */
   #first: Pick<Row, "number" | "at"> | undefined;
   /** The number of the next row. */
   #nextNumber = 0;
-  #delivered = 0;
-  #diverted = 0;
-  #lost = 0;
   /** The largest row that was added, in bytes. */
   #largestRow = 0;
   /** About how large the WAL is, in bytes. */
@@ -177,21 +185,17 @@ export class SpoolDatabase {
     this.path = path;
     this.#isPower = durability === "power";
     this.#owner = new OwnerFile(modules, path);
-    this.#inspect(create);
-    const action = `Cannot open the spool ${path}`;
+    let db: DatabaseSync | undefined;
     try {
-      this.#db = new modules.sqlite.DatabaseSync(path);
-    } catch (error) {
-      throw toSpoolError(action, error);
-    }
-    try {
+      this.#inspect(create);
+      db = this.#db = new modules.sqlite.DatabaseSync(path);
       this.#prepare();
       this.#reserve = new Reserve(modules, path);
       this.#load();
-      this.#owner.write(this.published);
+      this.#publishFirst();
     } catch (error) {
-      this.#db.close();
-      throw this.#explain(toSpoolError(action, error));
+      db?.close();
+      throw this.#explain(error);
     }
   }
 
@@ -203,22 +207,18 @@ export class SpoolDatabase {
    */
   #inspect(create: boolean): void {
     const { fs, path: { dirname } } = this.#modules;
-    const refuse = (reason: string, code: SpoolError["code"]) => {
-      const message = `Cannot open the spool ${this.path}: ${reason}`;
-      return new SpoolError(message, { code });
-    };
     const info = fs.statSync(this.path, { throwIfNoEntry: false });
     if (info === undefined) {
-      if (!create) throw refuse("there is no such file", "io");
+      if (!create) throw this.#refusal("there is no such file", "io");
       const folder = dirname(this.path);
       if (!isFolder(fs, folder)) {
-        throw refuse(`there is no folder ${folder}`, "io");
+        throw this.#refusal(`there is no folder ${folder}`, "io");
       }
       return;
     }
     if (!info.isFile()) {
       const kind = info.isDirectory() ? "a folder" : "no regular file";
-      throw refuse(`it is ${kind}`, "io");
+      throw this.#refusal(`it is ${kind}`, "io");
     }
     // SQLite itself finds out whether this process has it open. Reading it here would
     // drop the lock.
@@ -233,14 +233,11 @@ export class SpoolDatabase {
     }
     const magic = String.fromCharCode(...new Uint8Array(header.buffer, 0, 16));
     if (magic !== MAGIC || header.getUint32(68) !== APPLICATION_ID) {
-      throw refuse(
-        "the file is something else; nothing was changed",
-        "foreign",
-      );
+      throw this.#foreign();
     }
     const version = header.getUint32(60);
     if (version > VERSION) {
-      throw refuse(
+      throw this.#refusal(
         `a later version of this library has made it (format ${version}, known are those up to ${VERSION})`,
         "newer",
       );
@@ -250,7 +247,7 @@ export class SpoolDatabase {
       ?.size ?? 0) > 0;
     // With a WAL it may be shorter, after a crash during a checkpoint.
     if (!hasWal && info.size < size) {
-      throw refuse(
+      throw this.#refusal(
         `it is damaged: ${info.size} bytes are left of ${size}`,
         "damaged",
       );
@@ -260,21 +257,23 @@ export class SpoolDatabase {
   /** Locks the file, makes sure that it is a spool, and sets it up. */
   #prepare(): void {
     const db = this.#db;
-    // First of all: then no other connection ever writes, and none of what SQLite
-    // does for several of them is needed.
-    db.exec("pragma locking_mode = exclusive");
-    const { application_id } = this.#get("pragma application_id")!;
+    // The lock is taken by `begin exclusive`, and from then on kept: no other connection
+    // ever writes, and none of what SQLite does for several of them is needed. The size
+    // of a page, and that the file can shrink, must be set before anything is written.
+    db.exec(`
+      pragma locking_mode = exclusive;
+      pragma page_size = ${PAGE_SIZE};
+      pragma auto_vacuum = incremental;
+      begin exclusive;
+    `);
+    const { application_id } = this.#get("pragma application_id");
     const { tables } = this.#get(
       "select count(*) as tables from sqlite_master",
-    )!;
+    );
     if (tables === 0 && application_id === 0) this.#create();
-    else if (application_id !== APPLICATION_ID) {
-      throw new SpoolError(
-        `Cannot open the spool ${this.path}: the file is something else; nothing was changed`,
-        { code: "foreign" },
-      );
-    }
-    const { journal_mode } = this.#get("pragma journal_mode = wal")!;
+    else if (application_id !== APPLICATION_ID) throw this.#foreign();
+    db.exec("commit");
+    const { journal_mode } = this.#get("pragma journal_mode = wal");
     if (journal_mode !== "wal") {
       throw new Error(`its journal mode is ${journal_mode}, and must be wal`);
     }
@@ -287,66 +286,81 @@ export class SpoolDatabase {
     `);
   }
 
-  /** Creates the tables: all of them or, if the process dies before the end, none. */
+  /** Creates the tables, in the transaction under way. */
   #create(): void {
-    // These two must be set before anything is written.
     this.#db.exec(`
-      pragma page_size = ${PAGE_SIZE};
-      pragma auto_vacuum = incremental;
-      begin;
       pragma application_id = ${APPLICATION_ID};
       pragma user_version = ${VERSION};
       ${SCHEMA}
-      insert into spool values ('${randomUuid()}', 0, 0, null, null, 0, 0, 0, null);
-      commit;
+      insert into spool values ('', 0, 0, null, null, 0, 0, 0, null, 0);
     `);
+    this.#saveState({
+      ...{ id: randomUuid(), settled: 0, sequence: 0 },
+      ...{ cut_key: null, cut_end: null },
+      ...{ delivered: 0, diverted: 0, lost: 0, follows: null },
+    });
   }
 
   /** Reads everything that is kept in memory. */
   #load(): void {
-    const state = this.#get("select * from spool");
+    const row = this.#get("select * from spool");
     const first = this.#get(
       "select offset, number, at from batch order by offset limit 1",
     );
     const last = this.#get(
       "select offset, number, length(bytes) as size from batch order by offset desc limit 1",
     );
-    const settled = state?.settled as number;
+    const { crc, ...state } = row ?? {};
+    const { settled, cut_end } = state;
     const end = last === undefined ? settled : last.offset + last.size;
-    const cutEnd = state?.cut_key === null ? null : state?.cut_end;
     if (
-      state === undefined || !Number.isSafeInteger(settled) ||
+      crc !== this.#checksumOf(state) ||
       (first !== undefined && first.offset !== settled) ||
-      (cutEnd !== null && !(settled < cutEnd && cutEnd <= end))
+      (cut_end !== null && !(settled < cut_end && cut_end <= end))
     ) {
-      throw new SpoolError(
-        `Cannot open the spool ${this.path}: it is damaged: its parts do not fit together`,
-        { code: "damaged" },
+      throw this.#refusal(
+        "it is damaged: its parts do not fit together",
+        "damaged",
       );
     }
-    this.#id = state.id;
-    this.#settled = settled;
+    this.#state = state;
     this.#end = end;
-    this.#sequence = state.sequence;
-    this.#cut = cutEnd === null ? undefined : {
-      key: state.cut_key,
-      sequence: state.sequence,
-      offset: settled,
-      end: cutEnd,
-    };
-    this.#first = first && { number: first.number, at: first.at };
+    this.#first = first;
     this.#nextNumber = last === undefined ? 0 : last.number + 1;
-    this.#delivered = state.delivered;
-    this.#diverted = state.diverted;
-    this.#lost = state.lost;
   }
 
-  /** Adds to a failure to open the file who has it open. */
-  #explain(error: SpoolError): SpoolError {
+  /** Publishes who has it open. A disk that is full must not prevent a delivery. */
+  #publishFirst(): void {
+    try {
+      this.#owner.write(this.published);
+    } catch (error) {
+      const failure = toSpoolError(this.#openAction, error);
+      if (failure.code !== "full") throw failure;
+    }
+  }
+
+  get #openAction(): string {
+    return `Cannot open the spool ${this.path}`;
+  }
+
+  #refusal(reason: string, code: SpoolError["code"]): SpoolError {
+    return new SpoolError(`${this.#openAction}: ${reason}`, { code });
+  }
+
+  #foreign(): SpoolError {
+    return this.#refusal(
+      "it is something else; nothing was changed",
+      "foreign",
+    );
+  }
+
+  /** The error of a failure to open the file, with who has it open, if it is that. */
+  #explain(thrown: unknown): SpoolError {
+    const error = toSpoolError(this.#openAction, thrown);
     if (error.code !== "in-use") return error;
     const owner = describeOwner(this.#owner.read());
     return new SpoolError(
-      `Cannot open the spool ${this.path}: ${owner}; one process at a time can use it`,
+      `${this.#openAction}: ${owner}; one process at a time can use it`,
       { code: "in-use", cause: error.cause },
     );
   }
@@ -360,20 +374,21 @@ export class SpoolDatabase {
 
   /** Position in the stream: everything before it is settled. */
   get settled(): number {
-    return this.#settled;
+    return this.#state.settled;
   }
 
   /** What others may know of it. */
   get published(): Published {
+    const { id, settled, delivered, diverted, lost } = this.#state;
+    const next = this.#nextNumber;
     return {
-      id: this.#id,
-      bytesWaiting: this.#end - this.#settled,
-      batchesWaiting: this.#nextNumber - (this.#first?.number ??
-        this.#nextNumber),
+      id,
+      bytesWaiting: this.#end - settled,
+      batchesWaiting: next - (this.#first?.number ?? next),
       oldest: this.#first?.at ?? null,
-      bytesDelivered: this.#delivered,
-      bytesDiverted: this.#diverted,
-      bytesLost: this.#lost,
+      bytesDelivered: delivered,
+      bytesDiverted: diverted,
+      bytesLost: lost,
     };
   }
 
@@ -437,18 +452,23 @@ export class SpoolDatabase {
    * @throws {SpoolError} If it cannot be recorded. Then it must not be sent.
    */
   cut(maxSize: number): Cut | undefined {
-    if (this.#cut !== undefined) return this.#cut;
-    if (this.#settled === this.#end) return undefined;
-    return this.#withReserve("record what is sent next", () => {
-      const cut = this.#nextCut(this.#settled, this.#sequence, maxSize);
-      this.#transaction(true, 0, () => this.#recordCut(cut));
-      return this.#cut = cut;
-    });
+    const { settled, sequence, cut_key } = this.#state;
+    if (cut_key === null && settled < this.#end) {
+      this.#withReserve("record what is sent next", () => {
+        const cut = this.#cutFrom(settled, sequence, maxSize);
+        let state: State;
+        this.#transaction(true, 0, () => state = this.#saveState(cut));
+        this.#state = state!;
+      });
+    }
+    const { cut_key: key, cut_end: end } = this.#state;
+    if (key === null || end === null) return undefined;
+    return { key, sequence, offset: settled, end };
   }
 
   /**
-   * Reads the bytes of the cut into the beginning of `buffer`, or into an array of
-   * their own if that is too small.
+   * Reads the bytes of the cut: into the beginning of `buffer`, unless they are one row,
+   * or an earlier process has chosen larger requests.
    *
    * @throws {SpoolError} If they are not what was added.
    */
@@ -457,16 +477,21 @@ export class SpoolDatabase {
     buffer: Uint8Array<ArrayBuffer>,
   ): Uint8Array<ArrayBuffer> {
     const size = end - offset;
-    let bytes = buffer.subarray(0, size);
+    let bytes: Uint8Array<ArrayBuffer> | undefined;
     let position = offset;
     for (const row of this.#rows(offset, end)) {
       this.#check(row, position);
       // If it is the only one, there is nothing to put together.
       if (row.bytes.length === size) bytes = row.bytes;
-      else bytes.set(row.bytes, position - offset);
+      else {
+        bytes ??= size <= buffer.length
+          ? buffer.subarray(0, size)
+          : new Uint8Array(size);
+        bytes.set(row.bytes, position - offset);
+      }
       position += row.bytes.length;
     }
-    if (position !== end) throw this.#damaged(position);
+    if (bytes === undefined || position !== end) throw this.#damaged(position);
     return bytes;
   }
 
@@ -479,35 +504,42 @@ export class SpoolDatabase {
    * @throws {SpoolError} If that fails. Then the cut remains.
    */
   settle(outcome: "delivered" | "diverted", maxSize: number): void {
-    const { end, sequence } = this.#cut!;
-    const size = end - this.#settled;
     this.#withReserve("delete what was delivered", () => {
+      const { settled, cut_end, sequence } = this.#state;
+      const end = cut_end!;
       const next = end === this.#end
-        ? undefined
-        : this.#nextCut(end, sequence + 1, maxSize);
+        ? { cut_key: null, cut_end: null }
+        : this.#cutFrom(end, sequence + 1, maxSize);
+      let state: State;
       let first: Row | undefined;
-      this.#transaction(this.#isPower || next !== undefined, 0, () => {
+      // Without a next cut it need not be synced: if it is undone, the same bytes are
+      // sent again under the same key.
+      this.#transaction(next.cut_key !== null, 0, () => {
         this.#run("delete from batch where offset < ?", end);
-        this.#run(
-          `update spool set settled = ?, sequence = ?, cut_key = null, cut_end = null, ${outcome} = ${outcome} + ?`,
-          ...[end, sequence + 1, size],
-        );
-        if (next !== undefined) this.#recordCut(next);
+        state = this.#saveState({
+          ...{ settled: end, sequence: sequence + 1, ...next },
+          [outcome]: this.#state[outcome] + end - settled,
+        });
         first = this.#get(
           "select number, at from batch order by offset limit 1",
         );
       });
-      this.#settled = end;
-      this.#sequence = sequence + 1;
-      this.#cut = next;
+      this.#state = state!;
       this.#first = first;
-      if (outcome === "delivered") this.#delivered += size;
-      else this.#diverted += size;
     });
   }
 
-  /** As many rows from `offset` on as have `maxSize` bytes together, or the first one. */
-  #nextCut(offset: number, sequence: number, maxSize: number): Cut {
+  /**
+   * What is to be recorded of a cut: as many rows as have `maxSize` bytes together, or
+   * the first one.
+   *
+   * @param offset Where it begins.
+   */
+  #cutFrom(
+    offset: number,
+    sequence: number,
+    maxSize: number,
+  ): { readonly cut_key: string; readonly cut_end: number } {
     const limit = offset + maxSize;
     let end = this.#end;
     if (end > limit) {
@@ -521,16 +553,23 @@ export class SpoolDatabase {
       );
       end = next?.offset ?? end;
     }
-    return {
-      key: `${this.#id}.${this.#epoch}-${sequence}`,
-      sequence,
-      offset,
-      end,
-    };
+    const cut_key = `${this.#state.id}.${this.#epoch}-${sequence}`;
+    return { cut_key, cut_end: end };
   }
 
-  #recordCut({ key, end }: Cut): void {
-    this.#run("update spool set cut_key = ?, cut_end = ?", key, end);
+  /**
+   * Saves what has changed, within a transaction.
+   *
+   * @returns What to keep in memory once that has been committed.
+   */
+  #saveState(changes: Partial<State>): State {
+    const state = { ...this.#state, ...changes };
+    this.#run(
+      "update spool set id = ?, settled = ?, sequence = ?, cut_key = ?, cut_end = ?, delivered = ?, diverted = ?, lost = ?, follows = ?, crc = ?",
+      ...valuesOf(state),
+      this.#checksumOf(state),
+    );
+    return state;
   }
 
   /**
@@ -563,8 +602,8 @@ export class SpoolDatabase {
    * @param maxUnused How many bytes of unused pages may remain, however little waits.
    */
   shrink(maxUnused = MAX_UNUSED): void {
-    const waiting = this.#end - this.#settled;
-    const { freelist_count: pages } = this.#get("pragma freelist_count")!;
+    const waiting = this.#end - this.settled;
+    const { freelist_count: pages } = this.#get("pragma freelist_count");
     if (pages * PAGE_SIZE <= Math.max(maxUnused, 3 * waiting)) return;
     this.#withReserve("give back disk space", () => {
       if (waiting === 0) {
@@ -586,7 +625,7 @@ export class SpoolDatabase {
 
   /** The path of the file that is followed, if there is one. */
   get follows(): string | undefined {
-    return this.#get("select follows from spool").follows ?? undefined;
+    return this.#state.follows ?? undefined;
   }
 
   /** What is known of the files that were at that path, in the order of reading. */
@@ -602,10 +641,12 @@ export class SpoolDatabase {
    */
   setFollows(path: string, files: readonly FileRecord[]): void {
     this.#withReserve("remember the followed file", () => {
+      let state: State;
       this.#transaction(this.#isPower, 0, () => {
-        this.#run("update spool set follows = ?", path);
         for (const file of files) this.#saveFile(file);
+        state = this.#saveState({ follows: path });
       });
+      this.#state = state!;
     });
   }
 
@@ -617,11 +658,12 @@ export class SpoolDatabase {
    */
   saveFile(file: FileRecord, lost = 0): void {
     this.#withReserve("remember a followed file", () => {
+      let state: State;
       this.#transaction(this.#isPower, 0, () => {
         this.#saveFile(file);
-        this.#run("update spool set lost = lost + ?", lost);
+        state = this.#saveState({ lost: this.#state.lost + lost });
       });
-      this.#lost += lost;
+      this.#state = state!;
     });
   }
 
@@ -658,7 +700,7 @@ export class SpoolDatabase {
   *waiting(
     onDamage?: (error: SpoolError) => void,
   ): Generator<Uint8Array<ArrayBuffer>> {
-    let position = this.#settled;
+    let position = this.settled;
     for (const row of this.#rows(position, this.#end)) {
       try {
         this.#check(row, position);
@@ -677,7 +719,7 @@ export class SpoolDatabase {
   close(): void {
     if (!this.#db.isOpen) return;
     try {
-      if (this.#settled === this.#end) {
+      if (this.settled === this.#end) {
         this.shrink(0);
         this.#reserve.release();
       }
@@ -751,6 +793,10 @@ export class SpoolDatabase {
     return crc32(bytes, crc32(`${offset} ${number} ${at}`));
   }
 
+  #checksumOf(state: State): number {
+    return this.#modules.zlib.crc32(JSON.stringify(valuesOf(state)));
+  }
+
   #damaged(position: number): SpoolError {
     return new SpoolError(
       `The spool ${this.path} is damaged: what was added at offset ${position} is not what is there now`,
@@ -780,6 +826,16 @@ export class SpoolDatabase {
     }
     return statement;
   }
+}
+
+/** The columns of the state, but for the checksum, in the order of the table. */
+function valuesOf(state: State): Value[] {
+  const { id, settled, sequence, cut_key, cut_end } = state;
+  const { delivered, diverted, lost, follows } = state;
+  return [
+    ...[id, settled, sequence, cut_key, cut_end],
+    ...[delivered, diverted, lost, follows],
+  ];
 }
 
 /** What a column may be given. */

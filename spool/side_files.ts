@@ -94,7 +94,9 @@ export class OwnerFile {
 export function describeOwner(owner: Owner | undefined): string {
   if (owner === undefined) return "another process has it open";
   const { pid, host } = owner;
-  if (pid === processId()) return "this process has it open already";
+  if (pid === processId()) {
+    return `this process has it open already, or another one with its id, ${pid}`;
+  }
   return `process ${pid}${host ? ` on ${host}` : ""} has it open`;
 }
 

@@ -184,9 +184,9 @@ export const internalsOf: WeakMap<Spool, SpoolInternals> = new WeakMap();
  * `drained`, which would wait in vain. The loop goes on trying all the same, since it
  * cannot know, except after the last of them.
  *
- * THE END. `close` and `abort` set #isClosed, which stops both loops, and close the
- * file. A request that is being made then is aborted; whether the server has its
- * bytes is unknown, so they stay in the file, and so does their key.
+ * THE END. `close` and `abort` set #isClosed, which stops both loops, abort the request
+ * that is being made, and close the file when it has ended. If the server has not
+ * acknowledged it by then, its bytes stay in the file, and so does their key.
  *
  * CODE THAT IS NOT OURS runs in the sender, `deadLetter` and `onError`. It may call
  * any method of this class, so #isClosed is looked at anew after each of them.
@@ -247,8 +247,8 @@ export class Spool implements Sender, AsyncDisposable {
   #deadline = Infinity;
   #isClosed = false;
   #closed: Promise<void> | undefined;
-  /** The signal of the stream that is written, and where that begins in the file. */
-  #stream: { readonly signal: AbortSignal; readonly start: number } | undefined;
+  /** The signal of the stream that is written. */
+  #stream: AbortSignal | undefined;
   /** The bytes of a request are put together here. */
   #buffer: Uint8Array<ArrayBuffer> | undefined;
   /** What has become of the cut, if that is not in the file yet. */
@@ -321,7 +321,7 @@ export class Spool implements Sender, AsyncDisposable {
       modules,
       database: this.#database,
       append: (bytes, file, signal) => this.#append(bytes, signal, file),
-      claim: () => void this.#claim(new AbortController().signal, 0, "follow"),
+      claim: () => this.#claim(new AbortController().signal, "follow"),
       throwIfClosed: () => {
         if (this.#isClosed) throw closedError("follow");
       },
@@ -342,11 +342,9 @@ export class Spool implements Sender, AsyncDisposable {
    */
   async send(
     bytes: Uint8Array<ArrayBuffer>,
-    { offset, signal }: SendContext,
+    { signal }: SendContext,
   ): Promise<void> {
-    const start = this.#claim(signal, offset, "send");
-    // It was committed, although that seemed to have failed.
-    if (start + offset < this.#database.end) return;
+    this.#claim(signal, "send");
     await this.#append(bytes, signal);
   }
 
@@ -391,7 +389,8 @@ export class Spool implements Sender, AsyncDisposable {
   abort(
     reason: unknown = new DOMException("The spool was aborted", "AbortError"),
   ): Promise<void> {
-    return this.#closed ??= this.#end(reason);
+    this.#controller.abort(reason); // ends the wait of a close() that has begun
+    return this.#closed ??= this.#end();
   }
 
   /**
@@ -439,28 +438,22 @@ export class Spool implements Sender, AsyncDisposable {
 
   // -- Writing --
 
-  /**
-   * Makes sure that one stream is written to the file. Where a followed file is read
-   * from next follows from the position in the stream, so that nobody else must write.
-   *
-   * @returns Where in the file the stream begins.
-   */
-  #claim(signal: AbortSignal, offset: number, verb: "send" | "follow"): number {
+  /** Makes sure that one stream is written to the file: a followed file, or a buffer. */
+  #claim(signal: AbortSignal, verb: "send" | "follow"): void {
     if (this.#isClosed) throw closedError(verb);
-    if (this.#stream?.signal === signal) return this.#stream.start;
+    if (this.#stream === signal) return;
     if (this.#stream !== undefined) {
       throw new TypeError(
         `Cannot ${verb}: the Spool serves another stream; open one for each`,
       );
     }
-    const { end, follows } = this.#database;
+    const { follows } = this.#database;
     if (verb === "send" && follows !== undefined) {
       throw new TypeError(
         `Cannot send: the spool follows ${follows}, and takes nothing else`,
       );
     }
-    this.#stream = { signal, start: end - offset };
-    return this.#stream.start;
+    this.#stream = signal;
   }
 
   async #append(
@@ -505,7 +498,6 @@ export class Spool implements Sender, AsyncDisposable {
     const cut = database.cut(this.#requestBytes);
     if (cut === undefined) return await this.#idle();
     this.#outcome ??= await this.#send(cut);
-    if (this.#isClosed) return;
     database.settle(this.#outcome, this.#requestBytes);
     this.#outcome = undefined;
     this.#settled();
@@ -686,14 +678,16 @@ export class Spool implements Sender, AsyncDisposable {
       ]).catch(() => {}); // it is in the file
       timeout.abort();
     }
-    await this.#end(new DOMException("The spool was closed", "AbortError"));
+    this.#controller.abort(
+      new DOMException("The spool was closed", "AbortError"),
+    );
+    await this.#end();
   }
 
   /** Stops both loops, and closes the file and the sender. */
-  async #end(reason: unknown): Promise<void> {
+  async #end(): Promise<void> {
     this.#isClosed = true;
     clearTimeout(this.#publishTimer);
-    this.#controller.abort(reason);
     this.#arrived?.();
     this.#roomMade?.resolve();
     this.#rejectWaiters(closedError("wait for the server"));
@@ -705,7 +699,7 @@ export class Spool implements Sender, AsyncDisposable {
     timeout.abort();
     this.#database.close();
     if (this.#isEmpty) await this.#sender.close?.();
-    else await this.#sender.abort?.(reason);
+    else await this.#sender.abort?.(this.#controller.signal.reason);
   }
 }
 
