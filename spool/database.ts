@@ -601,7 +601,7 @@ export class SpoolDatabase {
    *
    * @param maxUnused How many bytes of unused pages may remain, however little waits.
    */
-  shrink(maxUnused = MAX_UNUSED): void {
+  shrink(maxUnused: number = MAX_UNUSED): void {
     const waiting = this.#end - this.settled;
     const { freelist_count: pages } = this.#get("pragma freelist_count");
     if (pages * PAGE_SIZE <= Math.max(maxUnused, 3 * waiting)) return;
