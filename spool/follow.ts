@@ -11,7 +11,8 @@ import { notify } from "../internal/promises.ts";
 import { sleep } from "../internal/timers.ts";
 import type { FileRecord } from "./database.ts";
 import { absolutePath, type Modules } from "./platform.ts";
-import { internalsOf, type Spool, type SpoolInternals } from "./spool.ts";
+import { internalsOf, type SpoolInternals } from "./internals.ts";
+import type { Spool } from "./spool.ts";
 
 const ACTION = "Cannot follow";
 const DEFAULT_CAPACITY = 256 * 1024;

@@ -22,12 +22,8 @@ import { after, sleep } from "../internal/timers.ts";
 import { FetchSender, type FetchSenderOptions } from "../sender.ts";
 import { type Cut, type FileRecord, SpoolDatabase } from "./database.ts";
 import { SpoolError } from "./errors.ts";
-import {
-  absolutePath,
-  loadModules,
-  type Modules,
-  nextTurn,
-} from "./platform.ts";
+import { internalsOf } from "./internals.ts";
+import { absolutePath, loadModules, nextTurn } from "./platform.ts";
 
 const ACTION = "Cannot create Spool";
 const DEFAULT_DRAIN_TIMEOUT = 5_000;
@@ -129,29 +125,6 @@ export interface SpoolStats {
 interface Waiter extends PromiseWithResolvers<void> {
   readonly end: number;
 }
-
-/** What `follow` may do with a spool. */
-export interface SpoolInternals {
-  readonly modules: Modules;
-  readonly database: SpoolDatabase;
-  /** Adds bytes, once there is room for them, and what is known of their file. */
-  append(
-    bytes: Uint8Array,
-    file: FileRecord,
-    signal: AbortSignal,
-  ): Promise<void>;
-  /**
-   * Makes sure that nobody else writes.
-   *
-   * @throws {TypeError} If somebody does, or the spool is closed.
-   */
-  claim(): void;
-  /** @throws {TypeError} If the spool is closed. */
-  throwIfClosed(): void;
-}
-
-/** Who has a {@linkcode Spool} has these as well, if it is in this folder. */
-export const internalsOf: WeakMap<Spool, SpoolInternals> = new WeakMap();
 
 /* -----------------------------------------------------------------------------
  * How it works
