@@ -35,6 +35,20 @@ import {
   type TransportResponse,
 } from "@stream-buffer/stream-buffer";
 import {
+  inspectSpool,
+  readSpool,
+  type ReadSpoolOptions,
+  Spool,
+  SpoolError,
+  type SpoolErrorCode,
+  type SpoolErrorOptions,
+  type SpoolInfo,
+  type SpoolOptions,
+  type SpoolOwner,
+  type SpoolStats,
+  spoolTo,
+} from "@stream-buffer/stream-buffer/spool";
+import {
   TusSender,
   type TusSenderOptions,
 } from "@stream-buffer/stream-buffer/tus";
@@ -223,6 +237,57 @@ export async function upload(): Promise<string | undefined> {
   const filename: Uint8Array | undefined = resumed.metadata.filename;
   console.log(resumed.offset, resumed.length, filename, resumed.lastFailure);
   return resumed.url;
+}
+
+export const spoolOptions: SpoolOptions = {
+  durability: "process",
+  requestBytes: 65_536,
+  maxBytes: 1_000_000,
+  drainTimeout: 0,
+  onError: (error) => console.error(error.unsentBytes),
+  deadLetter: (bytes, error, { key }: DeadLetterContext) =>
+    bytes.length < 10 && error.cause !== key,
+};
+
+export async function spooled(): Promise<SpoolStats> {
+  const sender = new FetchSender(URL_TEXT, fetchOptions);
+  const spool = new Spool("app.spool", sender, spoolOptions);
+  await using out = new StreamBuffer(spool);
+  await out.write("a line\n");
+  await out.flush();
+  await spool.drained();
+  const { lastError, oldestAge }: SpoolStats = spool.stats;
+  console.log(lastError?.unsentBytes, oldestAge, spool.ended);
+  return spool.stats;
+}
+
+export async function spooledInOneCall(): Promise<void> {
+  const options = { ...bufferOptions, ...fetchOptions, ...spoolOptions };
+  const out = spoolTo(new URL("file:///var/app.spool"), URL_TEXT, options);
+  await out.close();
+}
+
+export const spoolErrorOptions: SpoolErrorOptions = {
+  code: "damaged",
+  cause: new Error("why"),
+};
+
+export function look(): SpoolErrorCode | undefined {
+  try {
+    const info: SpoolInfo = inspectSpool("app.spool");
+    const owner: SpoolOwner | undefined = info.owner;
+    console.log(info.id, info.bytesWaiting, info.oldest?.getTime());
+    console.log(owner?.pid, owner?.host, owner?.updated.getTime());
+    const options: ReadSpoolOptions = {
+      onDamage: (error) => console.error(error.code),
+    };
+    for (const bytes of readSpool("app.spool", options)) {
+      console.log(bytes.length);
+    }
+  } catch (error) {
+    if (error instanceof SpoolError) return error.code;
+    throw error;
+  }
 }
 
 export const flushErrorOptions: FlushErrorOptions = {
