@@ -211,7 +211,7 @@ export class SpoolDatabase {
     if (info === undefined) {
       if (!create) throw this.#refusal("there is no such file", "io");
       const folder = dirname(this.path);
-      if (!isFolder(fs, folder)) {
+      if (!mayBeFolder(fs, folder)) {
         throw this.#refusal(`there is no folder ${folder}`, "io");
       }
       return;
@@ -243,10 +243,8 @@ export class SpoolDatabase {
       );
     }
     const size = header.getUint16(16) * header.getUint32(28);
-    const hasWal = (fs.statSync(`${this.path}-wal`, { throwIfNoEntry: false })
-      ?.size ?? 0) > 0;
     // With a WAL it may be shorter, after a crash during a checkpoint.
-    if (!hasWal && info.size < size) {
+    if (info.size < size && !mayHaveContent(fs, `${this.path}-wal`)) {
       throw this.#refusal(
         `it is damaged: ${info.size} bytes are left of ${size}`,
         "damaged",
@@ -841,6 +839,20 @@ function valuesOf(state: State): Value[] {
 /** What a column may be given. */
 type Value = string | number | null | Uint8Array;
 
-function isFolder(fs: Modules["fs"], path: string): boolean {
-  return fs.statSync(path, { throwIfNoEntry: false })?.isDirectory() === true;
+/** Whether a file is not empty, as far as this process is allowed to know that. */
+function mayHaveContent(fs: Modules["fs"], path: string): boolean {
+  try {
+    return (fs.statSync(path, { throwIfNoEntry: false })?.size ?? 0) > 0;
+  } catch {
+    return true;
+  }
+}
+
+/** Whether it is a folder, as far as this process is allowed to know that. */
+function mayBeFolder(fs: Modules["fs"], path: string): boolean {
+  try {
+    return fs.statSync(path, { throwIfNoEntry: false })?.isDirectory() === true;
+  } catch {
+    return true;
+  }
 }
