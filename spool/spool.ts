@@ -362,7 +362,7 @@ export class Spool implements Sender, AsyncDisposable {
   abort(
     reason: unknown = new DOMException("The spool was aborted", "AbortError"),
   ): Promise<void> {
-    this.#controller.abort(reason); // ends the wait of a close() that has begun
+    this.#stop(reason); // ends the wait of a close() that has begun
     return this.#closed ??= this.#end();
   }
 
@@ -651,15 +651,18 @@ export class Spool implements Sender, AsyncDisposable {
       ]).catch(() => {}); // it is in the file
       timeout.abort();
     }
-    this.#controller.abort(
-      new DOMException("The spool was closed", "AbortError"),
-    );
+    this.#stop(new DOMException("The spool was closed", "AbortError"));
     await this.#end();
   }
 
-  /** Stops both loops, and closes the file and the sender. */
+  /** Stops both loops, and aborts the request that is being made. */
+  #stop(reason: unknown): void {
+    this.#isClosed = true; // first, so that what it ends does not count as a failure
+    this.#controller.abort(reason);
+  }
+
+  /** Closes the file and the sender, when both loops have stopped. */
   async #end(): Promise<void> {
-    this.#isClosed = true;
     clearTimeout(this.#publishTimer);
     this.#arrived?.();
     this.#roomMade?.resolve();
