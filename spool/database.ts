@@ -47,6 +47,8 @@ const APPLICATION_ID = 0x53427566;
 const VERSION = 1;
 /** What a file of SQLite begins with (https://www.sqlite.org/fileformat2.html). */
 const MAGIC = "SQLite format 3\0";
+/** What a rollback journal begins with, as long as its transaction is under way. */
+const JOURNAL_MAGIC = 0xd9d505f920a163d7n;
 /**
  * The size of a page, in bytes. Of 4, 16 and 64 KiB, 4 is slower by a half for commits
  * of 256 KiB, and 64 for those of 4 KiB (`deno task bench spool`).
@@ -224,6 +226,7 @@ export class SpoolDatabase {
     // drop the lock.
     const owner = this.#owner.read();
     if (info.size === 0 || owner?.pid === processId()) return;
+    if (wasBeingCreated(fs, this.path)) return;
     const header = new DataView(new ArrayBuffer(100));
     const descriptor = fs.openSync(this.path, "r");
     try {
@@ -232,9 +235,10 @@ export class SpoolDatabase {
       fs.closeSync(descriptor);
     }
     const magic = String.fromCharCode(...new Uint8Array(header.buffer, 0, 16));
-    if (magic !== MAGIC || header.getUint32(68) !== APPLICATION_ID) {
-      throw this.#foreign();
-    }
+    const id = header.getUint32(68);
+    // A process that was killed at once leaves an empty database, of one page.
+    if (magic === MAGIC && id === 0 && info.size === PAGE_SIZE) return;
+    if (magic !== MAGIC || id !== APPLICATION_ID) throw this.#foreign();
     const version = header.getUint32(60);
     if (version > VERSION) {
       throw this.#refusal(
@@ -838,6 +842,27 @@ function valuesOf(state: State): Value[] {
 
 /** What a column may be given. */
 type Value = string | number | null | Uint8Array;
+
+/**
+ * Whether the process that was creating the file ended, or the power failed, before it
+ * was done. The journal of that transaction says so: there was one page before, at
+ * most, and so no table. Whatever the file holds, SQLite undoes it.
+ */
+function wasBeingCreated(fs: Modules["fs"], path: string): boolean {
+  try {
+    const header = new DataView(new ArrayBuffer(20));
+    const descriptor = fs.openSync(`${path}-journal`, "r");
+    try {
+      fs.readSync(descriptor, header, 0, 20, 0);
+    } finally {
+      fs.closeSync(descriptor);
+    }
+    return header.getBigUint64(0) === JOURNAL_MAGIC &&
+      header.getUint32(16) <= 1;
+  } catch {
+    return false; // there is none, or it may not be read
+  }
+}
 
 /** Whether a file is not empty, as far as this process is allowed to know that. */
 function mayHaveContent(fs: Modules["fs"], path: string): boolean {
