@@ -75,7 +75,9 @@ export class OwnerFile {
     };
     this.#descriptor ??= this.#fs.openSync(this.#path, "w", 0o644);
     const text = `${JSON.stringify(owner)}\n`.padStart(OWNER_SIZE);
-    this.#fs.writeSync(this.#descriptor, text, 0);
+    // Not as a string, which Deno appends when its position is 0.
+    const bytes = new TextEncoder().encode(text);
+    this.#fs.writeSync(this.#descriptor, bytes, 0, bytes.length, 0);
   }
 
   /** Removes it, unless it cannot be: then it says what was last true. */
