@@ -3,17 +3,29 @@
  * alternately for several rounds, and their medians are compared. A ratio above 1
  * means that StreamBuffer is better.
  *
- *     deno task bench [--json FILE] [NAME...]
+ *     deno task bench [--json FILE] [--folder FOLDER] [NAME...]
  *
- * NAME selects the pairs whose names begin with it: `string`, `file`, `memory`.
+ * NAME selects the pairs whose names begin with it: `string`, `file`, `memory`. The
+ * spools of `spool`, `records_spool` and `memory_growth_spool` are in FOLDER, by
+ * default that of temporary files. If a sync costs nothing there, they are skipped.
  */
-import { cpus } from "node:os";
+import { cpus, tmpdir } from "node:os";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { Agent, RetryAgent } from "undici";
 import { undiciTransport } from "../http/undici.ts";
 import { type StreamBufferOptions, streamTo, type Transport } from "../mod.ts";
 import { clock, type Server, startServer } from "./server.ts";
+import {
+  commits,
+  drain,
+  inspectDisk,
+  isDisk,
+  openings,
+  type Sides,
+  spooledRecords,
+  withFolder,
+} from "./spool.ts";
 import {
   encodedWrites,
   LINE,
@@ -46,12 +58,14 @@ interface Ratio {
 type Side = (count: number) => Promise<unknown>;
 
 interface Pair {
-  unit: "ns" | "records/s" | "MB/s";
+  unit: "ns" | "commits/s" | "records/s" | "MB/s";
   /** The size of a record in bytes. */
   size?: number;
   /** The count of a round, and that of the peer if it differs. */
   count: number;
   peerCount?: number;
+  /** Called before `ours`, and not measured. */
+  prepare?: () => Promise<unknown>;
   ours: Side;
   peer: Side;
 }
@@ -76,10 +90,11 @@ function toRatio(unit: string, ours: number[], peer: number[]): Ratio {
 }
 
 async function measure(
-  { unit, size = RECORD.length, count, peerCount = count, ours, peer }: Pair,
+  pair: Pair,
   rounds: number,
   server?: Server,
 ): Promise<Ratio> {
+  const { unit, size = RECORD.length, count, peerCount = count } = pair;
   const time = async (side: Side, count: number) => {
     const start = performance.now();
     await side(count);
@@ -97,8 +112,12 @@ async function measure(
   const results: [number[], number[]] = [[], []];
   // The first round compiles the code, and is not counted.
   for (let round = 0; round <= rounds; round++) {
-    const pair = [await time(ours, count), await time(peer, peerCount)];
-    if (round > 0) pair.forEach((result, i) => results[i]!.push(result));
+    await pair.prepare?.();
+    const ours = await time(pair.ours, count);
+    const peer = await time(pair.peer, peerCount);
+    if (round === 0) continue;
+    results[0].push(ours);
+    results[1].push(peer);
   }
   return toRatio(unit, ...results);
 }
@@ -321,41 +340,131 @@ async function latency(
 
 // -- Memory --
 
+/** The peak of the resident set of a process that sends so many bytes, in MiB. */
+async function peak(
+  size: number,
+  way: string[],
+  stall = 0,
+): Promise<number> {
+  await using server = await startServer(0, stall);
+  const script = fileURLToPath(import.meta.resolve("./peak.ts"));
+  const { success, stdout, stderr } = await new Deno.Command(
+    Deno.execPath(),
+    { args: ["run", "-A", script, server.url, `${size}`, ...way] },
+  ).output();
+  if (!success) throw new Error(new TextDecoder().decode(stderr));
+  const { bytes } = await server.report();
+  if (bytes !== size) throw new Error(`The server got ${bytes} bytes`);
+  return Number(new TextDecoder().decode(stdout)) / MIB;
+}
+
+/** Growths, in MiB, and in place of a peer the limit of 16 MiB. */
+function toGrowth(growths: number[]): Ratio {
+  // Less than 1 MiB is noise.
+  const ours = growths.map((mib) => Math.max(mib, 1));
+  return toRatio("MiB", ours, ours.map(() => 16));
+}
+
 /**
  * The growth of the peak resident set from sending 256 MiB: to sending 4 GiB, and to
- * sending 256 MiB to a server that does not read for the first 5 s. In place of a
- * peer, the limit of 16 MiB.
+ * sending 256 MiB to a server that does not read for the first 5 s.
  */
 async function memory(
   transport: "fetch" | "undici",
 ): Promise<[long: Ratio, stalled: Ratio]> {
-  const peak = async (size: number, stall = 0) => {
-    await using server = await startServer(0, stall);
-    const { success, stdout, stderr } = await new Deno.Command(
-      Deno.execPath(),
-      {
-        args: [
-          ...["run", "-A", fileURLToPath(import.meta.resolve("./peak.ts"))],
-          ...[server.url, `${size}`, transport],
-        ],
-      },
-    ).output();
-    if (!success) throw new Error(new TextDecoder().decode(stderr));
-    const { bytes } = await server.report();
-    if (bytes !== size) throw new Error(`The server got ${bytes} bytes`);
-    return Number(new TextDecoder().decode(stdout)) / MIB;
-  };
   const growths: [long: number[], stalled: number[]] = [[], []];
   for (let round = 0; round < 3; round++) {
-    const few = await peak(256 * MIB);
-    growths[0].push(await peak(4 * GIB) - few);
-    growths[1].push(await peak(256 * MIB, 5_000) - few);
+    const few = await peak(256 * MIB, [transport]);
+    growths[0].push(await peak(4 * GIB, [transport]) - few);
+    growths[1].push(await peak(256 * MIB, [transport], 5_000) - few);
   }
-  const [long, stalled] = growths.map((growth) =>
-    // Less than 1 MiB is noise.
-    toRatio("MiB", growth.map((mib) => Math.max(mib, 1)), [16, 16, 16])
+  return [toGrowth(growths[0]), toGrowth(growths[1])];
+}
+
+// -- Through a spool --
+
+/** Runs the pairs that need a disk, if any is wanted and there is one. */
+async function spools(
+  parent: string,
+  wanted: (name: string) => boolean,
+  add: (name: string, ratio: Ratio) => void,
+): Promise<void> {
+  const PAIRS = ["spool", "records_spool", "memory_growth_spool"];
+  if (!PAIRS.some(wanted)) return;
+  const disk = await inspectDisk(parent);
+  const sync = `${parent} is on ${disk.name}: a sync of 4 KiB takes ${
+    disk.sync.toPrecision(2)
+  } ms`;
+  if (!isDisk(disk)) {
+    console.log(`${sync}; what needs a disk is skipped: name one by --folder`);
+    return;
+  }
+  console.log(sync);
+  const run = async (
+    name: string,
+    pair: Omit<Pair, keyof Sides>,
+    rounds: number,
+    open: (folder: string) => Sides | Promise<Sides>,
+    server?: Server,
+  ) => {
+    if (!wanted(name)) return;
+    await withFolder(parent, async (folder) => {
+      await using sides = await open(folder);
+      add(name, await measure({ ...pair, ...sides }, rounds, server));
+    });
+  };
+  for (
+    const [name, size, count, durability] of [
+      ["spool_commit_vs_append", 256 * 1024, 400, "power"],
+      ["spool_commit_4k_vs_append", 4 * 1024, 2_000, "power"],
+      ["spool_process_vs_append", 256 * 1024, 400, "process"],
+    ] as const
+  ) {
+    await run(
+      name,
+      { unit: "commits/s", count },
+      7,
+      (folder) => commits(folder, size, durability),
+    );
+  }
+  await using server = await startServer();
+  const { url } = server;
+  await run(
+    "records_spool_vs_records",
+    { unit: "records/s", count: 4_000_000 },
+    5,
+    (folder) => spooledRecords(folder, url),
+    server,
   );
-  return [long!, stalled!];
+  await run(
+    "spool_drain_vs_file",
+    { unit: "MB/s", count: GIB },
+    3,
+    (folder) => drain(folder, url),
+    server,
+  );
+  for (
+    const [name, backlog] of [
+      ["spool_open_1gib_vs_empty", "1 GiB"],
+      ["spool_open_rows_vs_empty", "a million rows"],
+    ] as const
+  ) {
+    if (!wanted(name)) continue;
+    await withFolder(parent, async (folder) => {
+      add(name, toRatio("ms", ...await openings(folder, backlog, 11)));
+    });
+  }
+  if (wanted("memory_growth_spool_mib")) {
+    const growths: number[] = [];
+    for (let round = 0; round < 3; round++) {
+      await withFolder(parent, async (folder) => {
+        const way = ["fetch", `${folder}/spool`];
+        const few = await peak(256 * MIB, way);
+        growths.push(await peak(4 * GIB, way) - few);
+      });
+    }
+    add("memory_growth_spool_mib", toGrowth(growths));
+  }
 }
 
 // -- The table --
@@ -418,7 +527,10 @@ function show(name: string, { ours, peer, unit, ratio, min, max }: Ratio) {
 if (import.meta.main) {
   const { values, positionals: names } = parseArgs({
     allowPositionals: true,
-    options: { json: { type: "string" } },
+    options: {
+      json: { type: "string" },
+      folder: { type: "string", default: tmpdir() },
+    },
   });
   // "file" selects all pairs that begin with it, and is selected by each of them.
   const wanted = (name: string) =>
@@ -484,6 +596,7 @@ if (import.meta.main) {
     add(long, growth[0]);
     add(stalled, growth[1]);
   }
+  await spools(values.folder, wanted, add);
   if (Object.keys(ratios).length === 0) {
     console.error(`No pair is named ${names.join(" or ")}`);
     Deno.exit(2);
