@@ -226,7 +226,8 @@ export class SpoolDatabase {
     // drop the lock.
     const owner = this.#owner.read();
     if (info.size === 0 || owner?.pid === processId()) return;
-    if (wasBeingCreated(fs, this.path)) return;
+    const isUndone = willBeUndone(fs, this.path);
+    if (isUndone) return;
     const header = new DataView(new ArrayBuffer(100));
     const descriptor = fs.openSync(this.path, "r");
     try {
@@ -236,6 +237,8 @@ export class SpoolDatabase {
     }
     const magic = String.fromCharCode(...new Uint8Array(header.buffer, 0, 16));
     const id = header.getUint32(68);
+    // It is not known whether SQLite will undo it. If not, it will refuse it.
+    if (magic !== MAGIC && isUndone === undefined) return;
     // A process that was killed at once leaves an empty database, of one page.
     if (magic === MAGIC && id === 0 && info.size === PAGE_SIZE) return;
     if (magic !== MAGIC || id !== APPLICATION_ID) throw this.#foreign();
@@ -847,21 +850,23 @@ type Value = string | number | null | Uint8Array;
  * Whether the process that was creating the file ended, or the power failed, before it
  * was done. The journal of that transaction says so: there was one page before, at
  * most, and so no table. Whatever the file holds, SQLite undoes it.
+ *
+ * @returns `undefined` if this process is not allowed to know.
  */
-function wasBeingCreated(fs: Modules["fs"], path: string): boolean {
+function willBeUndone(fs: Modules["fs"], path: string): boolean | undefined {
+  const header = new DataView(new ArrayBuffer(20));
   try {
-    const header = new DataView(new ArrayBuffer(20));
     const descriptor = fs.openSync(`${path}-journal`, "r");
     try {
       fs.readSync(descriptor, header, 0, 20, 0);
     } finally {
       fs.closeSync(descriptor);
     }
-    return header.getBigUint64(0) === JOURNAL_MAGIC &&
-      header.getUint32(16) <= 1;
-  } catch {
-    return false; // there is none, or it may not be read
+  } catch (error) {
+    const { code } = error as { readonly code?: string };
+    return code === "ENOENT" ? false : undefined;
   }
+  return header.getBigUint64(0) === JOURNAL_MAGIC && header.getUint32(16) <= 1;
 }
 
 /** Whether a file is not empty, as far as this process is allowed to know that. */

@@ -45,13 +45,16 @@ export interface SpoolPlan {
   };
 }
 
-/** The statements that a spool makes, by how they begin. */
+/**
+ * The statements that a spool makes, by how they begin. It is the values of an update
+ * that tell a cut from a settlement without a next cut.
+ */
 const STATEMENTS = {
   begin: "begin",
   add: "insert into batch",
-  cut: "update spool set cut_key",
+  cut: "update spool",
   delete: "delete from batch",
-  settle: "update spool set settled",
+  settle: "update spool",
   commit: "commit",
   checkpoint: "pragma wal_checkpoint",
 };
@@ -102,13 +105,17 @@ function watchStatements({ momentPath, hold }: SpoolPlan): void {
   const { prepare } = DatabaseSync.prototype;
   DatabaseSync.prototype.prepare = function (sql) {
     const prepared = prepare.call(this, sql);
-    const statement = names.find((name) => sql.startsWith(STATEMENTS[name]));
-    if (statement === undefined) return prepared;
-    const marker = MARKERS[statement];
-    const isLast = statement === "commit" || statement === "checkpoint";
+    const found = names.find((name) => sql.startsWith(STATEMENTS[name]));
+    if (found === undefined) return prepared;
+    const isLast = found === "commit" || found === "checkpoint";
+    const keyAt = sql.slice(0, sql.indexOf("cut_key")).split(",").length - 1;
     for (const method of ["run", "get"] as const) {
       const original = prepared[method] as (...values: unknown[]) => never;
       prepared[method] = (...values: unknown[]) => {
+        const statement = found === "cut" && values[keyAt] === null
+          ? "settle"
+          : found;
+        const marker = MARKERS[statement];
         if (marker !== undefined) mark(marker);
         pass(statement, "before");
         const result = original.apply(prepared, values);
