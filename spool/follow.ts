@@ -188,6 +188,7 @@ export async function follow(
       `${ACTION}: spool must be a Spool, received ${show(spool)}`,
     );
   }
+  internals.throwIfClosed();
   check(ACTION, { signal }, "an AbortSignal", "object");
   checkCapacity(ACTION, { capacity }, 1);
   checkDuration(ACTION, { pollInterval }, 1);
@@ -498,11 +499,11 @@ class Follower {
    * @returns Whether there may be more to do at once.
    */
   async #readOn(): Promise<boolean> {
-    const log = this.#logs[0];
-    if (log === undefined) return false;
     let isMore = true;
     await this.#persist(async () => {
       this.#forgetGone();
+      const log = this.#logs[0];
+      if (log === undefined) return void (isMore = false);
       if (log.isTruncated) return this.#leave(log);
       const bytes = this.#next(log);
       if (bytes !== undefined) isMore = await this.#commit(log, bytes);

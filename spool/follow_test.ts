@@ -862,6 +862,30 @@ Deno.test("follow() resolves if it is aborted while the spool is full, and loses
   await scene.ends("1234567\n2345678\n");
 });
 
+Deno.test("follow() rejects as soon as the spool is closed", async (t) => {
+  for (const content of [undefined, "", "one\n"]) {
+    await t.step(`with ${JSON.stringify(content)} in the file`, async () => {
+      await using scene = await Scene.create(content);
+      scene.start();
+      await scene.polled();
+      await scene.spool.close();
+      await assertRejects(
+        () => scene.following,
+        TypeError,
+        "Cannot follow: the Spool is closed",
+      );
+    });
+  }
+  await t.step("while it is full", async () => {
+    await using scene = await Scene.create("1234567\n2345678\n");
+    scene.hold();
+    scene.start({ capacity: 8, spool: { maxBytes: 8 } });
+    await scene.polled();
+    await scene.spool.abort();
+    await assertRejects(() => scene.following, TypeError, "is closed");
+  });
+});
+
 Deno.test("follow() rejects if the spool is used otherwise", async () => {
   await using folder = await temporary();
   const path = folder.file("app.log", "");
@@ -895,6 +919,12 @@ Deno.test("follow() rejects if the spool is used otherwise", async () => {
       () => follow(folder.file("other"), spool),
       TypeError,
       `the spool follows ${path}; use another one for each file`,
+    );
+    await spool.close();
+    await assertRejects(
+      () => follow(path, spool),
+      TypeError,
+      "Cannot follow: the Spool is closed",
     );
   }
   {
