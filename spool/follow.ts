@@ -189,7 +189,11 @@ export async function follow(
     );
   }
   internals.throwIfClosed();
-  check(ACTION, { signal }, "an AbortSignal", "object");
+  if (!(signal instanceof AbortSignal)) {
+    throw new TypeError(
+      `${ACTION}: signal must be an AbortSignal, received ${show(signal)}`,
+    );
+  }
   checkCapacity(ACTION, { capacity }, 1);
   checkDuration(ACTION, { pollInterval }, 1);
   checkDuration(ACTION, { quietTime }, 0);

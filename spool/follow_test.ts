@@ -941,6 +941,7 @@ Deno.test("follow() rejects if the spool is used otherwise", async () => {
 // -- Options --
 
 const INVALID: [options: Record<string, unknown>, error: typeof Error][] = [
+  [{ signal: {} }, TypeError],
   [{ capacity: 0 }, RangeError],
   [{ capacity: "1" }, TypeError],
   [{ pollInterval: 0 }, RangeError],
