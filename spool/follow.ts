@@ -222,6 +222,8 @@ class Follower {
   #gone: FileRecord[] = [];
   /** With more records than this, it is time to look for such files. */
   #maxRecords = MIN_RECORDS;
+  /** It is known what has become of the file where the last process stopped. */
+  #isResumed = false;
   /** What is wrong with the path, as it was last reported. */
   #problem = "";
 
@@ -255,7 +257,6 @@ class Follower {
       poll = setTimeout(look, pollInterval);
     };
     try {
-      await this.#persist(() => this.#resume());
       if (!signal.aborted) look();
       while (!signal.aborted) {
         if (!await this.#readOn()) await pause(pollInterval, signal);
@@ -292,19 +293,25 @@ class Follower {
 
   // -- Finding files --
 
-  /** Finds the file where the last process stopped. */
+  /**
+   * Finds the file where the last process stopped.
+   *
+   * @throws If the file at the path may be it, and cannot be read.
+   */
   #resume(): void {
     if (this.#spool.database.follows === undefined) return this.#passOver();
     const last = [...this.#records.values()].at(-1);
     if (last?.state !== "reading") return;
+    let isThere = false;
     for (const name of this.#listFolder(() => true) ?? [this.#name]) {
       if (this.#inodeOf(name) !== last.inode) continue;
-      const log = this.#tryToOpen(name);
+      const isAtPath = name === this.#name;
+      const log = isAtPath ? this.#open(name) : this.#tryToOpen(name);
       if (log === undefined) continue;
       if (log.record === last) return void this.#logs.push(log);
       this.#fs.closeSync(log.descriptor);
+      isThere ||= isAtPath;
     }
-    const isThere = this.#inodeOf(this.#name) === last.inode;
     this.#save({ ...last, state: isThere ? "truncated" : "left" });
     this.#report(
       new Error(
@@ -337,6 +344,8 @@ class Follower {
   /** Looks at what is at the path, and at the files that are being read. */
   #look(): void {
     try {
+      if (!this.#isResumed) this.#resume();
+      this.#isResumed = true;
       const inode = this.#inodeOf(this.#name);
       for (const log of [...this.#logs]) {
         // If nothing is at the path, nothing has replaced it yet.

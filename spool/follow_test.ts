@@ -319,7 +319,7 @@ Deno.test(
 );
 
 Deno.test("follow() is exact over restarts at every moment", async () => {
-  await using scene = await Scene.create();
+  await using scene = await Scene.create("");
   let text = "";
   for (let i = 0; i < 40; i++) {
     scene.start({ capacity: 1 + i });
@@ -808,6 +808,37 @@ Deno.test(
     await scene.ends("one\ntwo\nthree\n");
   },
 );
+
+Deno.test("follow() waits for a file that may not be read yet, and continues in it", async () => {
+  await using scene = await Scene.create("one\n");
+  let isReadable = false;
+  const setup: Setup = {
+    fs: ({ openSync }) => ({
+      openSync: (path, ...rest) => {
+        if (!isReadable && path === scene.path) throw failure("EACCES");
+        return openSync(path, ...rest);
+      },
+    }),
+  };
+  scene.start(setup);
+  await scene.reports("EACCES");
+  await scene.polled();
+  assertEquals(scene.errors.length, 1);
+  isReadable = true;
+  await scene.receives("one\n");
+  await scene.stop();
+  isReadable = false;
+  scene.append("two\n");
+  scene.start(setup);
+  await scene.wait("an error", () => scene.errors.length > 1);
+  await scene.polled();
+  isReadable = true;
+  await scene.receives("one\ntwo\n");
+  await scene.ends("one\ntwo\n", [
+    `Waiting for ${scene.path}: EACCES: injected`,
+    `Waiting for ${scene.path}: EACCES: injected`,
+  ]);
+});
 
 // -- The spool --
 
