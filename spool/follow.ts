@@ -326,7 +326,10 @@ class Follower {
   #passOver(): void {
     const records: FileRecord[] = [];
     const names = this.#listFolder((name) => this.#isOlder(name)) ?? [];
+    const current = this.#inodeOf(this.#name);
     for (const name of names) {
+      // It may be what a link at the path points to.
+      if (this.#inodeOf(name) === current) continue;
       const log = this.#tryToOpen(name);
       if (log === undefined) continue;
       const { size } = log;

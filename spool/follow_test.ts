@@ -560,6 +560,24 @@ Deno.test(
 );
 
 Deno.test(
+  "follow() follows a symbolic link to another file",
+  UNIX,
+  async () => {
+    await using scene = await Scene.create();
+    const [first, second] = [scene.older(".first"), scene.older(".second")];
+    scene.append("one\n", first);
+    Deno.symlinkSync("app.log.first", scene.path);
+    scene.start();
+    await scene.receives("one\n");
+    scene.append("two\n", second);
+    Deno.removeSync(scene.path);
+    Deno.symlinkSync("app.log.second", scene.path);
+    await scene.receives("one\ntwo\n");
+    await scene.ends("one\ntwo\n");
+  },
+);
+
+Deno.test(
   "follow() needs no list of the folder for what happens while it runs",
   UNIX,
   async () => {
