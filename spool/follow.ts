@@ -352,10 +352,14 @@ class Follower {
       const inode = this.#inodeOf(this.#name);
       for (const log of [...this.#logs]) {
         // If nothing is at the path, nothing has replaced it yet.
-        log.isReplaced = log.isTruncated ||
-          inode !== undefined && log.inode !== inode;
+        if (inode !== undefined) {
+          log.isReplaced = log.isTruncated || log.inode !== inode;
+        }
         this.#inspect(log);
       }
+      // It need not be the last one: it may have got its old name back.
+      const current = this.#logs.findIndex(({ isReplaced }) => !isReplaced);
+      if (current >= 0) this.#logs.push(...this.#logs.splice(current, 1));
       if (this.#logs.every(({ isReplaced }) => isReplaced)) {
         this.#logs.push(this.#open(this.#name));
         this.#openOlder();
@@ -613,13 +617,14 @@ class Follower {
 
   /** Takes a file that was truncated for another one from there on. */
   #truncated(log: Log): void {
-    log.isTruncated = true;
+    const { isReplaced } = log;
+    log.isTruncated = log.isReplaced = true;
     const { size } = this.#fs.fstatSync(log.descriptor);
     this.#logs.splice(this.#logs.indexOf(log) + 1, 0, {
       ...log,
       ...{ position: 0, size, changed: performance.now() },
       ...{ head: new Uint8Array(), tail: new Uint8Array(), record: undefined },
-      isTruncated: false,
+      ...{ isReplaced, isTruncated: false },
     });
   }
 

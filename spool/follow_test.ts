@@ -578,6 +578,40 @@ Deno.test(
 );
 
 Deno.test(
+  "follow() reads the newer file first if the older one gets its name back",
+  UNIX,
+  async () => {
+    await using scene = await Scene.create("one\n");
+    scene.start({ quietTime: 200 });
+    await scene.receives("one\n");
+    scene.rotate(".1", "two\n");
+    await scene.polled();
+    Deno.renameSync(scene.path, scene.older(".2"));
+    await scene.polled();
+    Deno.renameSync(scene.older(".1"), scene.path);
+    await scene.receives("one\ntwo\n");
+    scene.append("three\n");
+    await scene.receives("one\ntwo\nthree\n");
+    await scene.ends("one\ntwo\nthree\n");
+  },
+);
+
+Deno.test(
+  "follow() leaves a replaced file although the next one has gone as well",
+  UNIX,
+  async () => {
+    await using scene = await Scene.create("one\n");
+    scene.start({ quietTime: 200 });
+    await scene.receives("one\n");
+    scene.rotate(".1", "two\n");
+    await scene.polled();
+    Deno.removeSync(scene.path);
+    await scene.receives("one\ntwo\n");
+    await scene.ends("one\ntwo\n");
+  },
+);
+
+Deno.test(
   "follow() needs no list of the folder for what happens while it runs",
   UNIX,
   async () => {
