@@ -105,7 +105,7 @@ interface Log {
   /** The open file. Two logs share it if it was truncated. */
   readonly descriptor: number;
   readonly inode: string;
-  /** How many of its bytes have been committed. */
+  /** How many of its bytes have been committed, or are about to be. */
   position: number;
   /** The first of them, at most `SAMPLE_SIZE`. */
   head: Uint8Array<ArrayBuffer>;
@@ -583,22 +583,24 @@ class Follower {
     added: 0 | 1,
   ): Promise<void> {
     const ofFile = bytes.subarray(0, bytes.length - added);
-    const next: Log = {
-      ...log,
-      position: log.position + ofFile.length,
-      head: concat(log.head, ofFile.subarray(0, SAMPLE_SIZE))
-        .slice(0, SAMPLE_SIZE),
-      tail: concat(log.tail, ofFile.subarray(-SAMPLE_SIZE))
-        .slice(-SAMPLE_SIZE),
-    };
+    const { position, head, tail } = log;
+    // At once: if the file is truncated while this waits for room, #inspect sees it.
+    log.position += ofFile.length;
+    log.head = concat(head, ofFile.subarray(0, SAMPLE_SIZE))
+      .slice(0, SAMPLE_SIZE);
+    log.tail = concat(tail, ofFile.subarray(-SAMPLE_SIZE)).slice(-SAMPLE_SIZE);
     const record: FileRecord = {
-      ...this.#recordOf(next),
+      ...this.#recordOf(log),
       state: added === 1 ? "left" : "reading",
     };
-    await this.#spool.append(bytes, record, this.#options.signal);
+    try {
+      await this.#spool.append(bytes, record, this.#options.signal);
+    } catch (error) {
+      Object.assign(log, { position, head, tail });
+      throw error;
+    }
     this.#records.set(record.id, record);
-    const { position, head, tail } = next;
-    Object.assign(log, { position, head, tail, record });
+    log.record = record;
     if (added === 1) this.#remove(log);
   }
 

@@ -727,6 +727,33 @@ Deno.test(
 );
 
 Deno.test(
+  "follow() counts nothing as lost that was read while the spool was full",
+  UNIX,
+  async () => {
+    await using scene = await Scene.create("1234567\n");
+    scene.start({ capacity: 8, spool: { maxBytes: 8 } });
+    await scene.receives("1234567\n");
+    scene.hold();
+    scene.append("2345678\n");
+    await scene.polled();
+    scene.rotate(".1", "3456789\n");
+    const { database } = scene.internals;
+    await scene.wait(
+      "the end of the first file",
+      () => database.files[0]?.state === "left",
+    );
+    await scene.polled();
+    scene.truncate("new and longer\n");
+    await scene.polled();
+    scene.release();
+    const text = "1234567\n2345678\n3456789\nnew and longer\n";
+    await scene.receives(text);
+    assertEquals(scene.stats.bytesLost, 0);
+    await scene.ends(text);
+  },
+);
+
+Deno.test(
   "follow() reports a truncation while it did not run",
   UNIX,
   async () => {
