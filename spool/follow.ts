@@ -1,4 +1,5 @@
 /** {@linkcode follow}: puts what is appended to a file into a {@linkcode Spool}. */
+import type { BigIntStats } from "node:fs";
 import {
   check,
   checkCapacity,
@@ -387,11 +388,14 @@ class Follower {
     const inodes = new Set(this.#logs.map(({ inode }) => inode));
     const copies = new Set<FileRecord>();
     const found: { readonly log: Log; readonly time: number }[] = [];
-    let areAllOpen = true;
+    let areCopiesKnown = true;
     for (const name of names) {
       const log = this.#tryToOpen(name);
       if (log === undefined) {
-        areAllOpen = false;
+        // It has its record still, and may be a copy.
+        const info = this.#stat(name);
+        if (info?.isFile()) areCopiesKnown = false;
+        inodes.add(`${info?.ino}`);
         continue;
       }
       const { inode, descriptor, size, position } = log;
@@ -408,14 +412,12 @@ class Follower {
     found.sort((a, b) => a.time - b.time);
     this.#logs.splice(-1, 0, ...found.map(({ log }) => log));
     const records = [...this.#records.values()];
-    this.#gone = !areAllOpen
-      ? []
-      : records.slice(0, -1).filter((record) =>
-        record.state === "truncated"
-          ? !copies.has(record)
-          : !inodes.has(record.inode)
-      );
-    this.#maxRecords = 2 * records.length + MIN_RECORDS;
+    this.#gone = records.slice(0, -1).filter((record) =>
+      record.state === "truncated"
+        ? areCopiesKnown && !copies.has(record)
+        : !inodes.has(record.inode)
+    );
+    this.#maxRecords = 2 * (records.length - this.#gone.length) + MIN_RECORDS;
   }
 
   /** Whether a name is that of an older file, as programs for rotation choose it. */
@@ -443,11 +445,16 @@ class Follower {
   }
 
   #inodeOf(name: string): string | undefined {
+    const info = this.#stat(name);
+    return info && `${info.ino}`;
+  }
+
+  #stat(name: string): BigIntStats | undefined {
     try {
       const path = this.#spool.modules.path.join(this.#folder, name);
-      return `${this.#fs.statSync(path, { bigint: true }).ino}`;
+      return this.#fs.statSync(path, { bigint: true });
     } catch {
-      return undefined;
+      return undefined; // it may have been removed
     }
   }
 

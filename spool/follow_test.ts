@@ -1108,3 +1108,30 @@ Deno.test("follow() ignores what `onError` throws", async () => {
 });
 
 // -- Records --
+
+/** What may stand beside a log, by a name that an older one could have. */
+const BESIDE: Record<string, (scene: Scene) => void> = {
+  "with nothing else in the folder": () => {},
+  "beside a folder": (scene) => Deno.mkdirSync(scene.older(".old")),
+};
+
+for (const [name, prepare] of Object.entries(BESIDE)) {
+  Deno.test(`follow() forgets files that are gone, ${name}`, UNIX, async () => {
+    await using scene = await Scene.create("0\n");
+    prepare(scene);
+    scene.start({ pollInterval: 1, quietTime: 0 });
+    let text = "0\n";
+    await scene.receives(text);
+    const { database } = scene.internals;
+    let most = 0;
+    for (let i = 1; i <= 700; i++) {
+      if (i % 2 === 0) scene.truncate(`${i}\n`);
+      else scene.truncate(`${i}, which is longer\n`);
+      text += Deno.readTextFileSync(scene.path);
+      await scene.receives(text);
+      if (i % 50 === 0) most = Math.max(most, database.files.length);
+    }
+    assert(most <= 120, `${most} records`);
+    await scene.ends(text);
+  });
+}
