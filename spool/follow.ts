@@ -32,6 +32,9 @@ const MIN_RECORDS = 100;
 /** Rotated files that have been compressed, whose lines cannot be read. */
 const COMPRESSED = /\.(gz|bz2|xz|zst|lz4|zip|Z)$/;
 
+/** What the names of the files of a spool may have at their ends. */
+const SPOOL_SUFFIX = /-(owner|reserve|wal|shm|journal)$/;
+
 /** Options of {@linkcode follow}. */
 export interface FollowOptions {
   /**
@@ -438,10 +441,9 @@ class Follower {
     } catch {
       return undefined;
     }
-    const spools = names.filter((name) => names.includes(`${name}-owner`));
-    return names.filter((name) =>
-      filter(name) && !spools.some((spool) => name.startsWith(spool))
-    );
+    const isOfSpool = (name: string) =>
+      names.includes(`${name.replace(SPOOL_SUFFIX, "")}-owner`);
+    return names.filter((name) => filter(name) && !isOfSpool(name));
   }
 
   #inodeOf(name: string): string | undefined {

@@ -1052,6 +1052,25 @@ Deno.test("follow() rejects if the spool is used otherwise", async () => {
   assertEquals(spool.stats.bytesWaiting, 0);
 });
 
+Deno.test(
+  "follow() finds older files although a spool has the beginning of their names",
+  UNIX,
+  async () => {
+    await using scene = await Scene.create("one\n");
+    await using _ = new Spool(scene.path.replace(".log", ""), () => {});
+    scene.start();
+    await scene.receives("one\n");
+    await scene.stop();
+    scene.append("two\n");
+    scene.rotate(".2", "three\n");
+    setTime(scene.older(".2"), 1);
+    scene.rotate(".1", "four\n");
+    scene.start();
+    await scene.receives("one\ntwo\nthree\nfour\n");
+    await scene.ends("one\ntwo\nthree\nfour\n");
+  },
+);
+
 // -- Options --
 
 const INVALID: [options: Record<string, unknown>, error: typeof Error][] = [
