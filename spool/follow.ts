@@ -304,8 +304,9 @@ class Follower {
    */
   #resume(): void {
     if (this.#spool.database.follows === undefined) return this.#passOver();
-    const last = [...this.#records.values()].at(-1);
-    if (last?.state !== "reading") return;
+    const last = [...this.#records.values()]
+      .findLast(({ state }) => state === "reading");
+    if (last === undefined) return;
     let isThere = false;
     for (const name of this.#listFolder(() => true) ?? [this.#name]) {
       if (this.#inodeOf(name) !== last.inode) continue;
@@ -336,16 +337,31 @@ class Follower {
       if (this.#inodeOf(name) === current) continue;
       const log = this.#tryToOpen(name);
       if (log === undefined) continue;
-      const { size } = log;
-      log.position = size;
-      log.head = this.#read(log, 0, Math.min(SAMPLE_SIZE, size));
-      log.tail = this.#read(log, size - SAMPLE_SIZE, size);
       const id = records.length + 1;
-      records.push({ ...this.#recordOf(log), id, state: "left" });
+      records.push({ ...this.#recordOfAll(log), id });
       this.#fs.closeSync(log.descriptor);
     }
     this.#spool.database.setFollows(this.#path, records);
     for (const record of records) this.#records.set(record.id, record);
+  }
+
+  /**
+   * Makes records of the copies of a file that has been truncated: a copy is shorter
+   * than what was read if something was appended before the truncation.
+   */
+  #passOverCopies(original: Log): void {
+    const names = this.#listFolder((name) => this.#isOlder(name)) ?? [];
+    for (const name of names) {
+      const log = this.#tryToOpen(name);
+      if (log === undefined) continue;
+      try {
+        if (log.record === undefined && this.#isCopy(log, original)) {
+          this.#save(this.#recordOfAll(log));
+        }
+      } finally {
+        this.#fs.closeSync(log.descriptor);
+      }
+    }
   }
 
   /** Looks at what is at the path, and at the files that are being read. */
@@ -501,6 +517,14 @@ class Follower {
     );
   }
 
+  /** Whether a file is a copy of another, or of the beginning of what was read of it. */
+  #isCopy(log: Log, { inode, position, head, tail }: Log): boolean {
+    if (log.inode === inode || log.size === 0) return false;
+    const [ownHead, ownTail] = this.#samples(log, position);
+    return startsWith(head, ownHead) &&
+      (log.size < position || startsWith(ownTail, tail));
+  }
+
   /** Whether what was read of the file of a record is in this file. */
   #isFileOf({ position, head_crc, tail_crc }: FileRecord, log: Log): boolean {
     if (log.size < position) return false;
@@ -628,6 +652,8 @@ class Follower {
 
   /** Takes a file that was truncated for another one from there on. */
   #truncated(log: Log): void {
+    // Now, while what was read of it is known, and not only a digest of that.
+    this.#passOverCopies(log);
     const { isReplaced } = log;
     log.isTruncated = log.isReplaced = true;
     const { size } = this.#fs.fstatSync(log.descriptor);
@@ -699,6 +725,16 @@ class Follower {
       : Math.max(0, ...this.#records.keys()) + 1;
     const [head_crc, tail_crc] = [crc32(head), crc32(tail)];
     return { id, inode, position, head_crc, tail_crc, state: "reading" };
+  }
+
+  /** The record of a file all of which is passed over. */
+  #recordOfAll(log: Log): FileRecord {
+    const { size } = log;
+    const [head, tail] = this.#samples(log, size);
+    return {
+      ...this.#recordOf({ ...log, position: size, head, tail }),
+      state: "left",
+    };
   }
 
   /** Forgets files that are not in the folder any more. */

@@ -797,6 +797,52 @@ Deno.test(
   },
 );
 
+for (const size of [10, 10_000]) {
+  Deno.test(
+    `follow() does not read a copy of ${size} bytes that lacks the last lines`,
+    UNIX,
+    async () => {
+      const line = `${"x".repeat(size - 1)}\n`;
+      await using scene = await Scene.create(line);
+      scene.start();
+      Deno.copyFileSync(scene.path, scene.older(".1"));
+      scene.append("last\n");
+      await scene.receives(`${line}last\n`);
+      scene.truncate("new\n");
+      await scene.receives(`${line}last\nnew\n`);
+      scene.rotate(".2", "end\n");
+      await scene.receives(`${line}last\nnew\nend\n`);
+      await scene.restart();
+      scene.rotate(".3");
+      await scene.polled();
+      await scene.ends(`${line}last\nnew\nend\n`);
+    },
+  );
+}
+
+Deno.test(
+  "follow() does not read a copy even if the spool was full",
+  UNIX,
+  async () => {
+    await using scene = await Scene.create("1234567\n");
+    scene.start({ capacity: 8, spool: { maxBytes: 8 } });
+    await scene.receives("1234567\n");
+    scene.hold();
+    scene.append("2345678\n3456789\n");
+    await scene.polled();
+    Deno.copyFileSync(scene.path, scene.older(".1"));
+    scene.truncate("new\n");
+    await scene.polled();
+    scene.rotate(".2", "end\n");
+    await scene.polled();
+    scene.release();
+    const text = "1234567\n2345678\n3456789\nnew\nend\n";
+    await scene.receives(text);
+    await scene.stop();
+    assertEquals(scene.received, text);
+  },
+);
+
 // -- Files that cannot be read --
 
 Deno.test(
