@@ -121,6 +121,8 @@ interface Log {
   size: number;
   /** When it was last seen to change, by `performance.now()`. */
   changed: number;
+  /** What was committed last does not end with a newline. */
+  isInLine: boolean;
   /** It is no longer at the path. */
   isReplaced: boolean;
   /** What had not been read of it is gone. */
@@ -497,7 +499,7 @@ class Follower {
       ...{ descriptor, inode: `${info.ino}`, position: 0 },
       ...{ head: new Uint8Array(), tail: new Uint8Array(), record: undefined },
       ...{ size: Number(info.size), changed: performance.now() },
-      ...{ isReplaced: false, isTruncated: false },
+      ...{ isInLine: false, isReplaced: false, isTruncated: false },
     };
     const record = [...this.#records.values()].findLast((record) =>
       record.inode === log.inode && record.state !== "truncated" &&
@@ -506,7 +508,9 @@ class Follower {
     if (record === undefined) return log;
     const { position } = record;
     const [head, tail] = this.#samples(log, position);
-    return { ...log, record, position, head, tail };
+    // What was left in a line got a newline then.
+    const isInLine = record.state === "reading" && tail.at(-1) !== NEWLINE;
+    return { ...log, record, position, head, tail, isInLine };
   }
 
   /** The file that this is a copy of, made before that was truncated. */
@@ -557,7 +561,10 @@ class Follower {
       this.#forgetGone();
       const log = this.#logs[0];
       if (log === undefined) return void (isMore = false);
-      if (log.isTruncated) return this.#leave(log);
+      if (log.isTruncated) {
+        if (log.isInLine) await this.#append(log, Uint8Array.of(NEWLINE), 1);
+        return this.#leave(log);
+      }
       const bytes = this.#next(log);
       if (bytes !== undefined) isMore = await this.#commit(log, bytes);
     });
@@ -593,7 +600,7 @@ class Follower {
     }
     const quietTime = performance.now() - log.changed;
     if (!log.isReplaced || quietTime < this.#options.quietTime) return false;
-    if (bytes.length === 0) {
+    if (bytes.length === 0 && !log.isInLine) {
       this.#leave(log);
     } else {
       const line = new Uint8Array(bytes.length + 1);
@@ -608,7 +615,8 @@ class Follower {
    * Commits bytes of a file.
    *
    * @param added 1 if the last one is a newline that the file does not have. Then it
-   *   is left, in the same transaction: its end could not be told otherwise.
+   *   is left, in the same transaction: its end could not be told otherwise. One that
+   *   was truncated is left by itself.
    */
   async #append(
     log: Log,
@@ -622,9 +630,10 @@ class Follower {
     log.head = concat(head, ofFile.subarray(0, SAMPLE_SIZE))
       .slice(0, SAMPLE_SIZE);
     log.tail = concat(tail, ofFile.subarray(-SAMPLE_SIZE)).slice(-SAMPLE_SIZE);
+    const isLeft = added === 1 && !log.isTruncated;
     const record: FileRecord = {
       ...this.#recordOf(log),
-      state: added === 1 ? "left" : "reading",
+      state: isLeft ? "left" : "reading",
     };
     try {
       await this.#spool.append(bytes, record, this.#options.signal);
@@ -634,7 +643,8 @@ class Follower {
     }
     this.#records.set(record.id, record);
     log.record = record;
-    if (added === 1) this.#remove(log);
+    log.isInLine = bytes.at(-1) !== NEWLINE;
+    if (isLeft) this.#remove(log);
   }
 
   /** Notices that a file has changed, or was truncated. */
@@ -661,7 +671,7 @@ class Follower {
       ...log,
       ...{ position: 0, size, changed: performance.now() },
       ...{ head: new Uint8Array(), tail: new Uint8Array(), record: undefined },
-      ...{ isReplaced, isTruncated: false },
+      ...{ isInLine: false, isReplaced, isTruncated: false },
     });
   }
 

@@ -388,6 +388,26 @@ Deno.test("follow() ends the last line of a replaced file", UNIX, async () => {
 });
 
 Deno.test(
+  "follow() ends the last line of a file if it was committed in pieces",
+  UNIX,
+  async () => {
+    await using scene = await Scene.create("12345678");
+    scene.start({ capacity: 4 });
+    await scene.receives("12345678");
+    await scene.restart({ capacity: 4 });
+    scene.rotate(".1", "new\nhalf");
+    await scene.receives("12345678\nnew\nhalf");
+    scene.truncate("end\n");
+    await scene.receives("12345678\nnew\nhalf\nend\n");
+    scene.rotate(".2", "");
+    await scene.restart();
+    scene.append("5\n");
+    await scene.receives("12345678\nnew\nhalf\nend\n5\n");
+    await scene.ends("12345678\nnew\nhalf\nend\n5\n");
+  },
+);
+
+Deno.test(
   "follow() keeps the old file while nothing is at the path",
   UNIX,
   async () => {
