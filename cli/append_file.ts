@@ -53,9 +53,9 @@ export class AppendFile {
     return tryTo(`write ${path}`, async () => {
       const { file, isNew } = await openOrCreate(path);
       try {
-        await checkIsNone(file, others);
-        const { isFile } = await file.stat();
-        return new AppendFile(path, file, isNew, isFile);
+        const info = await file.stat();
+        await checkIsNone(info, others);
+        return new AppendFile(path, file, isNew, info.isFile);
       } catch (error) {
         file.close();
         throw error;
@@ -133,16 +133,32 @@ async function openOrCreate(
   }
 }
 
-async function checkIsNone(
-  file: Deno.FsFile,
+/**
+ * Throws if a file is one of the others.
+ *
+ * @param info Which file it is.
+ */
+export async function checkIsNone(
+  { dev, ino }: Deno.FileInfo,
   others: readonly OtherFile[],
 ): Promise<void> {
-  const { dev, ino } = await file.stat();
   for (const { path, name } of others) {
-    const other = path === "-" ? fstatSync(0) : await Deno.stat(path);
+    const other = path === "-" ? fstatSync(0) : await statIfExists(path);
     // What is written to an input would be read again, and so without end.
-    if (ino !== null && other.ino === ino && other.dev === dev) {
+    if (ino !== null && other?.ino === ino && other.dev === dev) {
       throw new Error(`it is also ${name}`);
     }
+  }
+}
+
+/** What is known of a file; `undefined` if there is none, as with `--follow`. */
+export async function statIfExists(
+  path: string,
+): Promise<Deno.FileInfo | undefined> {
+  try {
+    return await Deno.stat(path);
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return undefined;
+    throw error;
   }
 }

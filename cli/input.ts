@@ -25,7 +25,8 @@ const CHUNK_SIZE = 256 * 1024;
  */
 export class Input implements Reader, Disposable {
   readonly #ring = new Ring();
-  readonly #worker = new Worker(READ_AHEAD_URL, { type: "module" });
+  /** Not needed if there are no files. */
+  readonly #worker: Worker | undefined;
   /** The thread has ended: it puts nothing more into the ring. */
   #ended = false;
   /** Where the input ends since `stop`, as a position in the ring. */
@@ -41,6 +42,11 @@ export class Input implements Reader, Disposable {
    * @param skip The number of bytes at the beginning to leave out.
    */
   constructor(files: readonly string[], skip: number) {
+    if (files.length === 0) {
+      this.#ended = true;
+      return;
+    }
+    this.#worker = new Worker(READ_AHEAD_URL, { type: "module" });
     this.#worker.onmessage = ({ data }: MessageEvent<ReadResult>) => {
       if (data !== null) this.error = new Error(data);
       this.#ended = true;
@@ -48,6 +54,11 @@ export class Input implements Reader, Disposable {
     };
     const task: ReadTask = { files, skip, ring: this.#ring.shared };
     this.#worker.postMessage(task);
+  }
+
+  /** Whether it has been read to its end. */
+  get isComplete(): boolean {
+    return this.#ended && this.error === undefined && this.#ring.isEmpty;
   }
 
   /** Ends the input after the bytes that are in the ring now. */
@@ -89,7 +100,7 @@ export class Input implements Reader, Disposable {
 
   /** Ends the thread, even while it is reading. */
   [Symbol.dispose](): void {
-    this.#worker.terminate();
+    this.#worker?.terminate();
   }
 
   /**

@@ -12,7 +12,14 @@ import {
 } from "../mod.ts";
 import { TusSender } from "../senders/tus.ts";
 import { UploadSender } from "../senders/upload.ts";
-import { type InputInfo, inspectInput, isOtherInput } from "./files.ts";
+import { dirname } from "node:path";
+import { inputFiles } from "./append_file.ts";
+import {
+  absolutePath,
+  type InputInfo,
+  inspectInput,
+  isOtherInput,
+} from "./files.ts";
 import { readHeaders } from "./headers.ts";
 import { InterruptibleSender } from "./interruptible_sender.ts";
 import { count, log } from "./log.ts";
@@ -27,6 +34,12 @@ import {
   type Values,
 } from "./options.ts";
 import { RefusedFile } from "./refused.ts";
+import {
+  checkSpool,
+  requestSpool,
+  SpoolFile,
+  type SpoolFileOptions,
+} from "./spool_file.ts";
 import { UnsentFile } from "./unsent.ts";
 import { inTermsOfTheCommand } from "./terms.ts";
 import { fastTransport } from "./transport.ts";
@@ -38,7 +51,7 @@ const DEFAULT_CAPACITY = 256 * 1024;
 export interface Job {
   readonly mode: Mode;
   readonly out: StreamBuffer;
-  /** The sender of `out`. */
+  /** What makes the requests: the sender of `out`, or that of `spool`. */
   readonly sender: InterruptibleSender;
   /** What `sender` passes everything on to, with `--tus` and `--resume`. */
   readonly upload: TusSender | undefined;
@@ -58,10 +71,14 @@ export interface Job {
   readonly quiet: boolean;
   readonly unsent: UnsentFile | undefined;
   readonly refused: RefusedFile | undefined;
+  /** What `out` puts everything into, with `--spool`. */
+  readonly spool: SpoolFile | undefined;
+  /** The path of the file that is followed into `spool`. */
+  readonly follow: string | undefined;
   /** Whether undici makes the requests, and not `fetch`. */
   readonly isFast: boolean;
-  /** The origin of the URL of the command line. */
-  readonly origin: string;
+  /** The URL of the command line. */
+  readonly url: string;
   /** The options as they were given. */
   readonly values: Values;
   /** Resolves with the first failure that rejected no pending call on `out`. */
@@ -92,11 +109,18 @@ export async function createJob(
       : ", and --compress takes gzip, deflate or brotli";
     throw new UsageError(`URL must come before FILE${formats}`);
   }
-  if (files.length === 0) files.push("-");
+  const { follow } = values;
+  if (follow !== undefined && files.length > 0) {
+    throw new UsageError("--follow and FILE cannot be used together");
+  }
+  const hasInput = values.spool === undefined ||
+    follow === undefined && !Deno.stdin.isTerminal();
+  if (files.length === 0 && hasInput) files.push("-");
   const headers = await readHeaders(values.header ?? []);
   const { offset = 0 } = quantity(values, "offset", SIZE);
   const info = await inspectInput(files, offset);
   const { capacity = DEFAULT_CAPACITY } = quantity(values, "capacity", SIZE);
+  const { drain = Infinity } = quantity(values, "drain", TIME_OR_FOREVER);
   const { lines = false, quiet = false } = values;
   const { promise: backgroundFailure, resolve: onError } = Promise
     .withResolvers<Error>();
@@ -151,18 +175,65 @@ export async function createJob(
       );
     }
   }
-  const opened = await openFiles(values, files, mode);
+  const inputs = follow === undefined ? files : [follow];
+  if (values.spool !== undefined) {
+    await prepareSpool(values.spool, inputs, values);
+  }
+  const opened = await openFiles(values, inputs, mode);
+  const spooled = values.spool === undefined
+    ? undefined
+    : await openSpool(values.spool, connection.sender, buffer, {
+      ...{ capacity, drain, refused: opened.refused },
+    });
   return {
     ...connection,
     ...opened,
+    spool: undefined,
+    ...spooled,
     ...{ mode, files, offset, start, info, capacity, lines, quiet, values },
     backgroundFailure,
     isFast: transport !== undefined,
-    origin: new URL(url).origin,
+    url,
+    follow,
   };
 }
 
-/** Opens the files that are written to. */
+/**
+ * Finds out whether a spool, and the file that is followed into it, can be used.
+ *
+ * @param inputs The spool must be none of them, nor the `--refused` file.
+ */
+async function prepareSpool(
+  path: string,
+  inputs: readonly string[],
+  { follow, refused }: Values,
+): Promise<void> {
+  await requestSpool(path);
+  if (follow !== undefined) await requestFolderOf(follow);
+  const others = inputFiles(inputs);
+  if (refused !== undefined) {
+    others.push({ path: refused, name: "the --refused file" });
+  }
+  await checkSpool(path, others);
+}
+
+/** Opens a spool that delivers by `sender`, and makes a buffer over it. */
+async function openSpool(
+  path: string,
+  sender: Sender,
+  { deadLetter: _, ...buffer }: StreamBufferOptions,
+  options: SpoolFileOptions,
+): Promise<Pick<Job, "spool" | "out">> {
+  try {
+    const spool = SpoolFile.open(path, sender, options);
+    return { spool, out: new StreamBuffer(spool, buffer) };
+  } catch (error) {
+    await options.refused?.close();
+    throw error;
+  }
+}
+
+/** Opens the files that are appended to. */
 async function openFiles(
   values: Values,
   inputs: readonly string[],
@@ -283,5 +354,17 @@ async function requestNet(url: URL): Promise<void> {
   );
   if (state !== "granted") {
     throw new AccessError(`cannot connect to ${host}: add --allow-net=${host}`);
+  }
+}
+
+/**
+ * Requests the permission to read the folder of a file that is followed: that is where
+ * it is sought after it was renamed.
+ */
+async function requestFolderOf(file: string): Promise<void> {
+  const path = dirname(absolutePath(file));
+  const { state } = await Deno.permissions.request({ name: "read", path });
+  if (state !== "granted") {
+    throw new AccessError(`cannot follow ${file}: add --allow-read=${path}`);
   }
 }

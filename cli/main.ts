@@ -6,26 +6,32 @@
  * tail -F app.log | deno run -N jsr:@stream-buffer/stream-buffer/cli --lines https://example.com/ingest
  * deno run -N -R jsr:@stream-buffer/stream-buffer/cli https://example.com/upload dump.sql
  * deno run -N -R jsr:@stream-buffer/stream-buffer/cli --tus https://example.com/files backup.tar
+ * deno run -N -R -W jsr:@stream-buffer/stream-buffer/cli --spool app.spool --follow app.log https://example.com/ingest
  * ```
  *
  * It exits with 0 when every byte of the input has been acknowledged, with 1
  * when it failed or was interrupted, with 2 after invalid usage or for lack of a
  * permission (then nothing was sent), and with 3 when `--refused` has received a
- * part of the input, and the rest has been acknowledged.
+ * part of the input, and the rest has been acknowledged. With `--spool` it exits with
+ * 4 when an interrupt or `--drain` ended it, and everything that was read has been
+ * acknowledged or is in the spool.
  *
  * @module
  */
 import config from "../deno.json" with { type: "json" };
 import { SendError } from "../mod.ts";
+import { follow } from "../spool/mod.ts";
 import { absolutePath, inspectInput } from "./files.ts";
 import { Input } from "./input.ts";
 import { createJob, type Job } from "./job.ts";
 import { LineWriter } from "./lines.ts";
 import { count, log, stderr, stdout } from "./log.ts";
 import { help, parseOptions } from "./options.ts";
+import { lookAtSpool } from "./spool_command.ts";
 import { showProgress } from "./progress.ts";
-import { resumeCommand } from "./resume_command.ts";
+import { deliverCommand, resumeCommand } from "./resume_command.ts";
 import { Interrupts } from "./signals.ts";
+import type { SpoolFile } from "./spool_file.ts";
 import { inTermsOfTheCommand } from "./terms.ts";
 import { AccessError, UsageError } from "./errors.ts";
 
@@ -48,7 +54,7 @@ const PROGRAM = import.meta.filename ??
  * ```
  *
  * @param args The arguments, without the program's name.
- * @returns The exit code: 0, 1, 2 or 3.
+ * @returns The exit code: 0, 1, 2, 3 or 4.
  */
 export async function main(args: string[]): Promise<number> {
   try {
@@ -57,6 +63,8 @@ export async function main(args: string[]): Promise<number> {
       stdout.write(values.help ? help(PROGRAM) : `${config.version}\n`);
       return 0;
     }
+    const [first, ...files] = positionals;
+    if (first === "spool") return await lookAtSpool(values, files);
     return await run(await createJob(values, positionals));
   } catch (error) {
     if (error instanceof SendError) { // thrown by createJob(): nothing has been read
@@ -74,12 +82,25 @@ export async function main(args: string[]): Promise<number> {
 
 /** Runs a job to its end, reports how it went, and returns the exit code. */
 async function run(job: Job): Promise<number> {
-  const { mode, out } = job;
+  const { mode, out, spool, refused } = job;
   const progress = showProgress(job);
+  const following = new AbortController();
+  const stopReading = () => {
+    input.stop();
+    following.abort();
+  };
+  const abort = () => void out.abort(new Error("interrupted"));
   using interrupts = new Interrupts({
-    hurry: (deadline) => job.sender.interrupt(deadline),
-    stopReading: () => input.stop(),
-    giveUp: () => void out.abort(new Error("interrupted")),
+    hurry: (deadline) => {
+      job.sender.interrupt(deadline);
+      spool?.interrupt();
+    },
+    stopReading,
+    giveUp: () => {
+      if (spool === undefined) return abort();
+      stopReading();
+      spool.giveUp(abort);
+    },
   });
   using input = new Input(job.files, job.start - job.offset);
   const lines = job.lines ? new LineWriter(out, job.capacity) : undefined;
@@ -87,7 +108,8 @@ async function run(job: Job): Promise<number> {
 
   let failure: unknown;
   try {
-    await sendAll(job, input, lines, interrupts);
+    if (spool === undefined) await sendAll(job, input, lines, interrupts);
+    else await spoolAll(job, spool, input, lines, following.signal);
   } catch (error) {
     failure = error;
     // The order matters. The buffer may still be waiting for a read. Unless that
@@ -101,18 +123,11 @@ async function run(job: Job): Promise<number> {
   if (failure !== undefined) {
     log(inTermsOfTheCommand((failure as Error).message));
   }
-  const isUnfinished = failure !== undefined || input.error !== undefined ||
-    interrupts.received;
-  if (isUnfinished || progress.shown || job.refused?.isUsed) {
-    const { bytesDelivered, sends } = out.stats;
-    log(
-      mode === "upload"
-        ? `${count(bytesDelivered, "byte")} handed to the connection`
-        : `${count(bytesDelivered, "byte")} acknowledged in ${
-          count(sends, "request")
-        }`,
-    );
-  }
+  const hasFailed = failure !== undefined || input.error !== undefined ||
+    spool?.isStuck === true;
+  const isUnfinished = hasFailed || interrupts.received ||
+    spool !== undefined && spool.bytesWaiting > 0;
+  if (isUnfinished || progress.shown || refused?.isUsed) reportSent(job);
   // How much the server has of an upload in one request is unknown.
   const isSaved = failure !== undefined && mode !== "upload" &&
     await saveUndelivered(job, input, lines, interrupts);
@@ -121,11 +136,58 @@ async function run(job: Job): Promise<number> {
   const hasWholeRest = isSaved && job.upload !== undefined &&
     !interrupts.received &&
     input.error === undefined;
-  await job.refused?.close();
+  await refused?.close();
   await job.unsent?.close(hasWholeRest);
   if (failure !== undefined) await printResumeCommand(job, hasWholeRest);
-  if (isUnfinished) return 1;
-  return job.refused?.isUsed ? 3 : 0;
+  if (spool !== undefined) printDeliverCommand(job, spool);
+  if (hasFailed) return 1;
+  if (interrupts.received && !isAllSpooled(job, input)) return 1;
+  const waits = spool !== undefined && spool.bytesWaiting > 0;
+  if (waits || interrupts.received && !input.isComplete) return 4;
+  return refused?.isUsed ? 3 : 0;
+}
+
+/** Whether an interrupt has left nothing that a later run with the same spool lacks. */
+function isAllSpooled({ spool, files }: Job, input: Input): boolean {
+  // The rest of a file is in no spool. That of a pipe was never there.
+  return spool !== undefined &&
+    (input.isComplete || files.every((file) => file === "-"));
+}
+
+/** Reports how much has been sent. */
+function reportSent({ mode, out, spool }: Job): void {
+  const { bytesDelivered, sends } = spool === undefined
+    ? out.stats
+    : { ...spool.spool.stats, bytesDelivered: spool.bytesDelivered };
+  log(
+    mode === "upload"
+      ? `${count(bytesDelivered, "byte")} handed to the connection`
+      : `${count(bytesDelivered, "byte")} acknowledged in ${
+        count(sends, "request")
+      }`,
+  );
+}
+
+/**
+ * Puts the whole input into the spool, and waits for the server as long as `--drain`
+ * says; rejects if anything that was read could not be put there.
+ */
+async function spoolAll(
+  { out, follow: path, capacity }: Job,
+  spool: SpoolFile,
+  input: Input,
+  lines: LineWriter | undefined,
+  signal: AbortSignal,
+): Promise<void> {
+  if (path === undefined) {
+    await (lines ?? out).readFrom(input);
+    input.throwIfFailed();
+    await out.flush();
+  } else {
+    const onError = (error: Error) => spool.reportFailure(error);
+    await follow(path, spool.spool, { signal, capacity, onError });
+  }
+  await spool.drain();
 }
 
 /** Sends the whole input and closes the buffer; rejects if that fails. */
@@ -166,7 +228,7 @@ async function sendAll(
  * @returns Whether all of it was saved.
  */
 async function saveUndelivered(
-  { mode, out, files, unsent }: Job,
+  { mode, out, files, unsent, spool }: Job,
   input: Input,
   lines: LineWriter | undefined,
   interrupts: Interrupts,
@@ -185,6 +247,16 @@ async function saveUndelivered(
   input.stop(); // as above
   let lost = 0;
   for await (const { length } of undelivered()) lost += length;
+  if (spool !== undefined) {
+    if (lost > 0) {
+      log(
+        `${
+          count(lost, "byte")
+        } read, but not acknowledged or put into ${spool.path}`,
+      );
+    }
+    return false;
+  }
   // The rest of an object can be read again if it is in a file.
   if (mode === "records" || (lost > 0 && files.includes("-"))) {
     log(
@@ -213,10 +285,11 @@ async function printResumeCommand(
     ...job,
     values: {
       ...values,
-      header: header.map((text) => text.replace(/(?<=^@).+/s, absolutePath)),
+      header: header.map(absoluteHeader),
     },
     files: job.files.map(absolutePath),
     program: PROGRAM,
+    origin: new URL(job.url).origin,
     url,
     currentInfo: await inspectInput(job.files, job.offset)
       .catch(() => undefined),
@@ -230,6 +303,31 @@ async function printResumeCommand(
   log(
     command ?? "cannot resume: the input has changed since the upload began",
   );
+}
+
+/** Prints how much waits in the spool, and the command that delivers it. */
+function printDeliverCommand(job: Job, { path, bytesWaiting }: SpoolFile) {
+  if (bytesWaiting === 0) return;
+  const waiting = `${count(bytesWaiting, "byte")} ${
+    bytesWaiting === 1 ? "waits" : "wait"
+  } in ${path}`;
+  const { header = [], refused, ...values } = job.values;
+  const command = deliverCommand({
+    ...job,
+    values: {
+      ...values,
+      header: header.map(absoluteHeader),
+      ...refused !== undefined && { refused: absolutePath(refused) },
+    },
+    program: PROGRAM,
+    path: absolutePath(path),
+  });
+  log(`${waiting}; ${command}`);
+}
+
+/** A value of `--header`; if it is a file, by its absolute path. */
+function absoluteHeader(text: string): string {
+  return text.replace(/(?<=^@).+/s, absolutePath);
 }
 
 if (import.meta.main) {

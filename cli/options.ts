@@ -17,6 +17,8 @@ export function help(program: string): string {
 
 Usage: deno run -N -R ${program} [options] URL [FILE...]
 
+       deno run -R -W ${program} spool FILE [--export]
+
 Without FILE, or when FILE is -, reads standard input.
 
 To send one object instead of many requests:
@@ -44,6 +46,16 @@ Options:
       --retry-for TIME   Time limit for all attempts of one request
                          (default: 2m). 0: do not retry. forever: no limit.
       --unsent FILE      On failure, append everything undelivered to FILE.
+      --spool FILE       Put what is read into FILE first, and deliver it from
+                         there. What an earlier run has left in it is delivered
+                         before. Without input (</dev/null, or a terminal and no
+                         other FILE), deliver that and exit.
+      --drain TIME       With --spool: how long to wait for the server at the end
+                         (default: forever). What it has not accepted by then is
+                         delivered by the next run with the same --spool.
+      --follow FILE      With --spool: read the lines that are appended to FILE,
+                         until interrupted, and over rotations. The next run
+                         continues where this one stopped.
       --refused FILE     Append requests that the server refuses with 400 or 422
                          to FILE, and continue.
       --metadata NAME=VALUE
@@ -56,18 +68,28 @@ Options:
       --help             Show this help.
       --version          Show the version.
 
---upload, --tus and --resume exclude --lines, --compress and --refused; --upload
-also excludes --retry-for and --unsent, --tus and --resume exclude --method.
+"spool FILE" shows what waits in the FILE of a --spool; with --export it is
+written to standard output, and stays in the FILE.
+
+--upload, --tus and --resume exclude --lines, --compress, --refused and --spool;
+--upload also excludes --retry-for and --unsent, --tus and --resume exclude
+--method. --spool excludes --unsent, --follow excludes FILE, --lines and --interval.
+
+With --spool, --capacity is also the size of a commit, --interval the longest time
+before one, and --retry-for the time after which a failure is reported, while
+attempts continue. The spool takes up to 1 GiB; then reading waits.
 
 A SIZE is in bytes, or has a unit: 64K, 1M, 1G.
 A TIME is in milliseconds, or has a unit: 500ms, 30s, 2m.
 
 Permissions: -N for the URL, -R for each FILE, -R -W for --unsent and --refused,
-and --allow-env=NAME for \${NAME}. With --ignore-env, or with -E and no proxy in the
+-R -W for the --spool and the same path with -owner and -reserve, -R for the
+folder of --follow, and --allow-env=NAME for \${NAME}. With --ignore-env, or with -E and no proxy in the
 environment, undici makes the requests, faster than fetch.
 
 Exit codes: 0 all bytes acknowledged, 1 failed or interrupted, 2 invalid usage or
-missing permission, 3 all bytes acknowledged or appended to --refused.
+missing permission, 3 all bytes acknowledged or appended to --refused, 4 all that
+was read is acknowledged or in --spool, after an interrupt or --drain.
 `;
 }
 
@@ -116,9 +138,19 @@ const MODES_OF_OPTION: Readonly<Record<string, readonly Mode[]>> = {
   "retry-for": ["records", "tus", "resume"],
   unsent: ["records", "tus", "resume"],
   refused: ["records"],
+  spool: ["records"],
   metadata: ["tus"],
   offset: ["resume"],
 };
+
+/** Options, and those that they need. */
+const REQUIREMENTS = [["drain", "spool"], ["follow", "spool"]] as const;
+/** Options that exclude each other. */
+const CONFLICTS = [
+  ["spool", "unsent"], // nothing is undelivered: it is in the spool
+  ["follow", "lines"], // it always reads lines
+  ["follow", "interval"],
+] as const;
 
 /** The options as they were given, by their long names. */
 export type Values = ReturnType<typeof parseOptions>["values"];
@@ -144,6 +176,10 @@ export function parseOptions(args: readonly string[]) {
         "retry-for": { type: "string" },
         unsent: { type: "string" },
         refused: { type: "string" },
+        spool: { type: "string" },
+        drain: { type: "string" },
+        follow: { type: "string" },
+        export: { type: "boolean" },
         upload: { type: "boolean" },
         tus: { type: "boolean" },
         resume: { type: "boolean" },
@@ -176,15 +212,14 @@ function withFormat(args: readonly string[]): string[] {
 /**
  * The mode that the options select.
  *
- * @throws {UsageError} If they select two, or include an option of another mode.
+ * @throws {UsageError} If they select two, or include an option of another mode, or
+ *   options that do not go together.
  */
 export function modeOf(values: Values): Mode {
   const modes = (["upload", "tus", "resume"] as const)
     .filter((mode) => values[mode]);
   if (modes.length > 1) {
-    throw new UsageError(
-      `--${modes[0]} and --${modes[1]} cannot be used together`,
-    );
+    throw cannotBeCombined(modes[0]!, modes[1]!);
   }
   const [mode = "records"] = modes;
   for (const [option, owners] of Object.entries(MODES_OF_OPTION)) {
@@ -196,7 +231,22 @@ export function modeOf(values: Values): Mode {
       );
     }
   }
+  if (values.export) throw new UsageError("--export requires spool FILE");
+  for (const [option, other] of REQUIREMENTS) {
+    if (option in values && !(other in values)) {
+      throw new UsageError(`--${option} requires --${other}`);
+    }
+  }
+  for (const [option, other] of CONFLICTS) {
+    if (option in values && other in values) {
+      throw cannotBeCombined(option, other);
+    }
+  }
   return mode;
+}
+
+function cannotBeCombined(option: string, other: string): UsageError {
+  return new UsageError(`--${option} and --${other} cannot be used together`);
 }
 
 /**

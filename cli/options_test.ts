@@ -205,7 +205,7 @@ Deno.test("cli --help and --version print to standard output", async () => {
   assertStringIncludes(help.stdout, `: deno run -N -R ${CLI} [options] URL`);
   assertMatch(
     help.stdout,
-    /-R for each FILE, -R -W for --unsent and --refused,\n.*-env=/,
+    /-R for each FILE, -R -W for --unsent and --refused,\n[^]*-env=/,
   );
   assertStringIncludes(
     help.stdout,
@@ -291,6 +291,41 @@ const INVALID: [string[], string][] = [
   ],
   [["URL", "--metadata", "a=b"], "--metadata requires --tus"],
   [["URL", "--offset", "1"], "--offset requires --resume"],
+  [["URL", "--drain", "1s"], "--drain requires --spool"],
+  [["URL", "--follow", "x"], "--follow requires --spool"],
+  [["URL", "--spool", "x", "--upload"], "--spool cannot be used with --upload"],
+  [["URL", "--spool", "x", "--tus"], "--spool cannot be used with --tus"],
+  [["URL", "--spool", "x", "--resume"], "--spool cannot be used with --res"],
+  [
+    ["URL", "--spool", "x", "--unsent", "y"],
+    "--spool and --unsent cannot be used together",
+  ],
+  [
+    ["URL", "--spool", "x", "--follow", "y", "--lines"],
+    "--follow and --lines cannot be used together",
+  ],
+  [
+    ["URL", "--spool", "x", "--follow", "y", "--interval", "1s"],
+    "--follow and --interval cannot be used together",
+  ],
+  [
+    ["URL", "--spool", "x", "--follow", "y", "z"],
+    "--follow and FILE cannot be used together",
+  ],
+  [
+    ["URL", "--spool", "x", "--drain", "1h"],
+    '--drain must be a time like 500ms, 30s or 2m, or forever, received "1h"',
+  ],
+  [
+    ["URL", "--spool", "/no/such/file", "--drain", "40000m"],
+    "--drain must be an integer from 0 to 2147483647, or forever, received 2400000000",
+  ],
+  [["URL", "--spool", ""], "the path of a spool is empty"],
+  [["URL", "--export"], "--export requires spool FILE"],
+  [["spool"], "spool must be followed by one FILE"],
+  [["spool", "x", "URL"], "spool must be followed by one FILE"],
+  [["spool", "x", "--quiet"], "--quiet cannot be used with spool"],
+  [["spool", "x", "--drain", "1s"], "--drain cannot be used with spool"],
   [["URL", "--resume", "--offset", "x"], 'like 64K or 1M, received "x"'],
   [["URL", "--tus", "--metadata", "a"], 'must be NAME=VALUE, received "a"'],
   [
@@ -316,6 +351,11 @@ const INACCESSIBLE: [string[], string][] = [
   [["URL", "/"], "cannot read /: it is a directory"],
   [["URL", "-H", "@/no/such"], "cannot read headers from /no/such: no"],
   [["URL", "--unsent", "/no/such/file"], "cannot write /no/such/file: no"],
+  [
+    ["URL", "--spool", "/no/such/file"],
+    "cannot open the spool /no/such/file: there is no folder /no/such\n",
+  ],
+  [["URL", "--spool", "/"], "cannot open the spool /: it is a folder\n"],
   [["URL", "-H", "A: ${TEST_TOKEN}"], "add --allow-env=TEST_TOKEN"],
 ];
 

@@ -5,6 +5,7 @@
 import type { StreamBuffer } from "../mod.ts";
 import { stderr } from "./log.ts";
 import type { Mode } from "./options.ts";
+import type { SpoolFile } from "./spool_file.ts";
 
 /** How often the line is drawn, in ms. */
 const INTERVAL = 200;
@@ -18,7 +19,7 @@ const ERASE = "\r\x1b[K";
  * @returns Whether the line is shown, and a function that erases it.
  */
 export function showProgress(
-  { out, mode, start, info, quiet }: {
+  { out, mode, start, info, quiet, spool }: {
     readonly out: StreamBuffer;
     readonly mode: Mode;
     /** Where in the object `out` begins, in bytes. */
@@ -26,24 +27,30 @@ export function showProgress(
     /** Has the size of the object in bytes, if it is known. */
     readonly info: { readonly size: number } | undefined;
     readonly quiet: boolean;
+    readonly spool: Pick<SpoolFile, "progress"> | undefined;
   },
 ): { shown: boolean; stop: () => void } {
   if (quiet || !Deno.stderr.isTerminal()) {
     return { shown: false, stop: () => {} };
   }
   const begin = performance.now();
-  const draw = () => {
+  const rateOf = (bytes: number) =>
+    1_000 * bytes / (performance.now() - begin || 1);
+  const line = () => {
+    if (spool !== undefined) {
+      const { spooled, settled } = spool.progress;
+      return spoolLine({ spooled, settled, rate: rateOf(settled) });
+    }
     const { bytesDelivered } = out.stats;
-    stderr.write(
-      ERASE + progressLine({
-        done: start + bytesDelivered,
-        size: info?.size,
-        rate: 1_000 * bytesDelivered / (performance.now() - begin || 1),
-        // An upload in one request is acknowledged only as a whole.
-        verb: mode === "upload" ? "handed over" : "acknowledged",
-      }),
-    );
+    return progressLine({
+      done: start + bytesDelivered,
+      size: info?.size,
+      rate: rateOf(bytesDelivered),
+      // An upload in one request is acknowledged only as a whole.
+      verb: mode === "upload" ? "handed over" : "acknowledged",
+    });
   };
+  const draw = () => stderr.write(ERASE + line());
   const timer = setInterval(() => {
     if (stderr.isIdle) draw();
   }, INTERVAL);
@@ -73,6 +80,19 @@ export function progressLine(
   return `${megabytes(done)} MB${total} ${verb}, ${
     megabytes(rate)
   } MB/s${left}`;
+}
+
+/** "2.0 MB spooled, 1.5 MB delivered, 0.5 MB/s"; `rate` is in bytes per second. */
+export function spoolLine(
+  { spooled, settled, rate }: {
+    readonly spooled: number;
+    readonly settled: number;
+    readonly rate: number;
+  },
+): string {
+  return `${megabytes(spooled)} MB spooled, ${
+    megabytes(settled)
+  } MB delivered, ${megabytes(rate)} MB/s`;
 }
 
 function megabytes(bytes: number): string {

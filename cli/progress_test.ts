@@ -6,11 +6,11 @@ import {
 } from "@std/assert";
 import { StreamBuffer } from "../buffer.ts";
 import { CLI } from "../testing/child.ts";
-import { LIMIT, linesOf } from "../testing/command.ts";
+import { leaveInSpool, LIMIT, linesOf } from "../testing/command.ts";
 import { FaultyServer } from "../testing/faulty_server.ts";
 import { temporary } from "../testing/temporary.ts";
 import { stderr } from "./log.ts";
-import { duration, progressLine, showProgress } from "./progress.ts";
+import { duration, progressLine, showProgress, spoolLine } from "./progress.ts";
 
 for (
   const [seconds, text] of [
@@ -77,6 +77,7 @@ Deno.test("showProgress() skips a draw while the one before is being written", a
     await using out = new StreamBuffer(() => {});
     const { stop } = showProgress({
       ...{ out, mode: "records", start: 0, info: undefined, quiet: false },
+      spool: undefined,
     });
     for (let i = 0; i < 100; i++) tick();
     stop();
@@ -87,6 +88,13 @@ Deno.test("showProgress() skips a draw while the one before is being written", a
     globalThis.setInterval = setInterval;
   }
   assertEquals(lines.length, 3, "the first, the last and the erasing one");
+});
+
+Deno.test("spoolLine() shows what is on disk, and what the server has of it", () => {
+  assertEquals(
+    spoolLine({ spooled: 12e6, settled: 11.2e6, rate: 3.14e6 }),
+    "12.0 MB spooled, 11.2 MB delivered, 3.1 MB/s",
+  );
 });
 
 /** What the command prints on a terminal. */
@@ -128,3 +136,23 @@ Deno.test("cli shows its progress on a terminal, unless --quiet", {
   assertStringIncludes(upload, "0.1 MB of 0.1 MB handed over, ");
   assertMatch(upload, /\d+ bytes handed to the connection/);
 });
+
+Deno.test(
+  "cli --spool on a terminal, without FILE, delivers what an earlier run has left",
+  {
+    ignore: !hasScript,
+  },
+  async () => {
+    await using server = new FaultyServer();
+    await using folder = await temporary();
+    const spool = folder.file("spool");
+    await leaveInSpool(spool, linesOf(100_000));
+    const shown = await onTerminal([
+      ...[Deno.execPath(), "run", "-q", "-N", "-R", "-W", CLI],
+      ...["--spool", spool, server.url],
+    ]);
+    assertMatch(shown, /0.1 MB spooled, 0.1 MB delivered, [\d.]+ MB\/s/);
+    assertMatch(shown, /\d+ bytes acknowledged in 1 request/);
+    assertEquals(server.bodies, [linesOf(100_000)]);
+  },
+);

@@ -1,6 +1,6 @@
 /**
- * The command that resumes an upload. It is printed when one was not completed,
- * for the user to copy.
+ * The commands that are printed for the user to copy: the one that resumes an upload
+ * that was not completed, and the one that delivers what waits in a spool.
  */
 import type { InputInfo } from "./files.ts";
 import { VARIABLE } from "./headers.ts";
@@ -69,6 +69,82 @@ export function resumeCommand(upload: UnfinishedUpload): string | undefined {
   const headers = new URL(url).origin === upload.origin
     ? values.header ?? []
     : [];
+  const { flags, options, isIncomplete } = repeatHeaders(headers);
+  if (isIncomplete) needed.push("fill in the header values (...)");
+
+  const words = [
+    ...["deno", "run", "-N", "-R"],
+    ...upload.isFast ? ["--ignore-env"] : [],
+    ...flags,
+    ...[program, "--resume"],
+    ...repeat(REPEATED, values),
+    ...options,
+    ...input.offset > 0 ? ["--offset", `${input.offset}`] : [],
+    // Otherwise the file would be mistaken for an option.
+    ...input.files.some((file) => /^-./.test(file)) ? ["--"] : [],
+    ...[url, ...input.files],
+  ];
+  const steps = new Intl.ListFormat("en").format([...needed, "run"]);
+  return `to resume, ${steps}:\n${words.map(quote).join(" ")}`;
+}
+
+/** What waits in a spool, and how it was to be delivered. */
+export interface Undelivered
+  extends Pick<UnfinishedUpload, "program" | "url" | "isFast" | "values"> {
+  /** The absolute path of the spool. */
+  readonly path: string;
+}
+
+/** As `REPEATED`: what the requests are like, and what becomes of a refused one. */
+const REPEATED_WITH_SPOOL = [
+  ...["method", "capacity", "compress", "timeout", "retry-for"],
+  "refused",
+] as const;
+
+/**
+ * Makes the text that says how to deliver what waits in a spool, as `resumeCommand`
+ * does.
+ */
+export function deliverCommand(undelivered: Undelivered): string {
+  const { program, url, isFast, values, path } = undelivered;
+  const needed: string[] = [];
+  const { flags, options, isIncomplete } = repeatHeaders(values.header ?? []);
+  if (isIncomplete) needed.push("fill in the header values (...)");
+  // A query may hold a secret, and this may end up in a log.
+  const shown = url.replace(/\?.*/s, "?...");
+  if (shown !== url) needed.push("fill in the query of the URL (...)");
+  const words = [
+    ...["deno", "run", "-N", "-R", "-W"],
+    ...isFast ? ["--ignore-env"] : [],
+    ...flags,
+    ...[program, "--spool", path],
+    ...repeat(REPEATED_WITH_SPOOL, values),
+    ...options,
+    shown,
+  ];
+  const steps = new Intl.ListFormat("en").format([...needed, "run"]);
+  return `to deliver them, ${steps}:\n${words.map(quote).join(" ")} </dev/null`;
+}
+
+/** The options as they were given. */
+function repeat(
+  names: readonly Exclude<keyof Values & string, "header">[],
+  values: Values,
+): string[] {
+  return names.flatMap((name) => {
+    const value = values[name];
+    return value === undefined ? [] : [`--${name}`, `${value}`];
+  });
+}
+
+/** Repeats headers, without the secrets in them. */
+function repeatHeaders(headers: readonly string[]): {
+  /** Flags of `deno run`. */
+  readonly flags: string[];
+  readonly options: string[];
+  /** Whether values were left out. */
+  readonly isIncomplete: boolean;
+} {
   const variables = new Set(
     headers.flatMap((header) =>
       [...header.matchAll(VARIABLE)].map(([, name]) => name)
@@ -77,27 +153,11 @@ export function resumeCommand(upload: UnfinishedUpload): string | undefined {
   const shown = headers.map((header) =>
     PUBLIC_HEADER.test(header) ? header : header.replace(/:.*/s, ": ...")
   );
-  if (shown.some((header, i) => header !== headers[i])) {
-    needed.push("fill in the header values (...)");
-  }
-
-  const words = [
-    ...["deno", "run", "-N", "-R"],
-    ...upload.isFast ? ["--ignore-env"] : [],
-    ...[...variables].map((name) => `--allow-env=${name}`),
-    ...[program, "--resume"],
-    ...REPEATED.flatMap((option) => {
-      const value = values[option];
-      return value === undefined ? [] : [`--${option}`, value];
-    }),
-    ...shown.flatMap((header) => ["-H", header]),
-    ...input.offset > 0 ? ["--offset", `${input.offset}`] : [],
-    // Otherwise the file would be mistaken for an option.
-    ...input.files.some((file) => /^-./.test(file)) ? ["--"] : [],
-    ...[url, ...input.files],
-  ];
-  const steps = new Intl.ListFormat("en").format([...needed, "run"]);
-  return `to resume, ${steps}:\n${words.map(quote).join(" ")}`;
+  return {
+    flags: [...variables].map((name) => `--allow-env=${name}`),
+    options: shown.flatMap((header) => ["-H", header]),
+    isIncomplete: shown.some((header, i) => header !== headers[i]),
+  };
 }
 
 /** Quotes a word for a shell, where necessary. */

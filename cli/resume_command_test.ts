@@ -22,7 +22,12 @@ import {
 } from "../testing/faulty_server.ts";
 import { temporary } from "../testing/temporary.ts";
 import { currentTransport, test } from "../testing/transports.ts";
-import { resumeCommand, type UnfinishedUpload } from "./resume_command.ts";
+import {
+  deliverCommand,
+  resumeCommand,
+  type Undelivered,
+  type UnfinishedUpload,
+} from "./resume_command.ts";
 
 /** An upload of one file, nothing of which is saved. */
 const UPLOAD: UnfinishedUpload = {
@@ -472,3 +477,52 @@ test("cli --resume compares no fingerprint that it did not make", async () => {
     assertEquals([code, server.isComplete(url)], [0, true]);
   }
 });
+
+const DELIVER = "deno run -N -R -W cli/main.ts --spool /var/app.spool";
+
+const DELIVERIES: [string, Partial<Undelivered>, string][] = [
+  [
+    "the spool, and nothing of the input",
+    { values: { lines: true, interval: "0", follow: "app.log", drain: "0" } },
+    `to deliver them, run:\n${DELIVER} https://example.com/ingest </dev/null`,
+  ],
+  [
+    "options for the requests, as they were given",
+    {
+      isFast: true,
+      values: {
+        ...{ method: "PUT", capacity: "1M", timeout: "5s", compress: "gzip" },
+        ...{ "retry-for": "1m", refused: "/var/it's refused" },
+      },
+    },
+    `to deliver them, run:\n${
+      DELIVER.replace("-W", "-W --ignore-env")
+    } --method PUT --capacity 1M --compress gzip --timeout 5s --retry-for 1m --refused '/var/it'\\''s refused' https://example.com/ingest </dev/null`,
+  ],
+  [
+    "headers without secrets",
+    { values: { header: ["Authorization: Bearer ${TOKEN}", "@/h", "A: b"] } },
+    `to deliver them, fill in the header values (...) and run:\n${
+      DELIVER.replace("-W", "-W --allow-env=TOKEN")
+    } -H 'Authorization: Bearer \${TOKEN}' -H @/h -H 'A: ...' https://example.com/ingest </dev/null`,
+  ],
+  [
+    "no query of the URL, which may hold a secret",
+    { url: "https://example.com/ingest?key=hunter2" },
+    `to deliver them, fill in the query of the URL (...) and run:\n${DELIVER} 'https://example.com/ingest?...' </dev/null`,
+  ],
+];
+
+for (const [title, undelivered, expected] of DELIVERIES) {
+  Deno.test(`deliverCommand() has ${title}`, () => {
+    const command = deliverCommand({
+      program: "cli/main.ts",
+      url: "https://example.com/ingest",
+      isFast: false,
+      path: "/var/app.spool",
+      values: {},
+      ...undelivered,
+    });
+    assertEquals(command, expected);
+  });
+}

@@ -57,6 +57,11 @@ export class Ring {
     return Atomics.load(this.shared.written, 0);
   }
 
+  /** Whether everything that was put in has been taken out. */
+  get isEmpty(): boolean {
+    return this.written === Atomics.load(this.shared.taken, 0);
+  }
+
   /**
    * Takes bytes out into `p`, from its beginning, and makes room for others.
    *

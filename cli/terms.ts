@@ -9,6 +9,8 @@ const TERMS: readonly (readonly [RegExp, string])[] = [
   [/^Cannot create \w+: capacity/, "--capacity"],
   [/^Cannot create \w+: compression/, "--compress"],
   [/^Cannot create \w+: flushInterval/, "--interval"],
+  [/^Cannot create \w+: drainTimeout/, "--drain"],
+  [/(?<=^--drain .*\d)(?=, received)/, ", or forever"],
   [/^Cannot create \w+: maxElapsed/, "--retry-for"],
   [/(?<=^--retry-for .*) or Infinity/, " or forever"],
   [/^Cannot create \w+: a name in metadata/, "a name in --metadata"],
@@ -19,6 +21,8 @@ const TERMS: readonly (readonly [RegExp, string])[] = [
   [/send them in headers/, "send them in --header"],
   [/fetch blocks; let/, "fetch blocks; add --ignore-env to deno run, or let"],
   // Failures, and advice on them.
+  [/^Cannot (open|read) the spool/, "cannot $1 the spool"],
+  [/one process at a time can use it$/, "one command at a time can use it"],
   [/; deadLetter did not take them$/, ""], // --refused reports why, or need not
   [/closeTimeout of/, "the time limit of"],
   [/maxElapsed of/, "--retry-for of"],

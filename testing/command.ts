@@ -1,5 +1,7 @@
 /** What the tests of the command share. */
 import { dirname } from "node:path";
+import { StreamBuffer } from "../buffer.ts";
+import { inspectSpool, Spool } from "../spool/mod.ts";
 import {
   type Child,
   type Outcome,
@@ -108,6 +110,22 @@ export function fillTheDisk(): void {
   };
 }
 
+/**
+ * Leaves no room on the disk the first times that a spool wants to reserve some,
+ * which it does before it adds anything.
+ */
+export function fillTheDiskOfSpool(times: number): void {
+  const fs = process.getBuiltinModule("node:fs");
+  const { writeSync } = fs;
+  let left = times;
+  // deno-lint-ignore no-explicit-any
+  fs.writeSync = ((file: number, data: any, ...rest: []) => {
+    const isReserve = data.length === 64 * 1024;
+    if (!isReserve || left-- <= 0) return writeSync(file, data, ...rest);
+    throw Object.assign(new Error("no space left"), { code: "ENOSPC" });
+  }) as typeof fs.writeSync;
+}
+
 /** Numbered lines, so that any two parts of them differ. */
 export function linesOf(size: number): string {
   let text = "";
@@ -203,4 +221,48 @@ export async function runLastLine(stderr: string, input = "") {
     .pipeTo(shell.stdin).catch(() => {});
   const output = await shell.output();
   return { code: output.code, stderr: new TextDecoder().decode(output.stderr) };
+}
+
+/** Puts each text into a spool, in a send of its own, and delivers none. */
+export async function leaveInSpool(
+  path: string,
+  ...texts: string[]
+): Promise<void> {
+  const away = () => Promise.reject(new Error("the server is away"));
+  const spool = new Spool(path, away, { drainTimeout: 0 });
+  await using out = new StreamBuffer(spool);
+  for (const text of texts) {
+    await out.write(text);
+    await out.flush();
+  }
+}
+
+/** Waits until the process that has a spool open says that so many bytes wait in it. */
+export async function untilSpooled(
+  running: Child,
+  path: string,
+  size: number,
+): Promise<void> {
+  const isThere = () => {
+    try {
+      return inspectSpool(path).bytesWaiting === size;
+    } catch {
+      return false; // it does not exist yet
+    }
+  };
+  let hasExited = false;
+  void running.outcome.then(() => hasExited = true);
+  while (!isThere()) {
+    if (hasExited) await running.waitFor(new Promise(() => {}));
+    await new Promise((resolve) => setTimeout(resolve, 10));
+  }
+}
+
+/** A behaviour that responds with 503 until `recover` is called. */
+export function outage(): { behaviour: Behaviour; recover(): void } {
+  let status = 503;
+  return {
+    behaviour: (exchange) => respond(status)(exchange),
+    recover: () => status = 200,
+  };
 }

@@ -233,6 +233,15 @@ const ROWS: Record<string, (file: (name: string) => string) => Row> = {
     needs: both(file("unsent")),
     code: 1,
   }),
+  "--spool": (file) => ({
+    args: ["--spool", file("spool")],
+    needs: both(filesOf(file("spool"))),
+  }),
+  "--spool and --refused that is used": (file) => ({
+    args: ["--spool", file("spool"), "--refused", file("refused")],
+    needs: both(`${filesOf(file("spool"))},${file("refused")}`),
+    code: 3,
+  }),
   "--unsent and a file": (file) => ({
     args: ["--unsent", file("unsent"), file("input")],
     needs: [
@@ -241,6 +250,11 @@ const ROWS: Record<string, (file: (name: string) => string) => Row> = {
     ],
   }),
 };
+
+/** The files of a spool, for a list of permissions. */
+function filesOf(spool: string): string {
+  return [spool, `${spool}-owner`, `${spool}-reserve`].join();
+}
 
 for (const [name, row] of Object.entries(ROWS)) {
   Deno.test(`the command needs exactly the documented permissions for ${name}`, async () => {
