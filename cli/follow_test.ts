@@ -62,6 +62,29 @@ test("cli --follow ships lines over rotations and restarts, each once", {
   assertEquals(await run([...args.slice(0, 2), server.url]), SUCCESS);
 });
 
+test(
+  "cli --spool takes no other input once it follows a file",
+  { ignore },
+  async () => {
+    await using folder = await temporary();
+    const log = folder.file("app.log", "one\n");
+    const spool = folder.file("spool");
+    await using server = new FaultyServer();
+    const args = ["--spool", spool, server.url];
+    await using running = start([...args, "--follow", log]);
+    await running.waitFor(arrived(server, "one\n"));
+    running.kill("SIGTERM");
+    assertEquals((await running.outcome).code, 0);
+    const { code, stderr } = await run(args, "two\n");
+    assertEquals([code, received(server)], [1, "one\n"]);
+    assertStringIncludes(stderr, `follows ${log}, and takes nothing else`);
+    assertStringIncludes(
+      stderr,
+      `4 bytes read, but not acknowledged or put into ${spool}\n`,
+    );
+  },
+);
+
 test("cli --follow spools during an outage, and a later run delivers", {
   ignore,
 }, async () => {
