@@ -265,12 +265,11 @@ export class SpoolDatabase {
     // The lock is taken by `begin exclusive`, and from then on kept: no other connection
     // ever writes, and none of what SQLite does for several of them is needed. The size
     // of a page, and that the file can shrink, must be set before anything is written.
-    db.exec(`
-      pragma locking_mode = exclusive;
-      pragma page_size = ${PAGE_SIZE};
-      pragma auto_vacuum = incremental;
-      begin exclusive;
-    `);
+    // None of it by exec(), whose errors have no code on Deno.
+    this.#run("pragma locking_mode = exclusive");
+    this.#run(`pragma page_size = ${PAGE_SIZE}`);
+    this.#run("pragma auto_vacuum = incremental");
+    this.#run("begin exclusive");
     const { application_id } = this.#get("pragma application_id");
     const { tables } = this.#get(
       "select count(*) as tables from sqlite_master",
