@@ -8,6 +8,7 @@ import { toText } from "@std/streams";
 import { inspectSpool } from "../spool/mod.ts";
 import {
   after,
+  dropTimers,
   fillTheDiskOfSpool,
   leaveInSpool,
   linesOf,
@@ -29,6 +30,7 @@ import {
 } from "../testing/faulty_server.ts";
 import { temporary } from "../testing/temporary.ts";
 import { test } from "../testing/transports.ts";
+import { SEND_GRACE } from "./signals.ts";
 
 const ignore = Deno.build.os === "windows";
 
@@ -238,7 +240,7 @@ for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
       await using server = new FaultyServer([never]);
       await using running = start([
         ...["--spool", spool, "--lines", "--interval", "10ms", server.url],
-      ]);
+      ], after(dropTimers, SEND_GRACE));
       await running.write("one\ntwo");
       await running.waitFor(server.received(1));
       running.kill(signal);
@@ -284,6 +286,53 @@ test(
     assert(stdout.length > 100_000, `only ${stdout.length} bytes`);
   },
 );
+
+/** Makes delays before retries as long as that of a long outage: 30 s. */
+function sleepLong(): void {
+  Math.random = () => 60;
+}
+
+for (const retryFor of ["0", "2m"]) {
+  test(
+    `cli --spool --retry-for ${retryFor} sleeps through no chance to deliver after an interrupt`,
+    { ignore },
+    async () => {
+      await using folder = await temporary();
+      const spool = folder.file("spool");
+      await using server = new FaultyServer([respond(503)]);
+      await using running = start([
+        ...["--spool", spool, "--interval", "10ms", "--retry-for", retryFor],
+        server.url,
+      ], after(sleepLong));
+      await running.write("data");
+      await running.waitForOutput("503; retrying");
+      running.kill("SIGTERM");
+      const { code, stderr } = await running.outcome;
+      assertEquals([code, server.bodies], [4, ["data", "data"]]);
+      assertStringIncludes(stderr, "4 bytes acknowledged in 1 request\n");
+    },
+  );
+}
+
+test("cli --spool stops waiting for the server at once on a second signal", {
+  ignore,
+}, async () => {
+  await using folder = await temporary();
+  const spool = folder.file("spool");
+  await using server = new FaultyServer([], never);
+  await using running = start(
+    ["--spool", spool, server.url],
+    after(dropTimers, SEND_GRACE),
+  );
+  await running.write("data");
+  await running.end();
+  await running.waitFor(server.received(1));
+  running.kill("SIGINT");
+  await running.waitForOutput("interrupted");
+  running.kill("SIGINT");
+  const { code } = await running.outcome;
+  assertEquals([code, inspectSpool(spool).bytesWaiting], [4, 4]);
+});
 
 test(
   "cli --spool waits for 5 seconds after an interrupt",
