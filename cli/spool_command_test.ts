@@ -170,7 +170,7 @@ for (
     [
       "is no spool",
       (file: string) => Deno.writeTextFileSync(file, linesOf(1_000)),
-      "the file is something else; nothing was changed",
+      "it is something else; nothing was changed",
     ],
   ] as const
 ) {
