@@ -2,7 +2,6 @@
 import { assertEquals } from "@std/assert";
 import { run } from "../testing/child.ts";
 import { temporary } from "../testing/temporary.ts";
-import { Spool } from "./spool.ts";
 
 Deno.test("Spool() needs permission for three files, new or not", async () => {
   await using folder = await temporary();
