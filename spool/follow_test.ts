@@ -9,13 +9,8 @@ import { StreamBuffer } from "../buffer.ts";
 import { SpoolError } from "./errors.ts";
 import { follow, type FollowOptions } from "./follow.ts";
 import type { Modules } from "./platform.ts";
-import {
-  internalsOf,
-  Spool,
-  type SpoolInternals,
-  type SpoolOptions,
-  type SpoolStats,
-} from "./spool.ts";
+import { internalsOf, type SpoolInternals } from "./internals.ts";
+import { Spool, type SpoolOptions, type SpoolStats } from "./spool.ts";
 
 /** Windows cannot rename, remove or truncate a file that is open in other programs. */
 const UNIX = { ignore: Deno.build.os === "windows" };
