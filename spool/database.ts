@@ -66,12 +66,16 @@ const MIN_RESERVE = 2 * MAX_WAL;
 /** The largest row, in bytes: SQLITE_MAX_LENGTH, less some room for the other columns. */
 const MAX_ROW = 1_000_000_000 - 1_024;
 /**
- * How many bytes of unused pages the file may have, however little waits: what is
+ * How many bytes of unused pages the file may have while little waits: what is
  * written and delivered all the time uses them again and again.
  */
 const MAX_UNUSED = 64 * 1024 * 1024;
-/** How many pages a step of shrinking moves at most. */
-const PAGES_PER_STEP = 256;
+/**
+ * How many bytes may wait, at most, when the file is shrunk: they are copied, in memory
+ * and on disk. To move pages one by one (incremental_vacuum) takes longer than to
+ * deliver what is on them, as each is sought in the list of all unused ones.
+ */
+const MAX_COPIED = 4 * 1024 * 1024;
 
 const SCHEMA = `
   create table spool (          -- has one row
@@ -599,29 +603,18 @@ export class SpoolDatabase {
   }
 
   /**
-   * Gives disk space back. The pages that were freed are used again first; while
-   * something waits, they are given back, a few at a time, when they are several times
-   * what is in use, so that not many pages have to be moved for it.
+   * Gives disk space back, once little waits. Until then, the pages that were freed are
+   * used again.
    *
-   * @param maxUnused How many bytes of unused pages may remain, however little waits.
+   * @param maxUnused How many bytes of unused pages may remain.
    */
   shrink(maxUnused: number = MAX_UNUSED): void {
-    const waiting = this.#end - this.settled;
+    if (this.#end - this.settled > MAX_COPIED) return;
     const { freelist_count: pages } = this.#get("pragma freelist_count");
-    if (pages * PAGE_SIZE <= Math.max(maxUnused, 3 * waiting)) return;
+    if (pages * PAGE_SIZE <= maxUnused) return;
     this.#withReserve("give back disk space", () => {
-      if (waiting === 0) {
-        // Copies what is left, which is next to nothing. Freeing each page would take
-        // milliseconds for every megabyte.
-        this.#run("vacuum");
-        this.#checkpoint();
-      } else {
-        const size = Math.min(PAGES_PER_STEP * PAGE_SIZE, waiting);
-        this.#transaction(false, size, () => {
-          // Not exec(), which frees a single page.
-          this.#all(`pragma incremental_vacuum(${PAGES_PER_STEP})`);
-        });
-      }
+      this.#run("vacuum");
+      this.#checkpoint();
     });
   }
 
