@@ -35,6 +35,8 @@ import {
   type TransportResponse,
 } from "@stream-buffer/stream-buffer";
 import {
+  follow,
+  type FollowOptions,
   inspectSpool,
   readSpool,
   type ReadSpoolOptions,
@@ -265,6 +267,17 @@ export async function spooledInOneCall(): Promise<void> {
   const options = { ...bufferOptions, ...fetchOptions, ...spoolOptions };
   const out = spoolTo(new URL("file:///var/app.spool"), URL_TEXT, options);
   await out.close();
+}
+
+export async function followed(spool: Spool): Promise<void> {
+  const options: FollowOptions = {
+    signal: AbortSignal.timeout(60_000),
+    capacity: 65_536,
+    pollInterval: 1_000,
+    quietTime: 10_000,
+    onError: (error) => console.error(error.message),
+  };
+  await follow("/var/log/app.log", spool, options);
 }
 
 export const spoolErrorOptions: SpoolErrorOptions = {
