@@ -137,7 +137,7 @@ for (const [path, markdown] of PAGES) {
       .map((match) => match[1]!);
     // Others, such as `app.log`, are the reader's own.
     const ours =
-      /^(\.ci|\.github|bench|cli|docs|examples|http|internal|senders|testing|tests|tools)\/|^[a-z_]+\.ts$|^[A-Z]+\.md$/;
+      /^(\.ci|\.github|bench|cli|docs|examples|http|internal|senders|spool|testing|tests|tools)\/|^[a-z_]+\.ts$|^[A-Z]+\.md$/;
     const files = [...commands, ...inline].filter((word) => ours.test(word));
     assertEquals(files.filter((file) => !exists(file)), []);
 
@@ -163,7 +163,8 @@ const FACTS: Record<string, string[]> = {
     `raises the peak by ${ratios.memory_growth_mib.ours.toFixed()} MiB`,
     `by at most ${ratios.memory_growth_stalled_mib.ours.toFixed()} MiB`,
     ...Object.entries(ratios).flatMap(([name, ratio]) => {
-      if (name.startsWith("memory")) return []; // not in the table
+      // The first are not in the table, the others not on this page.
+      if (/^memory|spool/.test(name)) return [];
       const { ours, peer, min, max } = ratio;
       return [
         ...[ours, peer, ratio.ratio].map((value) => `${quoted(value)} `),
