@@ -32,6 +32,8 @@ export interface Attempt {
   readonly sequence: number;
   readonly offset: number;
   readonly text: string;
+  /** The key that the context had, if any. */
+  readonly key?: string;
 }
 
 /** Handles each call with the next step of its script, then `otherwise`. */
@@ -62,9 +64,12 @@ export class BadSender implements Sender {
   }
 
   async send(bytes: Uint8Array, context: SendContext): Promise<void> {
-    const { sequence, offset } = context;
+    const { sequence, offset, key } = context;
     const text = new TextDecoder().decode(bytes);
-    const attempt = { sequence, offset, text };
+    const attempt = {
+      ...{ sequence, offset, text },
+      ...(key === undefined ? {} : { key }),
+    };
     this.signal = context.signal;
     this.attempts.push(attempt);
     this.events.push(`send ${sequence}`);

@@ -4,6 +4,7 @@ import type { undiciTransport } from "../http/undici.ts";
 import type { StreamBuffer, streamTo } from "../mod.ts";
 import type { TusSender } from "../senders/tus.ts";
 import type { UploadSender } from "../senders/upload.ts";
+import type { spoolTo } from "../spool/mod.ts";
 import { Condition } from "./condition.ts";
 
 /** How a process ended, and all of its output. */
@@ -139,6 +140,7 @@ export interface Scope {
   readonly streamTo: typeof streamTo;
   readonly TusSender: typeof TusSender;
   readonly UploadSender: typeof UploadSender;
+  readonly spoolTo: typeof spoolTo;
   /** Loads undici, which reads the environment. */
   readonly makeUndici: () => Promise<ReturnType<typeof undiciTransport>>;
   readonly url: string;
@@ -169,12 +171,14 @@ export function start(
     import { StreamBuffer, streamTo } from ${module("mod")};
     import { TusSender } from ${module("senders/tus")};
     import { UploadSender } from ${module("senders/upload")};
+    import { spoolTo } from ${module("spool/mod")};
     const makeUndici = async () =>
       (await import(${module("http/undici")})).undiciTransport();
     const readByte = () => Deno.stdin.read(new Uint8Array(1));
     const [url, ...args] = Deno.args;
-    const modules = { StreamBuffer, streamTo, TusSender, UploadSender };
-    await (${script})({ ...modules, makeUndici, url, args, readByte });`;
+    const senders = { streamTo, TusSender, UploadSender, spoolTo };
+    const scope = { StreamBuffer, ...senders, makeUndici, url, args, readByte };
+    await (${script})(scope);`;
   const data = `data:text/javascript,${encodeURIComponent(code)}`;
   const config = fileURLToPath(import.meta.resolve("../deno.json"));
   return run(["--config", config, ...permissions, data, url, ...args], shell);

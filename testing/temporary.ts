@@ -2,7 +2,8 @@
 export async function temporary(): Promise<
   AsyncDisposable & { file(name: string, content?: string): string }
 > {
-  const folder = await Deno.makeTempDir();
+  // Without links: messages name files by their own paths.
+  const folder = await Deno.realPath(await Deno.makeTempDir());
   return {
     file(name, content) {
       const path = `${folder}/${name}`;
