@@ -32,8 +32,8 @@
  */
 import type { DatabaseSync, StatementSync } from "node:sqlite";
 import { randomUuid } from "../internal/random.ts";
-import { SpoolError, toSpoolError } from "./errors.ts";
-import { type Modules, processId } from "./platform.ts";
+import { DAMAGED_ADVICE, SpoolError, toSpoolError } from "./errors.ts";
+import { isReadable, type Modules, processId } from "./platform.ts";
 import {
   describeOwner,
   OwnerFile,
@@ -77,8 +77,8 @@ const MAX_UNUSED = 64 * 1024 * 1024;
  */
 const MAX_COPIED = 4 * 1024 * 1024;
 
-const SCHEMA = `
-  create table spool (          -- has one row
+const TABLES = [
+  `create table spool (          -- has one row
     id text not null,           -- of the stream
     settled integer not null,   -- position in the stream: all before it is settled
     sequence integer not null,  -- of the cut, or else of the next one
@@ -89,23 +89,23 @@ const SCHEMA = `
     lost integer not null,      -- bytes of a followed file, destroyed unread
     follows text,               -- the path of that file; null if there is none
     crc integer not null        -- CRC-32 of the other columns
-  );
-  create table batch (
+  )`,
+  `create table batch (
     offset integer primary key, -- position in the stream
     number integer not null,    -- how many rows there were before it
     at integer not null,        -- when it was committed, in ms since 1970
     crc integer not null,       -- CRC-32 of the other columns
     bytes blob not null
-  );
-  create table file (
+  )`,
+  `create table file (
     id integer primary key,     -- 1, 2, 3, … in the order of reading
     inode text not null,
     position integer not null,  -- how many of its bytes are in the stream, or are passed over
     head_crc integer not null,  -- CRC-32 of the first of them, and of the last
     tail_crc integer not null,
     state text not null         -- reading, left, or truncated
-  );
-`;
+  )`,
+];
 
 /** What has to survive the process besides the bytes: see the columns of its table. */
 interface State {
@@ -217,50 +217,91 @@ export class SpoolDatabase {
     if (info === undefined) {
       if (!create) throw this.#refusal("there is no such file", "io");
       const folder = dirname(this.path);
-      if (!mayBeFolder(fs, folder)) {
+      if (isReadable(folder) && !isFolder(fs, folder)) {
         throw this.#refusal(`there is no folder ${folder}`, "io");
       }
-      return;
-    }
-    if (!info.isFile()) {
+    } else if (!info.isFile()) {
       const kind = info.isDirectory() ? "a folder" : "no regular file";
       throw this.#refusal(`it is ${kind}`, "io");
     }
     // SQLite itself finds out whether this process has it open. Reading it here would
     // drop the lock.
-    const owner = this.#owner.read();
-    if (info.size === 0 || owner?.pid === processId()) return;
-    const isUndone = willBeUndone(fs, this.path);
-    if (isUndone) return;
+    if (this.#owner.read()?.pid === processId()) return;
+    const wal = this.#sizeOf("-wal");
+    if (!info?.size && wal) {
+      // SQLite would delete it.
+      const state = info ? "empty" : "missing";
+      throw this.#refusal(
+        `it is ${state}, but ${this.path}-wal is not${DAMAGED_ADVICE}`,
+        "damaged",
+      );
+    }
+    if (info === undefined) return;
     const header = new DataView(new ArrayBuffer(100));
-    const descriptor = fs.openSync(this.path, "r");
+    // Opened for writing as well, because SQLite does not say what prevents that.
+    const descriptor = fs.openSync(this.path, "r+");
     try {
       fs.readSync(descriptor, header, 0, 100, 0);
     } finally {
       fs.closeSync(descriptor);
     }
+    if (info.size === 0 || this.#isHalfCreated()) return;
     const magic = String.fromCharCode(...new Uint8Array(header.buffer, 0, 16));
-    const id = header.getUint32(68);
-    // It is not known whether SQLite will undo it. If not, it will refuse it.
-    if (magic !== MAGIC && isUndone === undefined) return;
-    // A process that was killed at once leaves an empty database, of one page.
-    if (magic === MAGIC && id === 0 && info.size === PAGE_SIZE) return;
-    if (magic !== MAGIC || id !== APPLICATION_ID) throw this.#foreign();
-    const version = header.getUint32(60);
-    if (version > VERSION) {
-      throw this.#refusal(
-        `a later version of this library has made it (format ${version}, known are those up to ${VERSION})`,
-        "newer",
-      );
+    if (magic !== MAGIC) {
+      // Without the permission to know whether it is half created, SQLite finds out. It
+      // changes nothing in a file that is no database.
+      if (isReadable(`${this.path}-journal`)) throw this.#foreign();
+      return;
     }
-    const size = header.getUint16(16) * header.getUint32(28);
-    // With a WAL it may be shorter, after a crash during a checkpoint.
-    if (info.size < size && !mayHaveContent(fs, `${this.path}-wal`)) {
+    this.#identify(header.getUint32(68), header.getUint32(60));
+    const whole = header.getUint16(16) * header.getUint32(28);
+    // After a crash during a checkpoint, some pages are in the WAL alone.
+    if (wal !== undefined && info.size + wal < whole) {
       throw this.#refusal(
-        `it is damaged: ${info.size} bytes are left of ${size}`,
+        `it is damaged: ${info.size} bytes are left of ${whole}${DAMAGED_ADVICE}`,
         "damaged",
       );
     }
+  }
+
+  /**
+   * Whether the process that was creating the file ended, or the power failed, before
+   * that was done. The journal of the transaction says so: there was nothing before.
+   * Whatever the file holds, SQLite undoes it.
+   */
+  #isHalfCreated(): boolean {
+    if (!this.#sizeOf("-journal")) return false;
+    const { fs } = this.#modules;
+    const header = new DataView(new ArrayBuffer(20));
+    const descriptor = fs.openSync(`${this.path}-journal`, "r");
+    try {
+      fs.readSync(descriptor, header, 0, 20, 0);
+    } finally {
+      fs.closeSync(descriptor);
+    }
+    return header.getBigUint64(0) === JOURNAL_MAGIC &&
+      header.getUint32(16) === 0;
+  }
+
+  /**
+   * The size of a file of SQLite, in bytes: 0 if there is none, and `undefined` without
+   * the permission to know that.
+   */
+  #sizeOf(suffix: "-wal" | "-journal"): number | undefined {
+    const path = `${this.path}${suffix}`;
+    if (!isReadable(path)) return undefined;
+    const { fs } = this.#modules;
+    return fs.statSync(path, { throwIfNoEntry: false })?.size ?? 0;
+  }
+
+  /** Throws unless these are of a spool that this version understands. */
+  #identify(applicationId: number, version: number): void {
+    if (applicationId !== APPLICATION_ID) throw this.#foreign();
+    if (version <= VERSION) return;
+    throw this.#refusal(
+      `a later version of this library has made it (format ${version}, known are those up to ${VERSION}); use that version`,
+      "newer",
+    );
   }
 
   /** Locks the file, makes sure that it is a spool, and sets it up. */
@@ -268,19 +309,20 @@ export class SpoolDatabase {
     const db = this.#db;
     // The lock is taken by `begin exclusive`, and from then on kept: no other connection
     // ever writes, and none of what SQLite does for several of them is needed. The size
-    // of a page, and that the file can shrink, must be set before anything is written.
-    // None of it by exec(), whose errors have no code on Deno.
+    // of a page must be set before anything is written. None of it is done by exec(),
+    // whose errors have no code on Deno.
     this.#run("pragma locking_mode = exclusive");
     this.#run(`pragma page_size = ${PAGE_SIZE}`);
-    this.#run("pragma auto_vacuum = incremental");
+    this.#run("pragma auto_vacuum = none");
     this.#run("begin exclusive");
     const { application_id } = this.#get("pragma application_id");
+    const { user_version } = this.#get("pragma user_version");
     const { tables } = this.#get(
       "select count(*) as tables from sqlite_master",
     );
     if (tables === 0 && application_id === 0) this.#create();
-    else if (application_id !== APPLICATION_ID) throw this.#foreign();
-    db.exec("commit");
+    else this.#identify(application_id, user_version);
+    this.#run("commit");
     const { journal_mode } = this.#get("pragma journal_mode = wal");
     if (journal_mode !== "wal") {
       throw new Error(`its journal mode is ${journal_mode}, and must be wal`);
@@ -296,12 +338,12 @@ export class SpoolDatabase {
 
   /** Creates the tables, in the transaction under way. */
   #create(): void {
-    this.#db.exec(`
-      pragma application_id = ${APPLICATION_ID};
-      pragma user_version = ${VERSION};
-      ${SCHEMA}
-      insert into spool values ('', 0, 0, null, null, 0, 0, 0, null, 0);
-    `);
+    this.#run(`pragma application_id = ${APPLICATION_ID}`);
+    this.#run(`pragma user_version = ${VERSION}`);
+    for (const table of TABLES) this.#run(table);
+    this.#run(
+      "insert into spool values ('', 0, 0, null, null, 0, 0, 0, null, 0)",
+    );
     this.#saveState({
       ...{ id: randomUuid(), settled: 0, sequence: 0 },
       ...{ cut_key: null, cut_end: null },
@@ -327,7 +369,7 @@ export class SpoolDatabase {
       (cut_end !== null && !(settled < cut_end && cut_end <= end))
     ) {
       throw this.#refusal(
-        "it is damaged: its parts do not fit together",
+        `it is damaged: its parts do not fit together${DAMAGED_ADVICE}`,
         "damaged",
       );
     }
@@ -357,7 +399,7 @@ export class SpoolDatabase {
 
   #foreign(): SpoolError {
     return this.#refusal(
-      "it is something else; nothing was changed",
+      "the file is something else, and was not changed; choose another path",
       "foreign",
     );
   }
@@ -838,43 +880,6 @@ function valuesOf(state: State): Value[] {
 /** What a column may be given. */
 type Value = string | number | null | Uint8Array;
 
-/**
- * Whether the process that was creating the file ended, or the power failed, before it
- * was done. The journal of that transaction says so: there was one page before, at
- * most, and so no table. Whatever the file holds, SQLite undoes it.
- *
- * @returns `undefined` if this process is not allowed to know.
- */
-function willBeUndone(fs: Modules["fs"], path: string): boolean | undefined {
-  const header = new DataView(new ArrayBuffer(20));
-  try {
-    const descriptor = fs.openSync(`${path}-journal`, "r");
-    try {
-      fs.readSync(descriptor, header, 0, 20, 0);
-    } finally {
-      fs.closeSync(descriptor);
-    }
-  } catch (error) {
-    const { code } = error as { readonly code?: string };
-    return code === "ENOENT" ? false : undefined;
-  }
-  return header.getBigUint64(0) === JOURNAL_MAGIC && header.getUint32(16) <= 1;
-}
-
-/** Whether a file is not empty, as far as this process is allowed to know that. */
-function mayHaveContent(fs: Modules["fs"], path: string): boolean {
-  try {
-    return (fs.statSync(path, { throwIfNoEntry: false })?.size ?? 0) > 0;
-  } catch {
-    return true;
-  }
-}
-
-/** Whether it is a folder, as far as this process is allowed to know that. */
-function mayBeFolder(fs: Modules["fs"], path: string): boolean {
-  try {
-    return fs.statSync(path, { throwIfNoEntry: false })?.isDirectory() === true;
-  } catch {
-    return true;
-  }
+function isFolder(fs: Modules["fs"], path: string): boolean {
+  return fs.statSync(path, { throwIfNoEntry: false })?.isDirectory() === true;
 }

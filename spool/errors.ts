@@ -46,6 +46,7 @@ export class SpoolError extends Error {
 }
 
 /** Codes of SQLite (https://www.sqlite.org/rescode.html), without their details. */
+const ERROR = 1;
 const BUSY = 5;
 const CORRUPT = 11;
 const FULL = 13;
@@ -60,16 +61,32 @@ export function toSpoolError(action: string, thrown: unknown): SpoolError {
     : typeof errcode === "number"
     ? kindOf(errcode & 0xff)
     : "io";
-  const reason = kind === "full"
-    ? "the disk is full; the spool continues as soon as there is room"
-    : messageOf(thrown);
-  return new SpoolError(`${action}: ${reason}`, { code: kind, cause: thrown });
+  const reason = kind === "full" ? "the disk is full" : messageOf(thrown);
+  const advice = adviceFor(kind, reason);
+  return new SpoolError(`${action}: ${reason}${advice}`, {
+    code: kind,
+    cause: thrown,
+  });
+}
+
+/** What to do about a damaged file, for the end of a message. */
+export const DAMAGED_ADVICE =
+  "; move it away, with its -wal, to begin anew; .recover of the sqlite3 shell reads what is left";
+
+function adviceFor(kind: SpoolErrorCode, reason: string): string {
+  if (kind === "full") return "; the spool continues as soon as there is room";
+  if (kind === "damaged") return DAMAGED_ADVICE;
+  // By its message, as Deno leaves out the code of SQLite here.
+  return /^unable to open|^attempt to write a readonly/.test(reason)
+    ? "; its folder must exist and be writable, for the files beside it as well"
+    : "";
 }
 
 function kindOf(code: number): SpoolErrorCode {
   switch (code) {
     case BUSY:
       return "in-use";
+    case ERROR: // a table is missing
     case CORRUPT:
       return "damaged";
     case FULL:

@@ -9,7 +9,7 @@ import type * as path from "node:path";
 import type * as sqlite from "node:sqlite";
 import type * as url from "node:url";
 import type * as zlib from "node:zlib";
-import { check } from "../internal/checks.ts";
+import { check, show } from "../internal/checks.ts";
 
 /** The built-in modules that the spool uses. */
 export interface Modules {
@@ -26,12 +26,15 @@ interface Process {
   getBuiltinModule?(id: string): unknown;
 }
 
-/** The part of Deno that is used: it asks before it tells the name of the host. */
+/** The part of Deno that is used: it tells what is permitted, without a prompt. */
 interface DenoPermissions {
   readonly permissions: {
-    querySync(descriptor: { name: "sys"; kind: "hostname" }): {
-      readonly state: string;
-    };
+    querySync(
+      descriptor: { name: "sys"; kind: "hostname" } | {
+        name: "read";
+        path: string;
+      },
+    ): { readonly state: string };
   };
 }
 
@@ -93,6 +96,12 @@ export function hostName(): string | undefined {
   }
 }
 
+/** Whether a file may be looked at: on Deno only with a permission, which is not asked for. */
+export function isReadable(path: string): boolean {
+  if (Deno === undefined) return true;
+  return Deno.permissions.querySync({ name: "read", path }).state === "granted";
+}
+
 /**
  * Waits for a turn of the event loop, in which the network and timers make
  * progress. A promise that is already settled does not: a writer that never waits
@@ -103,7 +112,8 @@ export function nextTurn(): Promise<void> {
 }
 
 /**
- * The absolute path of a file.
+ * The absolute path of a file, without links: what stands beside it is found by
+ * whichever name it was opened.
  *
  * @throws {TypeError} If `path` is neither a path nor a `file:` URL.
  * @throws {RangeError} If it is not the path of anything.
@@ -116,13 +126,22 @@ export function absolutePath(
   const text = path instanceof URL && path.protocol === "file:"
     ? modules.url.fileURLToPath(path)
     : path;
-  check(action, { path: text }, "a path or a file: URL", "string");
+  if (typeof text !== "string") {
+    throw new TypeError(
+      `${action}: path must be a path or a file: URL, received ${show(text)}`,
+    );
+  }
   check(
     action,
-    { path: text as string },
+    { path: text },
     "a path, neither empty nor with a null character in it",
     "string",
     (text) => text !== "" && !text.includes("\0"),
   );
-  return modules.path.resolve(text as string);
+  const absolute = modules.path.resolve(text);
+  try {
+    return modules.fs.realpathSync(absolute);
+  } catch {
+    return absolute; // it is not there yet, or opening it says what is wrong
+  }
 }
