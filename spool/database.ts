@@ -198,7 +198,7 @@ export class SpoolDatabase {
       this.#prepare();
       this.#reserve = new Reserve(modules, path);
       this.#load();
-      this.#publishFirst();
+      this.#announce();
     } catch (error) {
       db?.close();
       throw this.#explain(error);
@@ -379,13 +379,14 @@ export class SpoolDatabase {
     this.#nextNumber = last === undefined ? 0 : last.number + 1;
   }
 
-  /** Publishes who has it open. A disk that is full must not prevent a delivery. */
-  #publishFirst(): void {
+  /** Writes who has the file open, even if the disk is full. */
+  #announce(): void {
     try {
       this.#owner.write(this.published);
     } catch (error) {
-      const failure = toSpoolError(this.#openAction, error);
-      if (failure.code !== "full") throw failure;
+      if (toSpoolError("", error).code !== "full") throw error;
+      this.#reserve.lend();
+      this.#owner.write(this.published);
     }
   }
 
@@ -467,7 +468,7 @@ export class SpoolDatabase {
     const at = Date.now();
     const [offset, number] = [this.#end, this.#nextNumber];
     const crc = this.#checksum({ offset, number, at, bytes });
-    try {
+    this.#attempt(action, () => {
       this.#makeRoom(size);
       this.#transaction(this.#isPower, size, () => {
         this.#run(
@@ -476,9 +477,7 @@ export class SpoolDatabase {
         );
         if (file !== undefined) this.#saveFile(file);
       });
-    } catch (error) {
-      throw toSpoolError(action, error);
-    }
+    });
     this.#end += size;
     this.#nextNumber++;
     this.#first ??= { number, at };
@@ -628,15 +627,23 @@ export class SpoolDatabase {
    */
   #withReserve<T>(aim: string, work: () => T): T {
     const action = `Cannot ${aim} in the spool ${this.path}`;
+    return this.#attempt(action, work, () => this.#reserve.release());
+  }
+
+  /**
+   * Makes a transaction. If the disk is full, it is made once more after a checkpoint:
+   * the WAL is then written from its beginning, in the room that it has.
+   */
+  #attempt<T>(action: string, work: () => T, makeRoom?: () => void): T {
     try {
       return work();
     } catch (thrown) {
       const error = toSpoolError(action, thrown);
       // Not every system reports a full disk as such.
-      const mayBeFull = error.code === "full" || error.code === "io";
-      if (!mayBeFull || !this.#reserve.release()) throw error;
+      if (error.code !== "full" && error.code !== "io") throw error;
     }
     try {
+      makeRoom?.();
       this.#checkpoint();
       return work();
     } catch (error) {
@@ -651,9 +658,12 @@ export class SpoolDatabase {
    * @param maxUnused How many bytes of unused pages may remain.
    */
   shrink(maxUnused: number = MAX_UNUSED): void {
-    if (this.#end - this.settled > MAX_COPIED) return;
+    const waiting = this.#end - this.settled;
+    if (waiting > MAX_COPIED) return;
     const { freelist_count: pages } = this.#get("pragma freelist_count");
-    if (pages * PAGE_SIZE <= maxUnused) return;
+    // Without a reserve nothing is added, and there may be no room for one before.
+    const isUrgent = waiting === 0 && !this.#reserve.isThere;
+    if (pages * PAGE_SIZE <= (isUrgent ? 0 : maxUnused)) return;
     this.#withReserve("give back disk space", () => {
       this.#run("vacuum");
       this.#checkpoint();

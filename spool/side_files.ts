@@ -52,12 +52,17 @@ export class OwnerFile {
     this.#path = `${spool}-owner`;
   }
 
-  /** What the file says; `undefined` if there is none, or it cannot be read. */
+  /**
+   * What the file says; `undefined` if there is none, or it says nothing.
+   *
+   * @throws If it cannot be read.
+   */
   read(): Owner | undefined {
+    const text = unlessMissing(() => this.#fs.readFileSync(this.#path, "utf8"));
     try {
-      return JSON.parse(this.#fs.readFileSync(this.#path, "utf8"));
+      return text && JSON.parse(text);
     } catch {
-      return undefined;
+      return undefined; // the disk was full when it was written
     }
   }
 
@@ -73,22 +78,34 @@ export class OwnerFile {
       updated: Date.now(),
       ...published,
     };
-    this.#descriptor ??= this.#fs.openSync(this.#path, "w", 0o644);
+    const { O_WRONLY, O_CREAT } = this.#fs.constants;
+    // Not emptied: what a process left that was killed has the room that is needed.
+    const flags = O_WRONLY | O_CREAT;
+    this.#descriptor ??= this.#fs.openSync(this.#path, flags, 0o644);
     const text = `${JSON.stringify(owner)}\n`.padStart(OWNER_SIZE);
-    // Not as a string, which Deno appends when its position is 0.
+    // Deno puts text at the end of the file, whatever the position.
     const bytes = new TextEncoder().encode(text);
-    this.#fs.writeSync(this.#descriptor, bytes, 0, bytes.length, 0);
+    try {
+      this.#fs.writeSync(this.#descriptor, bytes, 0, bytes.length, 0);
+    } catch (error) {
+      this.#close();
+      throw error;
+    }
   }
 
   /** Removes it, unless it cannot be: then it says what was last true. */
   remove(): void {
     try {
-      if (this.#descriptor !== undefined) this.#fs.closeSync(this.#descriptor);
-      this.#descriptor = undefined;
+      this.#close();
       this.#fs.rmSync(this.#path, { force: true });
     } catch {
       // As above.
     }
+  }
+
+  #close(): void {
+    if (this.#descriptor !== undefined) this.#fs.closeSync(this.#descriptor);
+    this.#descriptor = undefined;
   }
 }
 
@@ -117,20 +134,26 @@ export class Reserve {
   constructor({ fs }: Modules, spool: string) {
     this.#fs = fs;
     this.#path = `${spool}-reserve`;
-    try {
-      this.#size = fs.statSync(this.#path).size;
-    } catch {
-      // There is none yet.
-    }
+    // Opened, so that a missing permission is noticed now, and not on a full disk.
+    const descriptor = unlessMissing(() => fs.openSync(this.#path, "r+"));
+    if (descriptor === undefined) return;
+    this.#size = fs.fstatSync(descriptor).size;
+    fs.closeSync(descriptor);
+  }
+
+  /** Whether there is any. */
+  get isThere(): boolean {
+    return this.#size > 0;
   }
 
   /**
    * Makes sure that it holds at least `size` bytes.
    *
-   * @throws If there is no room for it.
+   * @throws If there is no room for it. Then it holds what it held.
    */
   ensure(size: number): void {
-    if (this.#size >= size) return;
+    const before = this.#size;
+    if (before >= size) return;
     const fs = this.#fs;
     const descriptor = fs.openSync(this.#path, "a", 0o644);
     let failure: { readonly error: unknown } | undefined;
@@ -144,19 +167,32 @@ export class Reserve {
     }
     fs.closeSync(descriptor);
     if (failure === undefined) return;
-    this.release();
+    if (before === 0) this.release();
+    else fs.truncateSync(this.#path, before);
+    this.#size = before;
     throw failure.error;
   }
 
-  /**
-   * Gives the room back.
-   *
-   * @returns Whether there was any.
-   */
-  release(): boolean {
-    const had = this.#size > 0;
+  /** Gives back a little of the room, for the other side file. */
+  lend(): void {
+    if (this.#size === 0) return;
+    this.#size = Math.max(this.#size - CHUNK, 0);
+    this.#fs.truncateSync(this.#path, this.#size);
+  }
+
+  /** Gives the room back. */
+  release(): void {
     this.#size = 0;
     this.#fs.rmSync(this.#path, { force: true });
-    return had;
+  }
+}
+
+/** What `work` returns; `undefined` if the file that it needs does not exist. */
+function unlessMissing<T>(work: () => T): T | undefined {
+  try {
+    return work();
+  } catch (error) {
+    if ((error as { readonly code?: unknown }).code === "ENOENT") return;
+    throw error;
   }
 }

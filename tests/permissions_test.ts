@@ -192,6 +192,59 @@ for (const sender of ["UploadSender", "TusSender"]) {
   }
 }
 
+// -- The spool --
+
+/** Commits and delivers once, or prints why it cannot. */
+async function useSpool({ spoolTo, url, args }: Scope): Promise<void> {
+  try {
+    await using out = spoolTo(args[0]!, url);
+    await out.write("data");
+    await out.flush();
+  } catch (error) {
+    for (let e = error as Error | undefined; e; e = e.cause as Error) {
+      console.log(`${e}`);
+    }
+  }
+}
+
+Deno.test("spoolTo() needs exactly --allow-read and --allow-write for FILE, FILE-owner and FILE-reserve, besides its server", async () => {
+  await using folder = await temporary();
+  const path = folder.file("app.spool");
+  const files = ["", "-owner", "-reserve"].map((suffix) => path + suffix);
+  const flags = { read: files, write: files };
+  await using server = new FaultyServer();
+  const attempt = async (
+    { read, write }: Record<keyof typeof flags, string[]>,
+  ) => {
+    await using child = start(server.url, useSpool, {
+      permissions: [
+        ...[net(server), `--allow-read=${read}`, `--allow-write=${write}`],
+        ...["env", "run", "sys", "ffi", "import"].map((x) => `--deny-${x}`),
+      ],
+      args: [path],
+    });
+    const { code, stdout, stderr } = await child.outcome;
+    assertEquals([code, stderr], [0, ""]);
+    return stdout;
+  };
+  // A new file, and one that is there.
+  assertEquals(await attempt(flags), "");
+  assertEquals(await attempt(flags), "");
+  assertEquals(server.bodies, ["data", "data"]);
+  // Without a reserve that is left it would be noticed only when one is made.
+  Deno.writeTextFileSync(`${path}-reserve`, "");
+  for (const file of files) {
+    for (const kind of ["read", "write"] as const) {
+      const rest = files.filter((name) => name !== file);
+      const stdout = await attempt({ ...flags, [kind]: rest });
+      assertMatch(stdout, /SpoolError: Cannot (open|add .* to) the spool /);
+      assertStringIncludes(stdout, `Requires ${kind} access to "${file}"`);
+      assertStringIncludes(stdout, `--allow-${kind}`);
+    }
+  }
+  assertEquals(server.requests.length, 2);
+});
+
 // -- The command --
 
 interface Row {
