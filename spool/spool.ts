@@ -318,6 +318,8 @@ export class Spool implements Sender, AsyncDisposable {
     { signal }: SendContext,
   ): Promise<void> {
     this.#claim(signal, "send");
+    // An empty row would begin where the next one does.
+    if (bytes.length === 0) return;
     await this.#append(bytes, signal);
   }
 
@@ -592,7 +594,7 @@ export class Spool implements Sender, AsyncDisposable {
       : 0;
     try {
       if (hasEnded) await until(signal, new Promise<never>(() => {}));
-      await sleep(pause, signal);
+      if (pause > 0) await sleep(pause, signal);
       const delay = this.#retryDelay() - pause;
       if (delay > 0) {
         await sleep(delay, signal, closing.aborted ? undefined : closing);
