@@ -166,13 +166,15 @@ Deno.test("another database with a WAL that was left is refused, and not changed
   assertRefused(path, "foreign", FOREIGN);
 });
 
-Deno.test("a spool whose header is garbled is refused, and not changed", async () => {
-  await using folder = await temporary();
-  const path = folder.file("app.spool");
-  await fill(path, "one");
-  overwrite(path, 0, new Uint8Array(100).fill(0x5a));
-  assertRefused(path, "foreign", FOREIGN);
-});
+for (const size of [1, 16, 100]) {
+  Deno.test(`a spool whose first ${size} bytes are garbled is refused, and not changed`, async () => {
+    await using folder = await temporary();
+    const path = folder.file("app.spool");
+    await fill(path, "one");
+    overwrite(path, 0, new Uint8Array(size).fill(0x5a));
+    assertRefused(path, "foreign", FOREIGN);
+  });
+}
 
 Deno.test("a spool of a later version is refused, and not changed", async () => {
   await using folder = await temporary();
@@ -257,6 +259,21 @@ Deno.test("a WAL that was cut off looks like a crash: what was whole in it is th
   Deno.truncateSync(`${path}-wal`, size - 1);
   assertEquals(inspectSpool(path).bytesWaiting, 3);
   assertEquals(await drain(path), "one");
+});
+
+Deno.test("a crash during a checkpoint, after which the file is shorter than it says, loses nothing", async () => {
+  await using folder = await temporary();
+  const [path, whole] = [folder.file("app.spool"), folder.file("whole.spool")];
+  const text = "x".repeat(20 * PAGE);
+  await crashed(path, text);
+  for (const suffix of ["", "-wal"]) {
+    Deno.copyFileSync(path + suffix, whole + suffix);
+  }
+  inspectSpool(whole);
+  // The checkpoint got as far as the first page.
+  overwrite(path, 0, Deno.readFileSync(whole).subarray(0, PAGE));
+  assert(Deno.statSync(path).size < Deno.statSync(whole).size);
+  assertEquals(await drain(path), text);
 });
 
 Deno.test("what is in the WAL after a crash is there", async () => {
