@@ -78,10 +78,7 @@ export class OwnerFile {
       updated: Date.now(),
       ...published,
     };
-    const { O_WRONLY, O_CREAT } = this.#fs.constants;
-    // Not emptied: what a process left that was killed has the room that is needed.
-    const flags = O_WRONLY | O_CREAT;
-    this.#descriptor ??= this.#fs.openSync(this.#path, flags, 0o644);
+    this.#descriptor ??= this.#fs.openSync(this.#path, "w", 0o644);
     const text = `${JSON.stringify(owner)}\n`.padStart(OWNER_SIZE);
     // Deno puts text at the end of the file, whatever the position.
     const bytes = new TextEncoder().encode(text);

@@ -29,7 +29,6 @@ import {
   close,
   FaultyServer,
   held,
-  never,
   respond,
 } from "../testing/faulty_server.ts";
 import { temporary } from "../testing/temporary.ts";
@@ -218,14 +217,23 @@ Deno.test("1. spoolTo() delivers, and its close() waits for the server", async (
 
 Deno.test("1. spoolTo() sets closeTimeout above drainTimeout", async () => {
   await using folder = await temporary();
-  await using server = new FaultyServer([], never);
+  using time = fakeTime();
   const path = folder.file("app.spool");
-  const out = spoolTo(path, server.url, {
-    closeTimeout: 50,
-    drainTimeout: 200,
+  const out = spoolTo(path, "http://localhost/", {
+    ...{ closeTimeout: 1_000, drainTimeout: 10_000 },
+    transport: ({ signal }) =>
+      new Promise((_, reject) => {
+        signal.addEventListener("abort", () => reject(signal.reason));
+      }),
   });
   await out.write("one\n");
-  await out.close();
+  const closed = out.close();
+  closed.catch(() => {});
+  for (let i = 0; i < 10; i++) {
+    await turns(5);
+    await time.tickAsync(1_000);
+  }
+  await closed;
   assertEquals(waiting(path), ["one\n"]);
 });
 
@@ -326,14 +334,18 @@ for (const durability of ["power", "process"] as const) {
     using sqlite = new FaultySqlite();
     const { log } = sqlite;
     const keysAt: number[] = [];
-    await using file = open(folder.file("app.spool"), () => {
-      keysAt.push(log.length);
+    const first = gate();
+    await using file = open(folder.file("app.spool"), async () => {
+      if (keysAt.push(log.length) === 1) await first.promise;
     }, { durability });
-    await file.commit("one", "two");
+    await file.commit("one");
+    await turns();
+    await file.commit("two");
+    // The second cut is made when the first one is settled.
+    first.resolve();
     await file.spool.drained();
-    const ends = [...keysAt];
-    assert(ends.length > 0);
-    for (const end of ends) {
+    assertEquals(keysAt.length, 2);
+    for (const end of keysAt) {
       const before = log.slice(0, end);
       const recorded = before.findLastIndex((sql) =>
         sql.startsWith("update spool set cut_key")
@@ -649,6 +661,22 @@ Deno.test("5. it gives back: the space of what was delivered is used again, and 
   assert(sizes.at(-1)! <= 16 * MIB, `${sizes.at(-1)} bytes after 100 MiB`);
 });
 
+Deno.test("5. bounded: while no checkpoint can be made, commits fail before the WAL grows without end", async () => {
+  await using folder = await temporary();
+  const path = folder.file("app.spool");
+  using sqlite = new FaultySqlite();
+  await using file = open(path, new BadSender([], stall), {
+    durability: "process",
+  });
+  sqlite.fail = (sql) =>
+    sql.startsWith("pragma wal_checkpoint") ? diskFull : undefined;
+  await assertRejects(() => backlog(file, 20), FlushError, "the disk is full");
+  assert(sizeOf(`${path}-wal`) <= 6 * MIB, "the WAL grows");
+  sqlite.fail = () => undefined;
+  await file.out.flush();
+  await backlog(file, 1);
+});
+
 Deno.test("5. it gives back: a large backlog shrinks while something still waits", async () => {
   await using folder = await temporary();
   const path = folder.file("app.spool");
@@ -789,6 +817,24 @@ Deno.test("6. refused content goes to deadLetter, and the stream continues", asy
   const { bytesDelivered, bytesDiverted, sends, failures } = file.spool.stats;
   assertEquals([bytesDelivered, bytesDiverted, sends, failures], [4, 3, 1, 0]);
   assertEquals(sender.deliveries[0]!.sequence, 1);
+});
+
+Deno.test("6. refused content: what deadLetter is given is a copy of its own", async () => {
+  await using folder = await temporary();
+  const path = folder.file("app.spool");
+  await fill(path, "first", ..."abcdef");
+  const sender = new BadSender([accept, REFUSED]);
+  let kept: Uint8Array | undefined;
+  await using file = open(path, sender, {
+    requestBytes: 2,
+    deadLetter: (bytes) => {
+      kept = bytes;
+      return true;
+    },
+  });
+  await file.spool.drained();
+  assertEquals(sender.sends, ["first", "ab", "cd", "ef"]);
+  assertEquals(new TextDecoder().decode(kept), "ab");
 });
 
 for (
