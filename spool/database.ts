@@ -771,9 +771,6 @@ export class SpoolDatabase {
         report(this.#damaged(row.offset));
       }
     }
-    if (position !== undefined && position !== this.#end) {
-      report(this.#damaged(position));
-    }
   }
 
   // -- The end --
