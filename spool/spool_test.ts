@@ -893,6 +893,28 @@ Deno.test("6. refused content stays in the file if the spool ends before deadLet
   assertEquals(waiting(path), ["bad"]);
 });
 
+Deno.test("6. refused content is not offered after the end", async () => {
+  await using folder = await temporary();
+  using time = fakeTime();
+  const path = folder.file("app.spool");
+  const { step, reject } = gate();
+  let offers = 0;
+  const file = open(path, new BadSender([step]), {
+    deadLetter: () => ++offers > 0,
+  });
+  await file.commit("bad");
+  await turns();
+  const ended = file.spool.abort();
+  await turns();
+  await time.tickAsync(1_000);
+  await ended;
+  reject(Object.assign(new Error("bad content"), { refused: true }));
+  await turns();
+  await file.out.close();
+  assertEquals(offers, 0);
+  assertEquals(waiting(path), ["bad"]);
+});
+
 Deno.test("6. refused content is offered again by the next opening, under the same key", async () => {
   await using folder = await temporary();
   const path = folder.file("app.spool");
