@@ -317,7 +317,7 @@ class Follower {
       if (log === undefined) continue;
       if (log.record === last) return void this.#logs.push(log);
       this.#fs.closeSync(log.descriptor);
-      isThere ||= isAtPath;
+      isThere = true;
     }
     this.#save({ ...last, state: isThere ? "truncated" : "left" });
     this.#report(

@@ -4,6 +4,7 @@
  */
 import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
 import { Condition } from "../testing/condition.ts";
+import { randomFrom } from "../testing/faulty_server.ts";
 import { temporary } from "../testing/temporary.ts";
 import { StreamBuffer } from "../buffer.ts";
 import { SpoolError } from "./errors.ts";
@@ -16,6 +17,8 @@ import { Spool, type SpoolOptions, type SpoolStats } from "./spool.ts";
 const UNIX = { ignore: Deno.build.os === "windows" };
 /** How long a wait may take before it fails, in ms. Nothing depends on it otherwise. */
 const MAX_WAIT = 30_000;
+/** How many times it is used at random; each takes half a second. */
+const RANDOM_USES = 6;
 
 type FileSystem = Modules["fs"];
 
@@ -836,6 +839,25 @@ for (const size of [10, 10_000]) {
 }
 
 Deno.test(
+  "follow() does not read a copy of a file that was renamed after that",
+  UNIX,
+  async () => {
+    await using scene = await Scene.create("one\n");
+    scene.start();
+    await scene.receives("one\n");
+    await scene.stop();
+    Deno.copyFileSync(scene.path, scene.older(".1"));
+    scene.truncate("two\n");
+    scene.rotate(".2", "three\n");
+    scene.start();
+    await scene.receives("one\ntwo\nthree\n");
+    await scene.stop();
+    assertEquals(scene.received, "one\ntwo\nthree\n");
+    assertMatch(scene.errors[0]!, /was truncated/);
+  },
+);
+
+Deno.test(
   "follow() does not read a copy even if the spool was full",
   UNIX,
   async () => {
@@ -1215,3 +1237,171 @@ for (const [name, prepare] of Object.entries(BESIDE)) {
     await scene.ends(text);
   });
 }
+
+// -- Everything at random --
+
+/** What was written to a log, and so has to be received. */
+class Writer {
+  readonly #scene: Scene;
+  readonly #random: () => number;
+  /** What was written to each file that was at the path. A truncation begins another. */
+  readonly #files = [""];
+  /** The suffixes of the older files, the newest first. */
+  readonly #older: string[] = [];
+  #lines = 0;
+
+  constructor(scene: Scene, random: () => number) {
+    this.#scene = scene;
+    this.#random = random;
+    scene.append("");
+  }
+
+  upTo(max: number): number {
+    return Math.floor(this.#random() * (max + 1));
+  }
+
+  /** All lines, with an end for each that has none. */
+  get expected(): string {
+    return this.#files.map((text) => text.replace(/[^\n]$/, "$&\n")).join("");
+  }
+
+  /** The lines that have ended. */
+  get ended(): string {
+    const last = this.#files.at(-1)!;
+    const half = last.length - (last.lastIndexOf("\n") + 1);
+    return this.expected.slice(0, half > 0 ? -half - 1 : undefined);
+  }
+
+  write(count: number, path = this.#scene.path, file = this.#files.length - 1) {
+    let text = "";
+    for (let i = 0; i < count; i++) text += this.#line();
+    this.#scene.append(text, path);
+    this.#files[file] += text;
+  }
+
+  /** A line, or what lacks the end of one. The next one ends it. */
+  #line(): string {
+    const line = `${this.#lines++} ${"x".repeat(this.upTo(30) ** 2 / 10)}`;
+    return this.#random() < 0.1 ? line : `${line}\n`;
+  }
+
+  /** Renames the file, and perhaps the older ones, and goes on in it for a while. */
+  rotate(): void {
+    const scene = this.#scene;
+    const names = this.#older;
+    if (this.#random() < 0.5) {
+      for (let i = names.length - 1; i >= 0; i--) {
+        const suffix = `.${i + 2}`;
+        Deno.renameSync(scene.older(names[i]!), scene.older(suffix));
+        names[i] = suffix;
+      }
+      names.unshift(".1");
+    } else names.unshift(`-${this.#lines++}`);
+    const old = scene.older(names[0]!);
+    Deno.renameSync(scene.path, old);
+    const isCreated = this.#random() < 0.5;
+    if (isCreated) scene.append("");
+    this.write(this.upTo(2), old);
+    // As if it had not happened within a millisecond.
+    setTime(old, 1_000 + this.#files.length);
+    this.#files.push("");
+    this.write(isCreated ? this.upTo(2) : 1);
+  }
+
+  /** Empties the file, all of which must have been received. */
+  truncate(): void {
+    const scene = this.#scene;
+    if (this.#random() < 0.7) {
+      const suffix = `-copy-${this.#lines++}`;
+      Deno.copyFileSync(scene.path, scene.older(suffix));
+      this.#older.unshift(suffix);
+    }
+    Deno.truncateSync(scene.path);
+    this.#files.push("");
+    this.write(this.upTo(3));
+  }
+
+  /** Removes an older file, all of which must have been received. */
+  remove(): void {
+    const suffix = this.#older.pop();
+    if (suffix) Deno.removeSync(this.#scene.older(suffix));
+  }
+
+  /** Ends the last line. */
+  end(): void {
+    if (this.ended === this.expected) return;
+    this.#scene.append("\n");
+    this.#files[this.#files.length - 1] += "\n";
+  }
+}
+
+/** Follows a log to which everything is done at random. */
+async function checkRandomUse(seed: number): Promise<void> {
+  const random = randomFrom(seed);
+  await using scene = await Scene.create();
+  const writer = new Writer(scene, random);
+  const setup = (): Setup => ({
+    capacity: 1 + writer.upTo(random() < 0.5 ? 30 : 3_000),
+    quietTime: writer.upTo(10),
+    spool: { maxBytes: 1 + writer.upTo(1_000), requestBytes: 1_000 },
+  });
+  /** Has everything received, without half a line. */
+  const settle = async () => {
+    writer.end();
+    await scene.receives(writer.expected);
+    await scene.polled();
+  };
+  const actions: Record<string, () => Promise<unknown> | void> = {
+    write: () => writer.write(writer.upTo(10)),
+    write1: () => writer.write(1),
+    pause: () => scene.polled(),
+    poll: () => {
+      const { polls } = scene;
+      return scene.wait("a poll", () => scene.polls > polls);
+    },
+    rotate: () => writer.rotate(),
+    truncate: async () => {
+      await settle();
+      writer.truncate();
+    },
+    remove: async () => {
+      await settle();
+      writer.remove();
+    },
+    restart: () => scene.restart(setup()),
+    stop: async () => {
+      await scene.stop();
+      writer.write(writer.upTo(2));
+      if (random() < 0.5) writer.rotate();
+      if (random() < 0.5) writer.rotate();
+      scene.start(setup());
+    },
+  };
+  const names = Object.keys(actions);
+  const done: string[] = [];
+  scene.start(setup());
+  try {
+    for (let i = 0; i < 60; i++) {
+      const name = names[writer.upTo(names.length - 1)]!;
+      done.push(name);
+      await actions[name]!();
+      assert(writer.expected.startsWith(scene.received), "other lines");
+    }
+    await settle();
+    await scene.stop();
+    assertEquals(scene.received, writer.expected);
+  } catch (cause) {
+    throw new Error(`seed ${seed}, after ${done.join(", ")}`, { cause });
+  }
+}
+
+Deno.test(
+  "follow() commits each line once, whatever happens",
+  UNIX,
+  async () => {
+    const first = Date.now() & 0xfffffff;
+    for (let seed = first; seed < first + RANDOM_USES; seed++) {
+      await checkRandomUse(seed);
+    }
+  },
+);
