@@ -101,7 +101,8 @@ export interface FollowOptions {
  * the folder. The others are those there whose names begin with that of the file, and
  * that have no record. For that, all that are there when a file is followed for the
  * first time get a record, although they are never read. What has the samples of a
- * file that was truncated is the copy that was made of it before, and is not read.
+ * file that was truncated is the copy that was made of it before, and is not read; nor
+ * is what has the beginning of another file, and nothing else.
  * -------------------------------------------------------------------------- */
 
 /** A file that has something to read, or may have. */
@@ -383,8 +384,14 @@ class Follower {
       const current = this.#logs.findIndex(({ isReplaced }) => !isReplaced);
       if (current >= 0) this.#logs.push(...this.#logs.splice(current, 1));
       if (this.#logs.every(({ isReplaced }) => isReplaced)) {
-        this.#logs.push(this.#open(this.#name));
-        this.#openOlder();
+        const log = this.#open(this.#name);
+        this.#logs.push(log);
+        try {
+          this.#openOlder();
+        } catch (error) {
+          this.#remove(log);
+          throw error;
+        }
       } else if (this.#records.size > this.#maxRecords) {
         this.#openOlder();
       }
@@ -407,8 +414,7 @@ class Follower {
     const names = this.#listFolder((name) => this.#isOlder(name));
     if (names === undefined) return;
     const inodes = new Set(this.#logs.map(({ inode }) => inode));
-    const copies = new Set<FileRecord>();
-    const found: { readonly log: Log; readonly time: number }[] = [];
+    const found: Log[] = [];
     let areCopiesKnown = true;
     for (const name of names) {
       const log = this.#tryToOpen(name);
@@ -419,26 +425,53 @@ class Follower {
         inodes.add(`${info?.ino}`);
         continue;
       }
-      const { inode, descriptor, size, position } = log;
-      const original = this.#originalOf(log);
-      if (original !== undefined) copies.add(original);
-      if (inodes.has(inode) || position === size || original !== undefined) {
-        this.#fs.closeSync(descriptor);
-      } else {
-        log.isReplaced = true;
-        found.push({ log, time: this.#fs.fstatSync(descriptor).mtimeMs });
-      }
-      inodes.add(inode);
+      if (inodes.has(log.inode)) this.#fs.closeSync(log.descriptor);
+      else found.push(log);
+      inodes.add(log.inode);
     }
-    found.sort((a, b) => a.time - b.time);
-    this.#logs.splice(-1, 0, ...found.map(({ log }) => log));
+    const originals = new Set(found.map((log) => this.#originalOf(log)));
+    try {
+      const older = this.#withoutCopies(found)
+        .filter(({ position, size }) => position < size)
+        .map((log) => ({ ...log, isReplaced: true }));
+      const times = new Map(
+        older.map((log) => [log, this.#fs.fstatSync(log.descriptor).mtimeMs]),
+      );
+      older.sort((a, b) => times.get(a)! - times.get(b)!);
+      this.#logs.splice(-1, 0, ...older);
+    } finally {
+      const used = new Set(this.#logs.map(({ descriptor }) => descriptor));
+      for (const { descriptor } of found) {
+        if (!used.has(descriptor)) this.#fs.closeSync(descriptor);
+      }
+    }
     const records = [...this.#records.values()];
     this.#gone = records.slice(0, -1).filter((record) =>
       record.state === "truncated"
-        ? areCopiesKnown && !copies.has(record)
+        ? areCopiesKnown && !originals.has(record)
         : !inodes.has(record.inode)
     );
     this.#maxRecords = 2 * (records.length - this.#gone.length) + MIN_RECORDS;
+  }
+
+  /**
+   * Leaves out copies of files that have been truncated, and copies of the beginning of
+   * another file that is there. Makes records of the latter, which may stay longer.
+   */
+  #withoutCopies(found: readonly Log[]): Log[] {
+    const rest = new Set(found);
+    for (const log of found) {
+      const others = [...this.#logs, ...rest];
+      if (this.#originalOf(log) !== undefined) rest.delete(log);
+      else if (
+        log.record === undefined &&
+        others.some((other) => this.#isBeginning(log, other))
+      ) {
+        this.#save(this.#recordOfAll(log));
+        rest.delete(log);
+      }
+    }
+    return [...rest];
   }
 
   /** Whether a name is that of an older file, as programs for rotation choose it. */
@@ -519,6 +552,15 @@ class Follower {
       record.state === "truncated" && record.position > 0 &&
       this.#isFileOf(record, log)
     );
+  }
+
+  /** Whether all of a file is the beginning of another one. */
+  #isBeginning(log: Log, other: Log): boolean {
+    const { inode, size } = log;
+    if (inode === other.inode || size === 0 || size > other.size) return false;
+    const [head, tail] = this.#samples(log, size);
+    const [otherHead, otherTail] = this.#samples(other, size);
+    return startsWith(otherHead, head) && startsWith(otherTail, tail);
   }
 
   /** Whether a file is a copy of another, or of the beginning of what was read of it. */

@@ -880,6 +880,32 @@ Deno.test(
   },
 );
 
+Deno.test(
+  "follow() does not read a copy of a file that is still there",
+  UNIX,
+  async () => {
+    await using scene = await Scene.create("one\n");
+    scene.start();
+    await scene.receives("one\n");
+    Deno.copyFileSync(scene.path, scene.older(".bak"));
+    scene.append("two\n");
+    scene.rotate(".1", "three\n");
+    await scene.receives("one\ntwo\nthree\n");
+    await scene.stop();
+    scene.append("four\n");
+    Deno.copyFileSync(scene.path, scene.older(".save"));
+    scene.rotate(".2", "five\n");
+    Deno.copyFileSync(scene.path, scene.older("~"));
+    scene.start();
+    await scene.receives("one\ntwo\nthree\nfour\nfive\n");
+    Deno.removeSync(scene.older(".1"));
+    Deno.removeSync(scene.older(".2"));
+    scene.rotate(".3", "six\n");
+    await scene.receives("one\ntwo\nthree\nfour\nfive\nsix\n");
+    await scene.ends("one\ntwo\nthree\nfour\nfive\nsix\n");
+  },
+);
+
 // -- Files that cannot be read --
 
 Deno.test(
