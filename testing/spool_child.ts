@@ -84,12 +84,15 @@ const MARKERS: Partial<Record<Statement, Moment>> = {
   checkpoint: "k",
 };
 
-function report(line: string): void {
+/** Writes a line to standard output, at once. */
+export function report(line: string): void {
   Deno.stdout.writeSync(new TextEncoder().encode(`${line}\n`));
 }
 
 /** Reports what happens to the database, and stops where the plan says. */
-function watchStatements({ momentPath, hold }: SpoolPlan): void {
+export function watchStatements(
+  { momentPath, hold }: Pick<SpoolPlan, "momentPath" | "hold">,
+): void {
   const descriptor = openSync(momentPath, "w");
   const mark = (moment: Moment) =>
     writeSync(descriptor, Buffer.from(moment), 0, 1, 0);
@@ -128,13 +131,18 @@ function watchStatements({ momentPath, hold }: SpoolPlan): void {
   };
 }
 
-async function write(plan: SpoolPlan): Promise<void> {
-  const { path, url, run, seed, recordLimit, records, drain } = plan;
-  const random = randomFrom(seed);
-  const sender = new FetchSender(url, {
+/** Makes a sender that says which run of the program it is, and does not wait for long. */
+export function makeSender(url: string, run: number): FetchSender {
+  return new FetchSender(url, {
     headers: ({ offset }) => ({ "x-run": `${run}`, "x-offset": `${offset}` }),
     retry: { initialDelay: 1, maxDelay: 20, maxElapsed: Infinity },
   });
+}
+
+async function write(plan: SpoolPlan): Promise<void> {
+  const { path, url, run, seed, recordLimit, records, drain } = plan;
+  const random = randomFrom(seed);
+  const sender = makeSender(url, run);
   const spool = new Spool(path, sender, { ...plan, drainTimeout: 0 });
   report("open");
   const { capacity } = plan;

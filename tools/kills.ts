@@ -6,10 +6,15 @@
  * contents. A seed repeats the plan of a run, but not its timing.
  *
  *     deno task kills --count 2000 --seed 42
+ *
+ * With `--follow`, the processes follow a log that is rotated all the time, and every
+ * line of it arrives, each once, in order.
  */
 import { assert, assertEquals } from "@std/assert";
+import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
+import { Condition } from "../testing/condition.ts";
 import {
   type Exchange,
   FaultyServer,
@@ -19,7 +24,9 @@ import {
   respond,
   sequenceOf,
 } from "../testing/faulty_server.ts";
+import type { FollowPlan } from "../testing/follow_child.ts";
 import { MIN_RECORD_LIMIT, numbersOf, record } from "../testing/records.ts";
+import { RotatedLog } from "../testing/rotated_log.ts";
 import {
   type Moment,
   MOMENTS,
@@ -32,8 +39,9 @@ import { temporary } from "../testing/temporary.ts";
 const CONCURRENCY = 3;
 /** How long a process may take to open a spool, or to end by itself, in ms. */
 const MAX_TIME = 60_000;
-const PROGRAM = fileURLToPath(
-  import.meta.resolve("../testing/spool_child.ts"),
+const WRITER = fileURLToPath(import.meta.resolve("../testing/spool_child.ts"));
+const FOLLOWER = fileURLToPath(
+  import.meta.resolve("../testing/follow_child.ts"),
 );
 
 /** What a request that was under way at a kill was waiting for. */
@@ -57,6 +65,8 @@ export interface Tally {
   requests: number;
   /** Requests with a key that was known, which the server acknowledged again. */
   repeated: number;
+  /** How often logs were rotated. */
+  rotations: number;
   readonly interrupted: Interrupted;
 }
 
@@ -66,10 +76,10 @@ type Aim =
   | { at: "statement"; hold: NonNullable<SpoolPlan["hold"]> }
   | { at: RequestMoment; nth: number };
 
-/** One run of the program. */
+/** Records that are numbered from 0 on. */
 interface Run {
   readonly recordLimit: number;
-  /** How many of its records fulfilled flushes have covered. */
+  /** How many of them must arrive. */
   covered: number;
 }
 
@@ -83,12 +93,15 @@ class Receiver implements AsyncDisposable {
   #size = 0;
   #run = 0;
   #next = 0;
+  readonly #changes = new Condition();
+  /** The number of the process that runs, or has run last. */
+  process = -1;
   readonly runs: Run[] = [];
   records = 0;
   repeated = 0;
   /** What is wrong with what has arrived. */
   failure: unknown;
-  /** Called when a request of the current run is about to be stored or acknowledged. */
+  /** Called when a request of that process is about to be stored or acknowledged. */
   onMoment: (moment: RequestMoment) => void = () => {};
 
   constructor(seed: number) {
@@ -104,10 +117,17 @@ class Receiver implements AsyncDisposable {
     return this.#stored.size;
   }
 
-  /** What the current run is waiting for. */
+  /** What the process is waiting for. */
   get moment(): RequestMoment | undefined {
-    const run = this.runs.length - 1;
-    return [...this.#waiting].find((waiting) => waiting.run === run)?.moment;
+    return [...this.#waiting].find(({ run }) => run === this.process)?.moment;
+  }
+
+  /** Waits until so many records have arrived, or something is wrong with them. */
+  received(count: () => number): Promise<void> {
+    return this.#changes.wait(
+      "all records",
+      () => this.failure !== undefined || this.records >= count(),
+    );
   }
 
   async #handle(exchange: Exchange): Promise<void> {
@@ -122,7 +142,7 @@ class Receiver implements AsyncDisposable {
     const waiting = { run, moment: "a request" as RequestMoment };
     const reach = (moment: RequestMoment) => {
       waiting.moment = moment;
-      if (run === this.runs.length - 1) this.onMoment(moment);
+      if (run === this.process) this.onMoment(moment);
     };
     this.#waiting.add(waiting);
     try {
@@ -160,6 +180,7 @@ class Receiver implements AsyncDisposable {
     } catch (error) {
       this.failure ??= error;
     }
+    this.#changes.notify();
   }
 
   #read(body: string): void {
@@ -192,27 +213,41 @@ class Receiver implements AsyncDisposable {
   }
 
   [Symbol.asyncDispose](): Promise<void> {
+    this.#changes.close("the server was stopped");
     return this.#server[Symbol.asyncDispose]();
   }
 }
 
-/** Runs the program once, and kills it unless `aim` is undefined. */
-async function runProgram(
-  plan: SpoolPlan,
+/** How a process is run. */
+interface Process {
+  readonly program: string;
+  readonly plan: SpoolPlan | FollowPlan;
+  /** Where it is killed; `undefined` if it is to end by itself. */
+  readonly aim: Aim | undefined;
+  /** Called with how many records it says are on disk. */
+  readonly onCovered?: (count: number) => void;
+  /** Its standard input is closed then. */
+  readonly until?: Promise<unknown>;
+}
+
+/** Runs a program, and kills it. */
+async function runProcess(
+  { program, plan, aim, onCovered, until }: Process,
   receiver: Receiver,
-  aim: Aim | undefined,
   tally: Tally,
 ): Promise<void> {
-  const run: Run = { recordLimit: plan.recordLimit, covered: 0 };
-  receiver.runs.push(run);
+  receiver.process = plan.run;
   // Without a configuration it starts in half the time.
   const flags = ["-q", "-A", "--no-config", "--no-lock", "--no-npm"];
   const process = new Deno.Command(Deno.execPath(), {
-    args: ["run", ...flags, PROGRAM, JSON.stringify(plan)],
+    args: ["run", ...flags, program, JSON.stringify(plan)],
+    stdin: "piped",
     stdout: "piped",
     stderr: "piped",
     env: { NO_COLOR: "1" },
   }).spawn();
+  const closeInput = () => process.stdin.close().catch(() => {});
+  until?.then(closeInput, closeInput);
   const timers: ReturnType<typeof setTimeout>[] = [];
   let isKilled = false;
   let requestMoment: RequestMoment | undefined;
@@ -233,7 +268,7 @@ async function runProgram(
   };
   const react = (line: string) => {
     const [word, value] = line.split(" ");
-    if (word === "covered") run.covered = Math.max(run.covered, Number(value));
+    if (word === "covered") onCovered?.(Number(value));
     else if (word === "held") kill();
     else if (aim?.at === "time") killAfter(aim.ms);
     // What it is aimed at may not happen: the server may be away.
@@ -261,6 +296,7 @@ async function runProgram(
     readLines(),
   ]);
   for (const timer of timers) clearTimeout(timer);
+  if (until === undefined) await closeInput();
   const by = isKilled ? "SIGKILL" : null;
   assertEquals({ signal, stderr }, { signal: by, stderr: "" });
   assert(
@@ -323,13 +359,14 @@ async function useSpool(
   await using folder = await temporary();
   await using receiver = new Receiver(seed);
   const run = async (aim: Aim | undefined, isLast: boolean) => {
+    const number = receiver.runs.length;
     const capacity = MIN_RECORD_LIMIT +
       upTo(random() < 0.5 ? 500 : 64 * 1024);
     const plan: SpoolPlan = {
       path: folder.file("spool"),
       momentPath: folder.file("moment"),
       url: receiver.url,
-      run: receiver.runs.length,
+      run: number,
       seed: upTo(2 ** 31),
       capacity,
       recordLimit: Math.min(capacity, MIN_RECORD_LIMIT + upTo(1_000)),
@@ -344,13 +381,26 @@ async function useSpool(
       drain: isLast,
       ...aim?.at === "statement" && { hold: aim.hold },
     };
-    await runProgram(plan, receiver, aim, tally);
+    const run: Run = { recordLimit: plan.recordLimit, covered: 0 };
+    receiver.runs.push(run);
+    const onCovered = (count: number) => {
+      run.covered = Math.max(run.covered, count);
+    };
+    await runProcess(
+      { program: WRITER, plan, aim, onCovered },
+      receiver,
+      tally,
+    );
     if (receiver.failure !== undefined) throw receiver.failure;
   };
   for (let left = 1 + upTo(40); left > 0 && !isEnough(); left--) {
     await run(chooseAim(random), false);
   }
   await run(undefined, true);
+  finish(receiver, tally);
+}
+
+function finish(receiver: Receiver, tally: Tally): void {
   receiver.finish();
   tally.spools++;
   tally.records += receiver.records;
@@ -358,10 +408,70 @@ async function useSpool(
   tally.repeated += receiver.repeated;
 }
 
+/** Kills the processes that follow one log, one after the other, then drains it. */
+async function followLog(
+  seed: number,
+  isEnough: () => boolean,
+  tally: Tally,
+): Promise<void> {
+  const random = randomFrom(seed);
+  const upTo = (max: number) => Math.floor(random() * (max + 1));
+  await using folder = await temporary();
+  await using receiver = new Receiver(seed);
+  const recordLimit = MIN_RECORD_LIMIT + upTo(1_000);
+  const lines: Run = { recordLimit, covered: 0 };
+  receiver.runs.push(lines);
+  const rotation = (["rename", "copytruncate", "both"] as const)[upTo(2)]!;
+  const path = folder.file("app.log");
+  await using log: RotatedLog = new RotatedLog(path, {
+    ...{ rotation, recordLimit, random: randomFrom(seed + 1) },
+    read: () => receiver.records,
+    allRead: (): Promise<void> => receiver.received(() => log.lines),
+  });
+  const run = async (aim: Aim | undefined, until?: Promise<unknown>) => {
+    const plan: FollowPlan = {
+      path: folder.file("spool"),
+      momentPath: folder.file("moment"),
+      url: receiver.url,
+      run: receiver.process + 1,
+      log: path,
+      capacity: recordLimit + upTo(4_096),
+      pollInterval: 1 + upTo(50),
+      quietTime: 200 + upTo(300),
+      durability: random() < 0.8 ? "process" : "power",
+      requestBytes: 1 + upTo(256 * 1024),
+      ...aim?.at === "statement" && { hold: aim.hold },
+    };
+    await runProcess(
+      { program: FOLLOWER, plan, aim, ...until && { until } },
+      receiver,
+      tally,
+    );
+    if (receiver.failure !== undefined) throw receiver.failure;
+  };
+  for (let left = 10 + upTo(40); left > 0 && !isEnough(); left--) {
+    const aim = chooseAim(random);
+    await run(aim, aim === undefined ? sleep(upTo(300)) : undefined);
+  }
+  await log.stop();
+  lines.covered = log.lines;
+  await run(undefined, receiver.received(() => log.lines));
+  finish(receiver, tally);
+  tally.rotations += log.rotations;
+}
+
+/** What {@linkcode checkKills} does with the processes. */
+export interface KillOptions {
+  /** Of what is random. */
+  seed?: number | undefined;
+  /** Whether they follow a log. */
+  follow?: boolean | undefined;
+}
+
 /** Kills `count` processes, or a few more. */
 export async function checkKills(
   count: number,
-  seed = Date.now() & 0xfffffff,
+  { seed = Date.now() & 0xfffffff, follow = false }: KillOptions = {},
 ): Promise<Tally> {
   const interrupted = Object.fromEntries(
     [
@@ -372,9 +482,11 @@ export async function checkKills(
   ) as Interrupted;
   const tally = {
     ...{ spools: 0, kills: 0, ended: 0, records: 0, requests: 0, repeated: 0 },
+    rotations: 0,
     interrupted,
   };
   console.log(`Spools with seeds from ${seed} on`);
+  const use = follow ? followLog : useSpool;
   let next = seed;
   let hasFailed = false;
   const isEnough = () => hasFailed || tally.kills >= count;
@@ -382,18 +494,21 @@ export async function checkKills(
     while (!isEnough()) {
       const seed = next++;
       try {
-        await useSpool(seed, isEnough, tally);
+        await use(seed, isEnough, tally);
       } catch (error) {
         hasFailed = true;
         throw new Error(`The spool with seed ${seed} failed`, { cause: error });
       }
     }
   }));
-  const { spools, kills, ended, records, requests, repeated } = tally;
+  const { spools, kills, ended, records, requests, repeated, rotations } =
+    tally;
   console.log(
     `${kills} kills of ${
       kills + ended
-    } processes with ${spools} spools: ${records} records in ${requests} requests, ${repeated} repeated; they interrupted`,
+    } processes with ${spools} spools: ${records} records in ${requests} requests, ${repeated} repeated${
+      follow ? `, over ${rotations} rotations` : ""
+    }; they interrupted`,
   );
   for (const [moment, times] of Object.entries(interrupted)) {
     console.log(`${`${times}`.padStart(7)} ${moment}`);
@@ -403,11 +518,15 @@ export async function checkKills(
 
 if (import.meta.main) {
   const { values } = parseArgs({
-    options: { count: { type: "string" }, seed: { type: "string" } },
+    options: {
+      count: { type: "string", default: "1000" },
+      seed: { type: "string" },
+      follow: { type: "boolean" },
+    },
   });
-  const { count = "1000", seed } = values;
-  await checkKills(
-    Number(count),
-    seed === undefined ? undefined : Number(seed),
-  );
+  const { count, seed, follow } = values;
+  await checkKills(Number(count), {
+    seed: seed === undefined ? undefined : Number(seed),
+    follow,
+  });
 }
