@@ -110,8 +110,10 @@ export class OwnerFile {
 export function describeOwner(owner: Owner | undefined): string {
   if (owner === undefined) return "another process has it open";
   const { pid, host } = owner;
-  if (pid === processId()) {
-    return `this process has it open already, or another one with its id, ${pid}`;
+  if (pid === processId() && host === (hostName() ?? null)) {
+    // In containers, many processes have the id 1.
+    const other = host === null ? `, or another one with its id, ${pid}` : "";
+    return `this process has it open already${other}`;
   }
   return `process ${pid}${host ? ` on ${host}` : ""} has it open`;
 }

@@ -17,11 +17,17 @@ export class FaultySqlite implements Disposable {
   readonly log: string[] = [];
   /** Returns the error that a statement fails with, if it has to. */
   fail: (sql: string) => Error | undefined = () => undefined;
+  /** The same, although the statement has been run. */
+  failAfter: (sql: string) => Error | undefined = () => undefined;
 
   constructor() {
     const run = (sql: string) => {
       this.log.push(sql);
       const error = this.fail(sql);
+      if (error !== undefined) throw error;
+    };
+    const throwAfter = (sql: string) => {
+      const error = this.failAfter(sql);
       if (error !== undefined) throw error;
     };
     class Database extends DatabaseSync {
@@ -36,7 +42,9 @@ export class FaultySqlite implements Disposable {
             if (typeof value !== "function") return value;
             return (...args: unknown[]) => {
               run(sql);
-              return value.apply(statement, args);
+              const result = value.apply(statement, args);
+              throwAfter(sql);
+              return result;
             };
           },
         });

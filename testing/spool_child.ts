@@ -51,7 +51,7 @@ export interface SpoolPlan {
  */
 const STATEMENTS = {
   begin: "begin",
-  add: "insert into batch",
+  add: "insert or replace into batch",
   cut: "update spool",
   delete: "delete from batch",
   settle: "update spool",
