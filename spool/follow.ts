@@ -225,6 +225,8 @@ class Follower {
   readonly #logs: Log[] = [];
   /** What is known of files that someone may still come across, in the order of reading. */
   readonly #records: Map<number, FileRecord>;
+  /** Of the next record. One whose bytes wait to be committed has its id already. */
+  #nextId: number;
   /** The records of files that are not in the folder any more. */
   #gone: FileRecord[] = [];
   /** With more records than this, it is time to look for such files. */
@@ -253,6 +255,7 @@ class Follower {
       );
     }
     this.#records = new Map(files.map((record) => [record.id, record]));
+    this.#nextId = Math.max(0, ...this.#records.keys()) + 1;
   }
 
   /** Follows until the signal is aborted. */
@@ -340,8 +343,7 @@ class Follower {
       if (this.#inodeOf(name) === current) continue;
       const log = this.#tryToOpen(name);
       if (log === undefined) continue;
-      const id = records.length + 1;
-      records.push({ ...this.#recordOfAll(log), id });
+      records.push(this.#recordOfAll(log));
       this.#fs.closeSync(log.descriptor);
     }
     this.#spool.database.setFollows(this.#path, records);
@@ -772,9 +774,7 @@ class Follower {
   #recordOf({ record, inode, position, head, tail }: Log): FileRecord {
     const { crc32 } = this.#spool.modules.zlib;
     // A file that was left may have grown after all. It has its turn again.
-    const id = record?.state === "reading"
-      ? record.id
-      : Math.max(0, ...this.#records.keys()) + 1;
+    const id = record?.state === "reading" ? record.id : this.#nextId++;
     const [head_crc, tail_crc] = [crc32(head), crc32(tail)];
     return { id, inode, position, head_crc, tail_crc, state: "reading" };
   }

@@ -906,6 +906,38 @@ Deno.test(
   },
 );
 
+Deno.test(
+  "follow() remembers a copy that it finds while the spool is full",
+  UNIX,
+  async () => {
+    await using scene = await Scene.create("1234567\n");
+    scene.start({ capacity: 8, spool: { maxBytes: 8 } });
+    await scene.receives("1234567\n");
+    scene.hold();
+    scene.append("2345678\n");
+    await scene.polled();
+    scene.rotate(".1", "3456789\n");
+    const { database } = scene.internals;
+    await scene.wait(
+      "the end of the first file",
+      () => database.files[0]?.state === "left",
+    );
+    await scene.polled();
+    Deno.copyFileSync(scene.path, scene.older(".bak"));
+    scene.rotate(".2", "4\n");
+    await scene.polled();
+    scene.release();
+    await scene.receives("1234567\n2345678\n3456789\n4\n");
+    await scene.stop();
+    Deno.removeSync(scene.older(".1"));
+    Deno.removeSync(scene.older(".2"));
+    scene.start();
+    scene.rotate(".3", "5\n");
+    await scene.receives("1234567\n2345678\n3456789\n4\n5\n");
+    await scene.ends("1234567\n2345678\n3456789\n4\n5\n");
+  },
+);
+
 // -- Files that cannot be read --
 
 Deno.test(
