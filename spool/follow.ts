@@ -29,6 +29,8 @@ const NEWLINE = 10;
 const SAMPLE_SIZE = 1_024;
 /** How many records it takes at least to look for those that are not needed any more. */
 const MIN_RECORDS = 100;
+/** How often to list the folder anew if files are renamed at that moment. */
+const MAX_LISTINGS = 5;
 /** Rotated files that have been compressed, whose lines cannot be read. */
 const COMPRESSED = /\.(gz|bz2|xz|zst|lz4|zip|Z)$/;
 
@@ -413,24 +415,23 @@ class Follower {
    * as well which records nobody can come across any more.
    */
   #openOlder(): void {
-    const names = this.#listFolder((name) => this.#isOlder(name));
-    if (names === undefined) return;
-    const inodes = new Set(this.#logs.map(({ inode }) => inode));
-    const found: Log[] = [];
-    let areCopiesKnown = true;
-    for (const name of names) {
-      const log = this.#tryToOpen(name);
-      if (log === undefined) {
-        // It has its record still, and may be a copy.
-        const info = this.#stat(name);
-        if (info?.isFile()) areCopiesKnown = false;
-        inodes.add(`${info?.ino}`);
-        continue;
-      }
-      if (inodes.has(log.inode)) this.#fs.closeSync(log.descriptor);
-      else found.push(log);
-      inodes.add(log.inode);
+    let found: Log[] = [];
+    let listed: ReadonlyMap<string, string>;
+    let isStable = false;
+    // A file that is renamed between the listing and the opening is missed.
+    for (let i = 0; i < MAX_LISTINGS && !isStable; i++) {
+      this.#close(found);
+      listed = this.#listOlder();
+      found = this.#openListed(listed.keys());
+      isStable = String([...listed]) === String([...this.#listOlder()]);
     }
+    const inodes = new Set(this.#logs.map(({ inode }) => inode));
+    for (const { inode } of found) inodes.add(inode);
+    // One that cannot be opened has its record still, and may be a copy.
+    const areCopiesKnown = [...listed!.values()].every((inode) =>
+      inodes.has(inode)
+    );
+    for (const inode of listed!.values()) inodes.add(inode);
     const originals = new Set(found.map((log) => this.#originalOf(log)));
     try {
       const older = this.#withoutCopies(found)
@@ -443,17 +444,45 @@ class Follower {
       this.#logs.splice(-1, 0, ...older);
     } finally {
       const used = new Set(this.#logs.map(({ descriptor }) => descriptor));
-      for (const { descriptor } of found) {
-        if (!used.has(descriptor)) this.#fs.closeSync(descriptor);
-      }
+      this.#close(found.filter(({ descriptor }) => !used.has(descriptor)));
     }
     const records = [...this.#records.values()];
     this.#gone = records.slice(0, -1).filter((record) =>
-      record.state === "truncated"
+      isStable &&
+      (record.state === "truncated"
         ? areCopiesKnown && !originals.has(record)
-        : !inodes.has(record.inode)
+        : !inodes.has(record.inode))
     );
     this.#maxRecords = 2 * (records.length - this.#gone.length) + MIN_RECORDS;
+  }
+
+  /** The names of the older files, and their inodes. */
+  #listOlder(): Map<string, string> {
+    const names = this.#listFolder((name) => this.#isOlder(name)) ?? [];
+    const files = new Map<string, string>();
+    for (const name of names) {
+      const info = this.#stat(name);
+      if (info?.isFile()) files.set(name, `${info.ino}`);
+    }
+    return files;
+  }
+
+  /** Opens those of these files that are not open yet, and can be. */
+  #openListed(names: Iterable<string>): Log[] {
+    const inodes = new Set(this.#logs.map(({ inode }) => inode));
+    const found: Log[] = [];
+    for (const name of names) {
+      const log = this.#tryToOpen(name);
+      if (log === undefined) continue;
+      if (inodes.has(log.inode)) this.#close([log]);
+      else found.push(log);
+      inodes.add(log.inode);
+    }
+    return found;
+  }
+
+  #close(logs: readonly Log[]): void {
+    for (const { descriptor } of logs) this.#fs.closeSync(descriptor);
   }
 
   /**

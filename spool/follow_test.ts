@@ -474,6 +474,37 @@ function setTime(path: string, time: number): void {
 }
 
 Deno.test(
+  "follow() finds a file that is renamed while it looks for it",
+  UNIX,
+  async () => {
+    await using scene = await Scene.create("1\n");
+    scene.start();
+    await scene.receives("1\n");
+    await scene.stop();
+    for (const [i, text] of ["2\n", "3\n", "4\n"].entries()) {
+      scene.rotate(`.${3 - i}`, text);
+      setTime(scene.path, 10 + i);
+    }
+    let lists = 0;
+    scene.start({
+      fs: ({ readdirSync }) => ({
+        readdirSync: ((path: string) => {
+          const names = readdirSync(path);
+          // The first list is for the file where it stopped.
+          if (++lists !== 2) return names;
+          for (const n of [3, 2, 1]) {
+            Deno.renameSync(scene.older(`.${n}`), scene.older(`.${n + 1}`));
+          }
+          return names;
+        }) as FileSystem["readdirSync"],
+      }),
+    });
+    await scene.receives("1\n2\n3\n4\n");
+    await scene.ends("1\n2\n3\n4\n");
+  },
+);
+
+Deno.test(
   "follow() knows older files by any of the usual names, and no others",
   UNIX,
   async () => {
