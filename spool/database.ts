@@ -100,10 +100,11 @@ const TABLES = [
   `create table file (
     id integer primary key,     -- 1, 2, 3, … in the order of reading
     inode text not null,
-    position integer not null,  -- how many of its bytes are in the stream, or are passed over
+    born text not null,         -- when it was created, in ns since 1970; or 0
+    position integer not null,  -- how many of its bytes have been read, or passed over
     head_crc integer not null,  -- CRC-32 of the first of them, and of the last
     tail_crc integer not null,
-    state text not null         -- reading, left, or truncated
+    state text not null         -- reading, left, or passed over
   )`,
 ];
 
@@ -134,10 +135,11 @@ export interface Cut {
 export interface FileRecord {
   readonly id: number;
   readonly inode: string;
+  readonly born: string;
   readonly position: number;
   readonly head_crc: number;
   readonly tail_crc: number;
-  readonly state: "reading" | "left" | "truncated";
+  readonly state: "reading" | "left" | "passed over";
 }
 
 /** The bytes of one send. */
@@ -688,34 +690,31 @@ export class SpoolDatabase {
   }
 
   /**
-   * Remembers that a file is followed.
+   * Remembers what is known of files, and forgets some.
    *
-   * @param files Those that are there already, and are passed over.
+   * @param changes The path, if it is followed from now on; how many bytes are known to
+   *   have been destroyed unread; and files that are forgotten.
    * @throws {SpoolError} If that fails.
    */
-  setFollows(path: string, files: readonly FileRecord[]): void {
-    this.#withReserve("remember the followed file", () => {
+  saveFiles(
+    files: readonly FileRecord[],
+    { follows, lost = 0, forgotten = [] }: {
+      readonly follows?: string | undefined;
+      readonly lost?: number;
+      readonly forgotten?: readonly FileRecord[];
+    },
+  ): void {
+    this.#withReserve("remember what is followed", () => {
       let state: State;
       this.#transaction(this.#isPower, 0, () => {
         for (const file of files) this.#saveFile(file);
-        state = this.#saveState({ follows: path });
-      });
-      this.#state = state!;
-    });
-  }
-
-  /**
-   * Remembers what is known of a file.
-   *
-   * @param lost How many bytes of it are known to have been destroyed unread.
-   * @throws {SpoolError} If that fails.
-   */
-  saveFile(file: FileRecord, lost = 0): void {
-    this.#withReserve("remember a followed file", () => {
-      let state: State;
-      this.#transaction(this.#isPower, 0, () => {
-        this.#saveFile(file);
-        state = this.#saveState({ lost: this.#state.lost + lost });
+        for (const { id } of forgotten) {
+          this.#run("delete from file where id = ?", id);
+        }
+        state = this.#saveState({
+          follows: follows ?? this.#state.follows,
+          lost: this.#state.lost + lost,
+        });
       });
       this.#state = state!;
     });
@@ -723,23 +722,10 @@ export class SpoolDatabase {
 
   #saveFile(file: FileRecord): void {
     this.#run(
-      "insert or replace into file values (?, ?, ?, ?, ?, ?)",
-      ...[file.id, file.inode, file.position],
+      "insert or replace into file values (?, ?, ?, ?, ?, ?, ?)",
+      ...[file.id, file.inode, file.born, file.position],
       ...[file.head_crc, file.tail_crc, file.state],
     );
-  }
-
-  /**
-   * Forgets a file that nobody can come across any more.
-   *
-   * @throws {SpoolError} If that fails.
-   */
-  forgetFile({ id }: FileRecord): void {
-    this.#withReserve("forget a followed file", () => {
-      this.#transaction(false, 0, () => {
-        this.#run("delete from file where id = ?", id);
-      });
-    });
   }
 
   // -- Reading all of it, for export --

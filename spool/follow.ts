@@ -27,10 +27,6 @@ const NEWLINE = 10;
  * tell it from another: a log line with its time is shorter.
  */
 const SAMPLE_SIZE = 1_024;
-/** How many records it takes at least to look for those that are not needed any more. */
-const MIN_RECORDS = 100;
-/** How often to list the folder anew if files are renamed at that moment. */
-const MAX_LISTINGS = 5;
 /** Rotated files that have been compressed, whose lines cannot be read. */
 const COMPRESSED = /\.(gz|bz2|xz|zst|lz4|zip|Z)$/;
 
@@ -96,22 +92,34 @@ export interface FollowOptions {
  * its end, and has not changed for `quietTime`; a last line without a newline gets one
  * then, because what comes next does not continue it.
  *
- * A truncated file is left at once, and read again from its beginning as another one.
+ * A truncated file is read again from its beginning, as if it were another one.
  *
- * WHAT WAS MISSED. After a restart, the file that was being read may have been renamed,
- * and others after it. It is recognised by its inode and samples among the files in
- * the folder. The others are those there whose names begin with that of the file, and
- * that have no record. For that, all that are there when a file is followed for the
- * first time get a record, although they are never read. What has the samples of a
- * file that was truncated is the copy that was made of it before, and is not read; nor
- * is what has the beginning of another file, and nothing else.
+ * WHAT WAS MISSED. A file can be renamed, and the next one as well, between two looks:
+ * within `pollInterval`, or while no process followed it. Then there are older files in
+ * the folder, with names that begin with that of the file, that nobody has seen. What
+ * they are depends on whether the file at the path is still the same:
+ *
+ *   it is another one   it was rotated by renaming, so each of them has been at the
+ *                       path, and is read
+ *   it is the same      nothing that was at the path has been renamed: they are copies,
+ *                       as `copytruncate` makes them, and are passed over
+ *
+ * So each older file that was seen has a record, also if it was passed over: all of
+ * those that are there when a file is followed for the first time. And a look in which
+ * names are changing decides nothing.
+ *
+ * After a restart, the file that was being read is sought in the folder by its inode.
+ * If what is there is not what was read, the file was truncated, or removed and its
+ * inode used again. The time when it was created tells which.
  * -------------------------------------------------------------------------- */
 
 /** A file that has something to read, or may have. */
 interface Log {
-  /** The open file. Two logs share it if it was truncated. */
   readonly descriptor: number;
   readonly inode: string;
+  readonly born: string;
+  /** When it was changed last before it was opened, in ms since 1970. */
+  readonly time: number;
   /** How many of its bytes have been committed, or are about to be. */
   position: number;
   /** The first of them, at most `SAMPLE_SIZE`. */
@@ -120,7 +128,7 @@ interface Log {
   tail: Uint8Array<ArrayBuffer>;
   /** Its record, once something of it has been committed. */
   record: FileRecord | undefined;
-  /** The largest size that it has been seen to have, in bytes. */
+  /** The size that it was last seen to have, in bytes. */
   size: number;
   /** When it was last seen to change, by `performance.now()`. */
   changed: number;
@@ -128,8 +136,25 @@ interface Log {
   isInLine: boolean;
   /** It is no longer at the path. */
   isReplaced: boolean;
-  /** What had not been read of it is gone. */
+  /** What was read of it is gone, so that the position means nothing. */
   isTruncated: boolean;
+  /** How many bytes are known to have been destroyed before they were read. */
+  lost: number;
+}
+
+/** What is where, at one moment. */
+interface Folder {
+  /** The inode at the path; `undefined` if nothing is there that can be looked at. */
+  readonly current: string | undefined;
+  /** The older files, by name; `undefined` if the folder cannot be listed. */
+  readonly older: ReadonlyMap<string, Identity> | undefined;
+}
+
+/** Tells a file from another that had its inode before. */
+interface Identity {
+  readonly inode: string;
+  /** When it was created, in ns since 1970; "0" where that is not known. */
+  readonly born: string;
 }
 
 /**
@@ -229,10 +254,14 @@ class Follower {
   readonly #records: Map<number, FileRecord>;
   /** Of the next record. One whose bytes wait to be committed has its id already. */
   #nextId: number;
-  /** The records of files that are not in the folder any more. */
+  /** The inode at the path at the latest look that decided anything. */
+  #current: string | undefined;
+  /** Older files that need no other look, by their inodes and times of creation. */
+  readonly #known = new Set<string>();
+  /** Older files that are to be read, and could not be opened yet; the same. */
+  readonly #unreadable = new Set<string>();
+  /** The records that nobody can come across any more. */
   #gone: FileRecord[] = [];
-  /** With more records than this, it is time to look for such files. */
-  #maxRecords = MIN_RECORDS;
   /** It is known what has become of the file where the last process stopped. */
   #isResumed = false;
   /** What is wrong with the path, as it was last reported. */
@@ -275,10 +304,7 @@ class Follower {
       }
     } finally {
       clearTimeout(poll);
-      const descriptors = this.#logs.map(({ descriptor }) => descriptor);
-      for (const descriptor of new Set(descriptors)) {
-        this.#fs.closeSync(descriptor);
-      }
+      this.#close(this.#logs);
     }
   }
 
@@ -305,100 +331,21 @@ class Follower {
 
   // -- Finding files --
 
-  /**
-   * Finds the file where the last process stopped.
-   *
-   * @throws If the file at the path may be it, and cannot be read.
-   */
-  #resume(): void {
-    if (this.#spool.database.follows === undefined) return this.#passOver();
-    const last = [...this.#records.values()]
-      .findLast(({ state }) => state === "reading");
-    if (last === undefined) return;
-    let isThere = false;
-    for (const name of this.#listFolder(() => true) ?? [this.#name]) {
-      if (this.#inodeOf(name) !== last.inode) continue;
-      const isAtPath = name === this.#name;
-      const log = isAtPath ? this.#open(name) : this.#tryToOpen(name);
-      if (log === undefined) continue;
-      if (log.record === last) return void this.#logs.push(log);
-      this.#fs.closeSync(log.descriptor);
-      isThere = true;
-    }
-    this.#save({ ...last, state: isThere ? "truncated" : "left" });
-    this.#report(
-      new Error(
-        isThere
-          ? `${this.#path} was truncated while it was not followed; any lines that had not been read by then are lost`
-          : `The file that was at ${this.#path} is no longer in its folder; any lines that had not been read from it are lost`,
-      ),
-    );
-  }
-
-  /** Makes records of the older files that are there in the beginning. */
-  #passOver(): void {
-    const records: FileRecord[] = [];
-    const names = this.#listFolder((name) => this.#isOlder(name)) ?? [];
-    const current = this.#inodeOf(this.#name);
-    for (const name of names) {
-      // It may be what a link at the path points to.
-      if (this.#inodeOf(name) === current) continue;
-      const log = this.#tryToOpen(name);
-      if (log === undefined) continue;
-      records.push(this.#recordOfAll(log));
-      this.#fs.closeSync(log.descriptor);
-    }
-    this.#spool.database.setFollows(this.#path, records);
-    for (const record of records) this.#records.set(record.id, record);
-  }
-
-  /**
-   * Makes records of the copies of a file that has been truncated: a copy is shorter
-   * than what was read if something was appended before the truncation.
-   */
-  #passOverCopies(original: Log): void {
-    const names = this.#listFolder((name) => this.#isOlder(name)) ?? [];
-    for (const name of names) {
-      const log = this.#tryToOpen(name);
-      if (log === undefined) continue;
-      try {
-        if (log.record === undefined && this.#isCopy(log, original)) {
-          this.#save(this.#recordOfAll(log));
-        }
-      } finally {
-        this.#fs.closeSync(log.descriptor);
-      }
-    }
-  }
-
   /** Looks at what is at the path, and at the files that are being read. */
   #look(): void {
     try {
-      if (!this.#isResumed) this.#resume();
-      this.#isResumed = true;
-      const inode = this.#inodeOf(this.#name);
-      for (const log of [...this.#logs]) {
+      const folder = this.#lookAtFolder();
+      this.#isResumed ||= this.#resume(folder);
+      if (!this.#isResumed) return;
+      const { current } = folder;
+      for (const log of this.#logs) {
         // If nothing is at the path, nothing has replaced it yet.
-        if (inode !== undefined) {
-          log.isReplaced = log.isTruncated || log.inode !== inode;
-        }
+        if (current !== undefined) log.isReplaced = log.inode !== current;
         this.#inspect(log);
       }
-      // It need not be the last one: it may have got its old name back.
-      const current = this.#logs.findIndex(({ isReplaced }) => !isReplaced);
-      if (current >= 0) this.#logs.push(...this.#logs.splice(current, 1));
-      if (this.#logs.every(({ isReplaced }) => isReplaced)) {
-        const log = this.#open(this.#name);
-        this.#logs.push(log);
-        try {
-          this.#openOlder();
-        } catch (error) {
-          this.#remove(log);
-          throw error;
-        }
-      } else if (this.#records.size > this.#maxRecords) {
-        this.#openOlder();
-      }
+      if (current !== undefined) this.#takeIn(folder);
+      // Throws, and says why.
+      else if (this.#logs.length === 0) this.#close([this.#open(this.#name)]);
       this.#problem = "";
     } catch (error) {
       const message = `Waiting for ${this.#path}: ${messageOf(error)}`;
@@ -410,99 +357,159 @@ class Follower {
   }
 
   /**
-   * Opens the older files that have something to read, in the order of their latest
-   * changes: they were at the path before the last log, and nobody noticed. Finds out
-   * as well which records nobody can come across any more.
+   * Finds the file where the last process stopped.
+   *
+   * @returns Whether that is decided. While names are changing, it is not.
+   * @throws If it may be the file at the path, and that cannot be opened.
    */
-  #openOlder(): void {
-    let found: Log[] = [];
-    let listed: ReadonlyMap<string, string>;
-    let isStable = false;
-    // A file that is renamed between the listing and the opening is missed.
-    for (let i = 0; i < MAX_LISTINGS && !isStable; i++) {
-      this.#close(found);
-      listed = this.#listOlder();
-      found = this.#openListed(listed.keys());
-      isStable = String([...listed]) === String([...this.#listOlder()]);
+  #resume(folder: Folder): boolean {
+    if (this.#spool.database.follows === undefined) {
+      const older = this.#openOlder(folder);
+      try {
+        this.#passOver(older, this.#path);
+      } finally {
+        this.#close(older);
+      }
+      this.#current = folder.current;
+      return true;
     }
-    const inodes = new Set(this.#logs.map(({ inode }) => inode));
-    for (const { inode } of found) inodes.add(inode);
-    // One that cannot be opened has its record still, and may be a copy.
-    const areCopiesKnown = [...listed!.values()].every((inode) =>
-      inodes.has(inode)
-    );
-    for (const inode of listed!.values()) inodes.add(inode);
-    const originals = new Set(found.map((log) => this.#originalOf(log)));
-    try {
-      const older = this.#withoutCopies(found)
-        .filter(({ position, size }) => position < size)
-        .map((log) => ({ ...log, isReplaced: true }));
-      const times = new Map(
-        older.map((log) => [log, this.#fs.fstatSync(log.descriptor).mtimeMs]),
+    const last = [...this.#records.values()]
+      .findLast(({ state }) => state === "reading");
+    if (last === undefined) return true;
+    const name = this.#nameOf(last.inode, folder);
+    const log = name === this.#name
+      ? this.#open(name)
+      : name && this.#tryToOpen(name);
+    const isSameFile = log && (log.record === last || isBorn(log, last));
+    if (!isSameFile) {
+      if (log) this.#close([log]);
+      if (!isEqual(folder, this.#lookAtFolder())) return false;
+      this.#save({ ...last, state: "left" });
+      this.#report(
+        new Error(
+          `The file that was at ${this.#path} is no longer in its folder; any lines that had not been read from it are lost`,
+        ),
       );
-      older.sort((a, b) => times.get(a)! - times.get(b)!);
-      this.#logs.splice(-1, 0, ...older);
+      return true;
+    }
+    this.#current = last.inode;
+    this.#logs.push(log);
+    if (log.record !== last) {
+      log.record = last;
+      log.isTruncated = true;
+      this.#report(
+        new Error(
+          `${this.#path} was truncated while it was not followed; any lines that had not been read by then are lost`,
+        ),
+      );
+    }
+    return true;
+  }
+
+  /** Opens what is new in the folder, or passes it over. */
+  #takeIn(folder: Folder): void {
+    const { current } = folder;
+    const isRotated = current !== this.#current;
+    const isOpen = this.#logs.some(({ isReplaced }) => !isReplaced);
+    if (isOpen && !isRotated && this.#newIn(folder).length === 0) return;
+    const opened = this.#openOlder(folder);
+    try {
+      if (!isOpen) opened.push(this.#open(this.#name));
+      // What is renamed meanwhile may have been missed. The next look decides then.
+      if (!isEqual(folder, this.#lookAtFolder())) return;
+      const isMissed = (log: Log) =>
+        isRotated || this.#unreadable.has(keyOf(log));
+      const isCurrent = ({ inode }: Log) => inode === current;
+      const unread = opened.filter((log) =>
+        isCurrent(log) ||
+        (log.record === undefined ? isMissed(log) : hasGrown(log))
+      );
+      this.#passOver(opened.filter((log) => !unread.includes(log)));
+      unread.sort((a, b) => a.time - b.time);
+      for (const log of unread) log.isReplaced = !isCurrent(log);
+      this.#logs.push(...unread);
+      // What is at the path comes last, also if it has got its name back.
+      const at = this.#logs.findIndex(({ isReplaced }) => !isReplaced);
+      this.#logs.push(...this.#logs.splice(at, 1));
+      if (isRotated) {
+        for (const [, file] of this.#newIn(folder)) {
+          this.#unreadable.add(keyOf(file));
+        }
+      }
+      this.#current = current;
+      this.#findGone(folder);
     } finally {
-      const used = new Set(this.#logs.map(({ descriptor }) => descriptor));
-      this.#close(found.filter(({ descriptor }) => !used.has(descriptor)));
+      this.#close(opened.filter((log) => !this.#logs.includes(log)));
     }
-    const records = [...this.#records.values()];
-    this.#gone = records.slice(0, -1).filter((record) =>
-      isStable &&
-      (record.state === "truncated"
-        ? areCopiesKnown && !originals.has(record)
-        : !inodes.has(record.inode))
+  }
+
+  /** The older files that are neither known nor open. */
+  #newIn({ older = new Map() }: Folder): [name: string, file: Identity][] {
+    return [...older].filter(([, file]) =>
+      !this.#known.has(keyOf(file)) &&
+      !this.#logs.some(({ inode }) => inode === file.inode)
     );
-    this.#maxRecords = 2 * (records.length - this.#gone.length) + MIN_RECORDS;
   }
 
-  /** The names of the older files, and their inodes. */
-  #listOlder(): Map<string, string> {
-    const names = this.#listFolder((name) => this.#isOlder(name)) ?? [];
-    const files = new Map<string, string>();
-    for (const name of names) {
-      const info = this.#stat(name);
-      if (info?.isFile()) files.set(name, `${info.ino}`);
-    }
-    return files;
-  }
-
-  /** Opens those of these files that are not open yet, and can be. */
-  #openListed(names: Iterable<string>): Log[] {
-    const inodes = new Set(this.#logs.map(({ inode }) => inode));
-    const found: Log[] = [];
-    for (const name of names) {
-      const log = this.#tryToOpen(name);
-      if (log === undefined) continue;
-      if (inodes.has(log.inode)) this.#close([log]);
-      else found.push(log);
-      inodes.add(log.inode);
-    }
-    return found;
-  }
-
-  #close(logs: readonly Log[]): void {
-    for (const { descriptor } of logs) this.#fs.closeSync(descriptor);
+  /** Opens those of the older files that are new and can be opened. */
+  #openOlder(folder: Folder): Log[] {
+    return this.#newIn(folder).flatMap(([name]) => this.#tryToOpen(name) ?? []);
   }
 
   /**
-   * Leaves out copies of files that have been truncated, and copies of the beginning of
-   * another file that is there. Makes records of the latter, which may stay longer.
+   * Makes records of files that are not read, unless they have one.
+   *
+   * @param follows The path, if it is followed from now on.
    */
-  #withoutCopies(found: readonly Log[]): Log[] {
-    const rest = new Set(found);
-    for (const log of found) {
-      const others = [...this.#logs, ...rest];
-      if (this.#originalOf(log) !== undefined) rest.delete(log);
-      else if (
-        log.record === undefined &&
-        others.some((other) => this.#isBeginning(log, other))
-      ) {
-        this.#save(this.#recordOfAll(log));
-        rest.delete(log);
-      }
+  #passOver(logs: readonly Log[], follows?: string): void {
+    const records = logs
+      // An empty one may yet become a file of its own.
+      .filter(({ record, size }) => record === undefined && size > 0)
+      .map((log) => this.#recordOfAll(log));
+    if (records.length > 0 || follows !== undefined) {
+      this.#spool.database.saveFiles(records, { follows });
     }
-    return [...rest];
+    for (const record of records) this.#records.set(record.id, record);
+    for (const log of logs) this.#known.add(keyOf(log));
+  }
+
+  /** Finds out which records nobody can come across any more. */
+  #findGone({ current, older }: Folder): void {
+    if (older === undefined) return;
+    const files = [...older.values()];
+    const keys = new Set(files.map(keyOf));
+    for (const key of this.#known) if (!keys.has(key)) this.#known.delete(key);
+    const inodes = new Set(
+      [...files, ...this.#logs].map(({ inode }) => inode),
+    ).add(current!);
+    const records = [...this.#records.values()];
+    this.#gone = records.filter(({ id, inode, state }) =>
+      state !== "reading" &&
+      (!inodes.has(inode) ||
+        records.some((other) => other.inode === inode && other.id > id))
+    );
+  }
+
+  /** What is in the folder, as far as it can be looked at. */
+  #lookAtFolder(): Folder {
+    const current = this.#identify(this.#name)?.inode;
+    const names = this.#listFolder((name) => this.#isOlder(name));
+    const older = names?.flatMap((name) => {
+      const file = this.#identify(name);
+      // What is at the path may be a link to one of them.
+      if (file === undefined || file.inode === current) return [];
+      return [[name, file]] as const;
+    });
+    return { current, older: older && new Map(older) };
+  }
+
+  /** The name of the file with an inode, whatever that name is. */
+  #nameOf(inode: string, { current, older }: Folder): string | undefined {
+    if (current === inode) return this.#name;
+    const names = older?.keys() ?? [];
+    const all = this.#listFolder(() => true) ?? [];
+    return [...names, ...all]
+      .find((name) => this.#identify(name)?.inode === inode);
   }
 
   /** Whether a name is that of an older file, as programs for rotation choose it. */
@@ -528,15 +535,12 @@ class Follower {
     return names.filter((name) => filter(name) && !isOfSpool(name));
   }
 
-  #inodeOf(name: string): string | undefined {
-    const info = this.#stat(name);
-    return info && `${info.ino}`;
-  }
-
-  #stat(name: string): BigIntStats | undefined {
+  /** Which file has a name; `undefined` if there is no regular file. */
+  #identify(name: string): Identity | undefined {
     try {
       const path = this.#spool.modules.path.join(this.#folder, name);
-      return this.#fs.statSync(path, { bigint: true });
+      const info = this.#fs.statSync(path, { bigint: true });
+      return info.isFile() ? identityOf(info) : undefined;
     } catch {
       return undefined; // it may have been removed
     }
@@ -546,7 +550,7 @@ class Follower {
     try {
       return this.#open(name);
     } catch {
-      return undefined; // it may be a folder, or have been removed
+      return undefined; // it may have been removed
     }
   }
 
@@ -560,51 +564,35 @@ class Follower {
     const descriptor = this.#fs.openSync(path, "r");
     const info = this.#fs.fstatSync(descriptor, { bigint: true });
     const log: Log = {
-      ...{ descriptor, inode: `${info.ino}`, position: 0 },
-      ...{ head: new Uint8Array(), tail: new Uint8Array(), record: undefined },
-      ...{ size: Number(info.size), changed: performance.now() },
-      ...{ isInLine: false, isReplaced: false, isTruncated: false },
+      ...{ descriptor, ...identityOf(info), time: Number(info.mtimeMs) },
+      ...{ position: 0, head: new Uint8Array(), tail: new Uint8Array() },
+      ...{ record: undefined, size: Number(info.size) },
+      ...{ changed: performance.now(), isInLine: false },
+      ...{ isReplaced: false, isTruncated: false, lost: 0 },
     };
+    // What is at the path is read, even if it was passed over when it was elsewhere.
     const record = [...this.#records.values()].findLast((record) =>
-      record.inode === log.inode && record.state !== "truncated" &&
-      this.#isFileOf(record, log)
+      this.#isFileOf(record, log) &&
+      (record.state !== "passed over" || name !== this.#name)
     );
     if (record === undefined) return log;
     const { position } = record;
     const [head, tail] = this.#samples(log, position);
     // What was left in a line got a newline then.
-    const isInLine = record.state === "reading" && tail.at(-1) !== NEWLINE;
+    const isInLine = record.state === "reading" && position > 0 &&
+      tail.at(-1) !== NEWLINE;
     return { ...log, record, position, head, tail, isInLine };
   }
 
-  /** The file that this is a copy of, made before that was truncated. */
-  #originalOf(log: Log): FileRecord | undefined {
-    return [...this.#records.values()].find((record) =>
-      record.state === "truncated" && record.position > 0 &&
-      this.#isFileOf(record, log)
-    );
+  #close(logs: readonly Log[]): void {
+    for (const { descriptor } of logs) this.#fs.closeSync(descriptor);
   }
 
-  /** Whether all of a file is the beginning of another one. */
-  #isBeginning(log: Log, other: Log): boolean {
-    const { inode, size } = log;
-    if (inode === other.inode || size === 0 || size > other.size) return false;
-    const [head, tail] = this.#samples(log, size);
-    const [otherHead, otherTail] = this.#samples(other, size);
-    return startsWith(otherHead, head) && startsWith(otherTail, tail);
-  }
-
-  /** Whether a file is a copy of another, or of the beginning of what was read of it. */
-  #isCopy(log: Log, { inode, position, head, tail }: Log): boolean {
-    if (log.inode === inode || log.size === 0) return false;
-    const [ownHead, ownTail] = this.#samples(log, position);
-    return startsWith(head, ownHead) &&
-      (log.size < position || startsWith(ownTail, tail));
-  }
-
-  /** Whether what was read of the file of a record is in this file. */
-  #isFileOf({ position, head_crc, tail_crc }: FileRecord, log: Log): boolean {
-    if (log.size < position) return false;
+  /** Whether it is the file of a record: what was read of that is in it. */
+  #isFileOf(record: FileRecord, log: Log): boolean {
+    const { inode, position, head_crc, tail_crc } = record;
+    if (inode !== log.inode || log.size < position) return false;
+    if (position === 0) return isBorn(log, record);
     const { crc32 } = this.#spool.modules.zlib;
     const [head, tail] = this.#samples(log, position);
     return crc32(head) === head_crc && crc32(tail) === tail_crc;
@@ -633,13 +621,12 @@ class Follower {
     await this.#persist(async () => {
       this.#forgetGone();
       const log = this.#logs[0];
-      if (log === undefined) return void (isMore = false);
-      if (log.isTruncated) {
-        if (log.isInLine) await this.#append(log, Uint8Array.of(NEWLINE), 1);
-        return this.#leave(log);
+      if (log === undefined) isMore = false;
+      else if (log.isTruncated) await this.#begin(log);
+      else {
+        const bytes = this.#next(log);
+        if (bytes !== undefined) isMore = await this.#commit(log, bytes);
       }
-      const bytes = this.#next(log);
-      if (bytes !== undefined) isMore = await this.#commit(log, bytes);
     });
     return isMore;
   }
@@ -658,7 +645,7 @@ class Follower {
       Math.min(size, position + this.#options.capacity),
     );
     if (startsWith(bytes, tail)) return bytes.subarray(tail.length);
-    this.#truncated(log);
+    this.#inspect(log);
     return undefined;
   }
 
@@ -687,9 +674,8 @@ class Follower {
   /**
    * Commits bytes of a file.
    *
-   * @param added 1 if the last one is a newline that the file does not have. Then it
-   *   is left, in the same transaction: its end could not be told otherwise. One that
-   *   was truncated is left by itself.
+   * @param added 1 if the last one is a newline that the file does not have. Then the
+   *   file is left in the same transaction: its end could not be told otherwise.
    */
   async #append(
     log: Log,
@@ -697,69 +683,58 @@ class Follower {
     added: 0 | 1,
   ): Promise<void> {
     const ofFile = bytes.subarray(0, bytes.length - added);
-    const { position, head, tail } = log;
-    // At once: if the file is truncated while this waits for room, #inspect sees it.
+    // At once: if the file is truncated while this waits for room, #inspect must know
+    // that these bytes have been read.
     log.position += ofFile.length;
-    log.head = concat(head, ofFile.subarray(0, SAMPLE_SIZE))
+    log.head = concat(log.head, ofFile.subarray(0, SAMPLE_SIZE))
       .slice(0, SAMPLE_SIZE);
-    log.tail = concat(tail, ofFile.subarray(-SAMPLE_SIZE)).slice(-SAMPLE_SIZE);
-    const isLeft = added === 1 && !log.isTruncated;
+    log.tail = concat(log.tail, ofFile.subarray(-SAMPLE_SIZE))
+      .slice(-SAMPLE_SIZE);
+    log.isInLine = bytes.at(-1) !== NEWLINE;
     const record: FileRecord = {
       ...this.#recordOf(log),
-      state: isLeft ? "left" : "reading",
+      state: added === 1 ? "left" : "reading",
     };
-    try {
+    // They cannot be read again if the file is truncated.
+    await this.#persist(async () => {
       await this.#spool.append(bytes, record, this.#options.signal);
-    } catch (error) {
-      Object.assign(log, { position, head, tail });
-      throw error;
-    }
-    this.#records.set(record.id, record);
-    log.record = record;
-    log.isInLine = bytes.at(-1) !== NEWLINE;
-    if (isLeft) this.#remove(log);
+      this.#records.set(record.id, record);
+      log.record = record;
+      if (added === 1) this.#remove(log);
+    });
   }
 
   /** Notices that a file has changed, or was truncated. */
   #inspect(log: Log): void {
-    if (log.isTruncated) return;
     const { size } = this.#fs.fstatSync(log.descriptor);
-    const { position, tail } = log;
-    const sample = this.#read(log, position - tail.length, position);
-    if (size < log.size || !startsWith(sample, tail)) {
-      return this.#truncated(log);
+    const { isTruncated, tail, position } = log;
+    const isDestroyed = size < log.size ||
+      !isTruncated &&
+        !startsWith(this.#read(log, position - tail.length, position), tail);
+    if (isDestroyed) {
+      log.lost += Math.max(log.size - (isTruncated ? 0 : position), 0);
+      log.isTruncated = true;
     }
-    if (size > log.size) log.changed = performance.now();
+    if (isDestroyed || size > log.size) log.changed = performance.now();
     log.size = size;
   }
 
-  /** Takes a file that was truncated for another one from there on. */
-  #truncated(log: Log): void {
-    // Now, while what was read of it is known, and not only a digest of that.
-    this.#passOverCopies(log);
-    const { isReplaced } = log;
-    log.isTruncated = log.isReplaced = true;
-    const { size } = this.#fs.fstatSync(log.descriptor);
-    this.#logs.splice(this.#logs.indexOf(log) + 1, 0, {
-      ...log,
-      ...{ position: 0, size, changed: performance.now() },
-      ...{ head: new Uint8Array(), tail: new Uint8Array(), record: undefined },
-      ...{ isInLine: false, isReplaced, isTruncated: false },
-    });
-  }
-
-  /** Leaves a file that has been read to its end, or that was truncated. */
-  #leave(log: Log): void {
-    const { isTruncated, size, position } = log;
-    const lost = isTruncated ? Math.max(size - position, 0) : 0;
-    if (log.record !== undefined || lost > 0) {
-      const record = this.#recordOf(log);
-      this.#save(
-        { ...record, state: isTruncated ? "truncated" : "left" },
-        lost,
+  /** Begins anew with a file that has been truncated. */
+  async #begin(log: Log): Promise<void> {
+    const { lost, isInLine } = log;
+    if (isInLine) {
+      await this.#spool.append(
+        Uint8Array.of(NEWLINE),
+        log.record!,
+        this.#options.signal,
       );
+      log.isInLine = false;
     }
-    this.#remove(log);
+    const none = { head: new Uint8Array(), tail: new Uint8Array() };
+    const record = this.#recordOf({ ...log, position: 0, ...none });
+    this.#save(record, lost);
+    Object.assign(log, { position: 0, ...none, record, isTruncated: false });
+    log.lost -= lost;
     if (lost > 0) {
       this.#report(
         new Error(
@@ -771,11 +746,18 @@ class Follower {
     }
   }
 
+  /** Leaves a file that has been read to its end. */
+  #leave(log: Log): void {
+    // An empty one has no record.
+    if (log.record !== undefined) {
+      this.#save({ ...this.#recordOf(log), state: "left" });
+    }
+    this.#remove(log);
+  }
+
   #remove(log: Log): void {
     this.#logs.splice(this.#logs.indexOf(log), 1);
-    const { descriptor } = log;
-    if (this.#logs.some((other) => other.descriptor === descriptor)) return;
-    this.#fs.closeSync(descriptor);
+    this.#close([log]);
   }
 
   /** Reads a part of a file: less than that where the file ends. */
@@ -800,41 +782,64 @@ class Follower {
   // -- Records --
 
   /** The record of a file as it is now. */
-  #recordOf({ record, inode, position, head, tail }: Log): FileRecord {
+  #recordOf({ record, inode, born, position, head, tail }: Log): FileRecord {
     const { crc32 } = this.#spool.modules.zlib;
     // A file that was left may have grown after all. It has its turn again.
     const id = record?.state === "reading" ? record.id : this.#nextId++;
     const [head_crc, tail_crc] = [crc32(head), crc32(tail)];
-    return { id, inode, position, head_crc, tail_crc, state: "reading" };
+    return { id, inode, born, position, head_crc, tail_crc, state: "reading" };
   }
 
-  /** The record of a file all of which is passed over. */
+  /** The record of a file that is passed over. */
   #recordOfAll(log: Log): FileRecord {
     const { size } = log;
     const [head, tail] = this.#samples(log, size);
     return {
       ...this.#recordOf({ ...log, position: size, head, tail }),
-      state: "left",
+      state: "passed over",
     };
   }
 
-  /** Forgets files that are not in the folder any more. */
-  #forgetGone(): void {
-    for (const record of this.#gone) {
-      this.#spool.database.forgetFile(record);
-      this.#records.delete(record.id);
-    }
-    this.#gone = [];
+  #save(record: FileRecord, lost = 0): void {
+    this.#spool.database.saveFiles([record], { lost });
+    this.#records.set(record.id, record);
   }
 
-  #save(record: FileRecord, lost = 0): void {
-    this.#spool.database.saveFile(record, lost);
-    this.#records.set(record.id, record);
+  /** Forgets what nobody can come across any more. */
+  #forgetGone(): void {
+    if (this.#gone.length === 0) return;
+    this.#spool.database.saveFiles([], { forgotten: this.#gone });
+    for (const { id } of this.#gone) this.#records.delete(id);
+    this.#gone = [];
   }
 
   #report(error: Error): void {
     notify(this.#options.onError, error);
   }
+}
+
+function identityOf({ ino, birthtimeNs }: BigIntStats): Identity {
+  return { inode: `${ino}`, born: `${birthtimeNs}` };
+}
+
+function keyOf({ inode, born }: Identity): string {
+  return `${inode} ${born}`;
+}
+
+/** Whether a file was created when that of a record was, as far as that is known. */
+function isBorn(log: Log, { inode, born }: FileRecord): boolean {
+  return log.inode === inode && log.born === born && born !== "0";
+}
+
+/** Whether a file that was left has grown all the same. */
+function hasGrown({ record, position, size }: Log): boolean {
+  return record?.state !== "passed over" && position < size;
+}
+
+function isEqual(a: Folder, b: Folder): boolean {
+  const textOf = ({ current, older }: Folder) =>
+    JSON.stringify([current, older && [...older]]);
+  return textOf(a) === textOf(b);
 }
 
 /** Waits, or until the signal is aborted. */

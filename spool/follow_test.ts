@@ -771,7 +771,7 @@ Deno.test(
     // Of the first file, and all of the second.
     assertEquals(scene.stats.bytesLost, 8 + 6);
     await scene.stop();
-    assertEquals(scene.errors.length, 2);
+    assertEquals(scene.errors.length, 1);
   },
 );
 
@@ -846,6 +846,58 @@ Deno.test(
   },
 );
 
+/** Lists a folder, but for one file, the first time that another one is in it. */
+function missing(
+  suffix: string,
+  other: string,
+): NonNullable<Setup["fs"]> {
+  return (real) => {
+    let isFirst = true;
+    const readdirSync = (path: string) => {
+      const names = real.readdirSync(path);
+      if (!isFirst || !names.some((name) => name.endsWith(other))) return names;
+      isFirst = false;
+      return names.filter((name) => !name.endsWith(suffix));
+    };
+    return { readdirSync } as Partial<FileSystem>;
+  };
+}
+
+Deno.test(
+  "follow() finds the file where it stopped while a rotation renames it",
+  UNIX,
+  async () => {
+    await using scene = await Scene.create("one\n");
+    scene.start();
+    await scene.receives("one\n");
+    await scene.stop();
+    scene.append("two\n");
+    scene.rotate(".2", "three\n");
+    scene.start({ fs: missing(".2", ".2") });
+    await scene.receives("one\ntwo\nthree\n");
+    await scene.ends("one\ntwo\nthree\n");
+  },
+);
+
+Deno.test(
+  "follow() forgets no older file that a rotation renames at that moment",
+  UNIX,
+  async () => {
+    await using scene = await Scene.create("one\n");
+    scene.start({ fs: missing(".2", ".1") });
+    await scene.receives("one\n");
+    scene.rotate(".2", "two\n");
+    await scene.receives("one\ntwo\n");
+    await scene.polled();
+    scene.rotate(".1", "three\n");
+    await scene.receives("one\ntwo\nthree\n");
+    await scene.polled();
+    scene.rotate(".3", "four\n");
+    await scene.receives("one\ntwo\nthree\nfour\n");
+    await scene.ends("one\ntwo\nthree\nfour\n");
+  },
+);
+
 for (const size of [10, 10_000]) {
   Deno.test(
     `follow() does not read a copy of ${size} bytes that lacks the last lines`,
@@ -868,25 +920,6 @@ for (const size of [10, 10_000]) {
     },
   );
 }
-
-Deno.test(
-  "follow() does not read a copy of a file that was renamed after that",
-  UNIX,
-  async () => {
-    await using scene = await Scene.create("one\n");
-    scene.start();
-    await scene.receives("one\n");
-    await scene.stop();
-    Deno.copyFileSync(scene.path, scene.older(".1"));
-    scene.truncate("two\n");
-    scene.rotate(".2", "three\n");
-    scene.start();
-    await scene.receives("one\ntwo\nthree\n");
-    await scene.stop();
-    assertEquals(scene.received, "one\ntwo\nthree\n");
-    assertMatch(scene.errors[0]!, /was truncated/);
-  },
-);
 
 Deno.test(
   "follow() does not read a copy even if the spool was full",
@@ -919,16 +952,20 @@ Deno.test(
     scene.start();
     await scene.receives("one\n");
     Deno.copyFileSync(scene.path, scene.older(".bak"));
+    await scene.polled();
     scene.append("two\n");
     scene.rotate(".1", "three\n");
     await scene.receives("one\ntwo\nthree\n");
     await scene.stop();
     scene.append("four\n");
     Deno.copyFileSync(scene.path, scene.older(".save"));
-    scene.rotate(".2", "five\n");
-    Deno.copyFileSync(scene.path, scene.older("~"));
     scene.start();
+    await scene.receives("one\ntwo\nthree\nfour\n");
+    scene.rotate(".2", "five\n");
     await scene.receives("one\ntwo\nthree\nfour\nfive\n");
+    Deno.copyFileSync(scene.path, scene.older("~"));
+    await scene.receives("one\ntwo\nthree\nfour\nfive\n");
+    await scene.polled();
     Deno.removeSync(scene.older(".1"));
     Deno.removeSync(scene.older(".2"));
     scene.rotate(".3", "six\n");
@@ -955,6 +992,7 @@ Deno.test(
     );
     await scene.polled();
     Deno.copyFileSync(scene.path, scene.older(".bak"));
+    await scene.polled();
     scene.rotate(".2", "4\n");
     await scene.polled();
     scene.release();
@@ -1452,6 +1490,8 @@ async function checkRandomUse(seed: number): Promise<void> {
     truncate: async () => {
       await settle();
       writer.truncate();
+      // A copy is told from a file that was missed by when it is seen.
+      await scene.polled();
     },
     remove: async () => {
       await settle();

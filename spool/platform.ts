@@ -112,8 +112,7 @@ export function nextTurn(): Promise<void> {
 }
 
 /**
- * The absolute path of a file, without links: what stands beside it is found by
- * whichever name it was opened.
+ * The absolute path of a file.
  *
  * @throws {TypeError} If `path` is neither a path nor a `file:` URL.
  * @throws {RangeError} If it is not the path of anything.
@@ -138,7 +137,21 @@ export function absolutePath(
     "string",
     (text) => text !== "" && !text.includes("\0"),
   );
-  const absolute = modules.path.resolve(text);
+  return modules.path.resolve(text);
+}
+
+/**
+ * The absolute path of a spool, without links: what stands beside it is found by
+ * whichever name it was opened.
+ *
+ * @throws As `absolutePath` does.
+ */
+export function spoolPath(
+  action: string,
+  path: string | URL,
+  modules: Modules,
+): string {
+  const absolute = absolutePath(action, path, modules);
   try {
     return modules.fs.realpathSync(absolute);
   } catch {
