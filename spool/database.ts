@@ -66,11 +66,6 @@ const MIN_RESERVE = 2 * MAX_WAL;
 /** The largest row, in bytes: SQLITE_MAX_LENGTH, less some room for the other columns. */
 const MAX_ROW = 1_000_000_000 - 1_024;
 /**
- * How many bytes of unused pages the file may have while little waits: what is
- * written and delivered all the time uses them again and again.
- */
-const MAX_UNUSED = 64 * 1024 * 1024;
-/**
  * How many bytes may wait, at most, when the file is shrunk: they are copied, in memory
  * and on disk. To move pages one by one (incremental_vacuum) takes longer than to
  * deliver what is on them, as each is sought in the list of all unused ones.
@@ -664,7 +659,7 @@ export class SpoolDatabase {
    *
    * @param maxUnused How many bytes of unused pages may remain.
    */
-  shrink(maxUnused: number = MAX_UNUSED): void {
+  shrink(maxUnused: number): void {
     const waiting = this.#end - this.settled;
     if (waiting > MAX_COPIED) return;
     const { freelist_count: pages } = this.#get("pragma freelist_count");

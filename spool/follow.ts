@@ -365,10 +365,13 @@ class Follower {
   #resume(folder: Folder): boolean {
     if (this.#spool.database.follows === undefined) {
       const older = this.#openOlder(folder);
+      const log = this.#tryToOpen(this.#name);
       try {
         this.#passOver(older, this.#path);
+        // So that it is known at a restart whether it is still the same.
+        if (log && isBorn(log, log)) this.#save(this.#recordOf(log));
       } finally {
-        this.#close(older);
+        this.#close(log ? [...older, log] : older);
       }
       this.#current = folder.current;
       return true;
@@ -826,8 +829,8 @@ function keyOf({ inode, born }: Identity): string {
   return `${inode} ${born}`;
 }
 
-/** Whether a file was created when that of a record was, as far as that is known. */
-function isBorn(log: Log, { inode, born }: FileRecord): boolean {
+/** Whether it is a file of which the same is known, and no later one with its inode. */
+function isBorn(log: Log, { inode, born }: Identity): boolean {
   return log.inode === inode && log.born === born && born !== "0";
 }
 
