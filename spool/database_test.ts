@@ -291,8 +291,8 @@ Deno.test("a spool without its state is refused", async () => {
       "delete from spool",
       "update spool set settled = 1",
       "update spool set settled = 'x'",
-      "update spool set cut_end = 100",
-      "update spool set cut_end = 0",
+      "update spool set cut_ends = '100'",
+      "update spool set cut_ends = '0'",
       "drop table batch",
     ]
   ) {

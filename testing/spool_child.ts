@@ -47,7 +47,7 @@ export interface SpoolPlan {
 
 /**
  * The statements that a spool makes, by how they begin. It is the values of an update
- * that tell a cut from a settlement without a next cut.
+ * that tell a cut from a settlement without a new one.
  */
 const STATEMENTS = {
   begin: "begin",
@@ -104,6 +104,13 @@ export function watchStatements(
     report("held");
     Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0);
   };
+  let ends = "";
+  /** Whether it records cuts, and not only what is left of some. */
+  const isCut = (value: unknown) => {
+    const before = ends;
+    ends = `${value ?? ""}`;
+    return ends !== "" && !before.endsWith(ends);
+  };
   const names = Object.keys(STATEMENTS) as Statement[];
   const { prepare } = DatabaseSync.prototype;
   DatabaseSync.prototype.prepare = function (sql) {
@@ -111,11 +118,11 @@ export function watchStatements(
     const found = names.find((name) => sql.startsWith(STATEMENTS[name]));
     if (found === undefined) return prepared;
     const isLast = found === "commit" || found === "checkpoint";
-    const keyAt = sql.slice(0, sql.indexOf("cut_key")).split(",").length - 1;
+    const endsAt = sql.slice(0, sql.indexOf("cut_ends")).split(",").length - 1;
     for (const method of ["run", "get"] as const) {
       const original = prepared[method] as (...values: unknown[]) => never;
       prepared[method] = (...values: unknown[]) => {
-        const statement = found === "cut" && values[keyAt] === null
+        const statement = found === "cut" && !isCut(values[endsAt])
           ? "settle"
           : found;
         const marker = MARKERS[statement];

@@ -97,9 +97,9 @@ export class TracedDisk {
   }
 
   /** Whether synced bytes of any file contain a text. */
-  hasSynced(text: string): boolean {
+  hasSynced(text: RegExp): boolean {
     return [...this.#names.values()].some(({ synced }) =>
-      Buffer.from(synced.buffer, 0, synced.length).includes(text)
+      text.test(Buffer.from(synced.buffer, 0, synced.length).toString("latin1"))
     );
   }
 

@@ -112,13 +112,16 @@ for (const durability of ["power", "process"] as const) {
       for (const event of await traceOf(durability)) {
         if ("call" in event) disk.apply(event.call);
         if ("attempt" in event) {
-          const { key } = event.attempt;
-          assert(disk.hasSynced(key), `an attempt before ${key} was synced`);
+          const { key, offset, text } = event.attempt;
+          // Two columns, one after the other: the epoch, and where the cuts end.
+          const [, epoch] = key.match(/\.(.+)-/)!;
+          const cut = new RegExp(`${epoch}(\\d+,)*${offset + text.length}`);
+          assert(disk.hasSynced(cut), `an attempt before ${key} was synced`);
           keys.add(key);
         } else if ("covered" in event) {
           covered = event.covered;
           const latest = record(0, covered - 1, RECORD_LIMIT);
-          const isSynced = disk.hasSynced(latest.trimEnd());
+          const isSynced = disk.hasSynced(new RegExp(latest.trimEnd()));
           if (durability === "process") wasUnsynced ||= !isSynced;
           else assert(isSynced, `record ${covered - 1} was not synced`);
         }
