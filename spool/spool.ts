@@ -39,14 +39,11 @@ const MAX_CLOSING_DELAY = 1_000;
 /** For how long nothing must have arrived before disk space is given back, in ms. */
 const IDLE_TIME = 1_000;
 /**
- * How often it is given back while there is always something to deliver, in ms: that
- * takes 0.3 ms per MiB, and a delivery should not wait for it.
+ * How often disk space is given back while there is always something to deliver, in ms.
+ * It takes 0.3 ms per MiB, and deliveries wait meanwhile, so it must be rare.
  */
 const SHRINK_INTERVAL = 10_000;
-/**
- * How many bytes of unused pages the file may have then: what is written and delivered
- * all the time uses them again and again.
- */
+/** How many bytes of unused pages the file keeps then: a steady stream reuses them. */
 const MAX_UNUSED = 64 * 1024 * 1024;
 /** How often the side file is written, in ms, if anything has changed. */
 const PUBLISH_INTERVAL = 1_000;
@@ -59,17 +56,17 @@ const ABORT_TIMEOUT = 1_000;
 /** Options of a {@linkcode Spool}. */
 export interface SpoolOptions {
   /**
-   * What a commit survives: `"power"`, that the machine loses power, or
-   * `"process"`, that the process is killed. With `"power"` each commit is synced
-   * to the disk, which takes most of its time if it is small.
+   * What a commit survives: with `"power"` a power cut, with `"process"` only the
+   * death of the process. With `"power"` each commit is synced to the disk, which
+   * takes most of the time of a small one.
    *
    * @default {"power"}
    */
   durability?: "power" | "process";
   /**
    * The size of a request in bytes, at most: what waits is sent in as few requests
-   * as that allows. What a `StreamBuffer` has sent at once is never split, and goes
-   * alone if it is larger. A spool holds one request in memory.
+   * as that allows. A batch of the `StreamBuffer` is never split, and goes alone if
+   * it is larger. A spool holds one request in memory.
    *
    * @default {1_048_576}
    */
@@ -82,9 +79,8 @@ export interface SpoolOptions {
    */
   maxBytes?: number;
   /**
-   * How long {@linkcode Spool.close} waits, in milliseconds, until everything has
-   * been delivered. What has not been by then is delivered by whoever opens the file
-   * next.
+   * How long {@linkcode Spool.close} waits for everything to be delivered, in
+   * milliseconds. The next process that opens the file delivers the rest.
    *
    * @default {5_000}
    */
@@ -110,7 +106,7 @@ export interface SpoolStats {
   readonly id: string;
   /** Bytes on disk that have been neither delivered nor diverted. */
   readonly bytesWaiting: number;
-  /** The number of sends that they were committed by. */
+  /** The number of sends that committed them. */
   readonly batchesWaiting: number;
   /**
    * For how long the oldest of them has waited, in milliseconds, by the system's
@@ -156,23 +152,23 @@ interface Waiter extends PromiseWithResolvers<void> {
  * #roomMade a `send` that waits for `maxBytes`. Everything that touches the file is
  * synchronous, so none of it ever overlaps, and no lock is needed.
  *
- * WHAT FOLLOWS A FAILURE. Nothing changes in the file: the cut stays, so whoever
- * tries next does so with the same bytes and the same key. This loop tries after a
- * delay that doubles, as a buffer does. #outcome remembers an answer of the server
- * that could not be recorded, because the disk was full: then that is tried again,
+ * WHAT FOLLOWS A FAILURE. Nothing changes in the file: the cut stays, so the next
+ * attempt has the same bytes and the same key, whichever process makes it. This loop
+ * retries after a delay that doubles, as a buffer does. #outcome remembers an outcome
+ * that could not be recorded, because the disk was full: then recording it is retried,
  * and not the request.
  *
- * Some failures may last until a person does something: content that is refused and
- * that nobody takes, a damaged file, a sender that has been closed. They reject
- * `drained`, which would wait in vain. The loop goes on trying all the same, since it
- * cannot know, except after the last of them.
+ * Some failures may last until somebody intervenes: content that is refused and that
+ * no `deadLetter` takes, a damaged file, a sender that has been closed. They reject
+ * `drained`, which would wait in vain. The loop keeps trying all the same, since the
+ * cause may be removed; it stops only after the last of them.
  *
  * THE END. `close` and `abort` set #isClosed, which stops both loops, abort the request
  * that is being made, and close the file when it has ended. If the server has not
  * acknowledged it by then, its bytes stay in the file, and so does their key.
  *
  * CODE THAT IS NOT OURS runs in the sender, `deadLetter` and `onError`. It may call
- * any method of this class, so #isClosed is looked at anew after each of them.
+ * any method of this class, so #isClosed is checked again after each of them.
  * -------------------------------------------------------------------------- */
 
 /**
@@ -184,17 +180,17 @@ interface Waiter extends PromiseWithResolvers<void> {
  * - **Exactly once** at a server that ignores requests whose `Idempotency-Key` it has
  *   seen: whichever process sends some bytes again, the key is the same.
  * - **Large requests**, however small the commits: up to `requestBytes`.
- * - **For as long as it takes.** Delivery is tried again until it succeeds, with
- *   delays of up to a minute, and never before a `Retry-After` has passed.
- * - **One process at a time** has the file open. A second one fails with a
- *   {@linkcode SpoolError} that says who has it.
+ * - **For as long as it takes.** Delivery is retried until it succeeds, with delays
+ *   of up to a minute, and never before a `Retry-After` has passed.
+ * - **One process at a time** has the file open. In a second one, the constructor
+ *   throws a {@linkcode SpoolError} that names the first.
  *
  * The sender has to be one whose sends stand alone, such as a `FetchSender`. A spool
  * is for one `StreamBuffer`, which closes it. {@linkcode spoolTo} makes all three.
  *
- * It runs where `node:sqlite` does: on Deno, Node 22.13 and Bun 1.4.5, or newer. On
- * Deno it needs `--allow-read` and `--allow-write` for three files: the one it is
- * given, and that with `-owner` and with `-reserve` at its end.
+ * It runs where `node:sqlite` does: on Deno 2.8, Node 22.13 and Bun 1.4.5, or newer.
+ * On Deno it needs `--allow-read` and `--allow-write` for three files: `FILE`,
+ * `FILE-owner` and `FILE-reserve`.
  *
  * @example Usage
  * ```ts
@@ -245,7 +241,7 @@ export class Spool implements Sender, AsyncDisposable {
   #failures = 0;
   #failuresInARow = 0;
   #lastError: FlushError | undefined;
-  /** Why the delivery cannot go on by itself. */
+  /** The failure that the delivery cannot get past without help. */
   #obstacle: FlushError | undefined;
   /** When disk space is given back next, by `performance.now()`, without being idle. */
   #shrinkTime = performance.now() + SHRINK_INTERVAL;
@@ -340,9 +336,9 @@ export class Spool implements Sender, AsyncDisposable {
    *
    * @returns A promise that resolves when everything that is in the file now has been
    *   delivered or diverted.
-   * @throws {FlushError} If the delivery cannot go on by itself: the content is
-   *   refused and there is no `deadLetter` that takes it, or the file is damaged. An
-   *   outage is waited for.
+   * @throws {FlushError} If the delivery cannot continue without help: the content is
+   *   refused and there is no `deadLetter` that takes it, the file is damaged, or the
+   *   sender is closed. During an outage it waits.
    * @throws {TypeError} If the spool is closed, now or before it is drained.
    */
   async drained(): Promise<void> {
@@ -357,8 +353,7 @@ export class Spool implements Sender, AsyncDisposable {
 
   /**
    * Waits until everything has been delivered, for `drainTimeout` at most, and closes
-   * the file and the sender. What has not been delivered by then is no error: it is
-   * in the file.
+   * the file and the sender. Running out of time is no error: the rest is in the file.
    *
    * @returns A promise that resolves when the file is closed.
    */
@@ -370,7 +365,7 @@ export class Spool implements Sender, AsyncDisposable {
    * Closes the file and the sender at once. What has been committed stays in the
    * file.
    *
-   * @param reason Why; the reason of the signal that the sender has.
+   * @param reason Why; becomes the reason of the signal that the sender was given.
    * @returns A promise that resolves when the file is closed.
    */
   abort(
@@ -501,7 +496,7 @@ export class Spool implements Sender, AsyncDisposable {
     await this.#arrival(Infinity);
   }
 
-  /** Waits until something is there to be delivered, or the spool ends, or `ms` have passed. */
+  /** Waits until there is something to deliver, the spool ends, or `ms` have passed. */
   async #arrival(ms: number): Promise<boolean> {
     if (!this.#isEmpty || this.#isClosed) return true;
     const { promise, resolve } = Promise.withResolvers<boolean>();
@@ -570,7 +565,7 @@ export class Spool implements Sender, AsyncDisposable {
     throw this.#error(`${error.message}; ${problem}`, error.cause);
   }
 
-  /** Tells everyone who waits that something has been settled. */
+  /** Wakes everyone who waits for something to be settled. */
   #settled(): void {
     this.#failuresInARow = 0;
     this.#lastError = this.#obstacle = undefined;
@@ -674,7 +669,7 @@ export class Spool implements Sender, AsyncDisposable {
 
   /** Stops both loops, and aborts the request that is being made. */
   #stop(reason: unknown): void {
-    this.#isClosed = true; // first, so that what it ends does not count as a failure
+    this.#isClosed = true; // first, so that what it aborts does not count as a failure
     this.#controller.abort(reason);
   }
 
@@ -728,9 +723,8 @@ function property(object: unknown, name: string): unknown {
 
 /**
  * Makes a {@linkcode StreamBuffer} over a {@linkcode Spool} over a
- * {@linkcode FetchSender}. Its `flush` resolves when the bytes are on disk, and its
- * `close` when all of them are, and the server has had up to `drainTimeout` to take
- * them.
+ * {@linkcode FetchSender}. Its `flush` resolves when the bytes are on disk. Its `close`
+ * also gives the server up to `drainTimeout` to accept them.
  *
  * @example Usage
  * ```ts
@@ -758,7 +752,7 @@ function property(object: unknown, name: string): unknown {
  *   `closeTimeout`.
  * @returns The buffer.
  * @throws {TypeError} If an option has the wrong type, or this platform does not
- *   support it.
+ *   support it or has no `node:sqlite`.
  * @throws {RangeError} If an option is out of range.
  * @throws {SpoolError} If the file cannot be opened or is no spool, or another
  *   process has it open.
@@ -773,7 +767,7 @@ export function spoolTo(
     drainTimeout = DEFAULT_DRAIN_TIMEOUT,
   } = options;
   const sender = new FetchSender(url, options);
-  // Checked before the file is opened, which nobody would close.
+  // Checks the options before the file is opened, which would be left open otherwise.
   new StreamBuffer({ send() {}, ordered: true }, options);
   const spool = new Spool(path, sender, options);
   const { deadLetter: _, ...rest } = options;
