@@ -30,13 +30,13 @@ const SAMPLE_SIZE = 1_024;
 /** Rotated files that have been compressed, whose lines cannot be read. */
 const COMPRESSED = /\.(gz|bz2|xz|zst|lz4|zip|Z)$/;
 
-/** What the names of the files of a spool may have at their ends. */
+/** How the names of the files beside a spool end. */
 const SPOOL_SUFFIX = /-(owner|reserve|wal|shm|journal)$/;
 
 /** Options of {@linkcode follow}. */
 export interface FollowOptions {
   /**
-   * Ends it. A line that has not ended yet is left for the next time.
+   * Ends it. A line without its newline is left for the next time.
    *
    * @default {undefined}
    */
@@ -49,14 +49,14 @@ export interface FollowOptions {
    */
   capacity?: number;
   /**
-   * How often to look for what is new, in milliseconds. A file that is replaced twice
-   * within that time is found by its name.
+   * How often to look for what is new, in milliseconds. A file that comes and is
+   * renamed within that time is found by its new name.
    *
    * @default {100}
    */
   pollInterval?: number;
   /**
-   * For how long a file that was replaced must not have changed before it is left, in
+   * How long a replaced file must have been unchanged before it is left, in
    * milliseconds: programs write to it until they open the new one.
    *
    * @default {3_000}
@@ -65,7 +65,8 @@ export interface FollowOptions {
   /**
    * Called when the file is missing or cannot be read, once until that changes; when
    * bytes of it were destroyed before they were read; and when bytes cannot be
-   * committed. Except for what was destroyed, nothing is lost: it waits.
+   * committed. Nothing is lost but what was destroyed: the rest waits. What it throws
+   * is ignored.
    */
   onError?: (error: Error) => void;
 }
@@ -81,9 +82,9 @@ export interface FollowOptions {
  * gets its name. Nor does an inode: it is used again once its file has been deleted,
  * and a file that was truncated keeps it. So a record has the inode and two samples,
  * as digests: of the beginning of the file, and of what comes before the position.
- * Both are of bytes that have been committed, and so must not change any more. If they
- * have, the file was truncated, however long it is now. The second sample is read, and
- * compared, each time together with what follows it.
+ * Both are of bytes that have been committed, and so must never change. If they have,
+ * the file was truncated, however long it is now. The second sample is read and
+ * compared each time, together with what follows it.
  *
  * WHAT IS READ WHEN. #logs has the files that have something to read, the oldest
  * first. #look finds them, every `pollInterval`, even while the reader waits for
@@ -104,13 +105,13 @@ export interface FollowOptions {
  *   it is the same      nothing that was at the path has been renamed: they are copies,
  *                       as `copytruncate` makes them, and are passed over
  *
- * So each older file that was seen has a record, also if it was passed over: all of
- * those that are there when a file is followed for the first time. And a look in which
- * names are changing decides nothing.
+ * So each older file that was seen has a record, even if it was passed over, as are
+ * all that are there when a file is followed for the first time. And a look during
+ * which names change decides nothing.
  *
  * After a restart, the file that was being read is sought in the folder by its inode.
- * If what is there is not what was read, the file was truncated, or removed and its
- * inode used again. The time when it was created tells which.
+ * If its content is not what was read, the file was truncated, or it was removed and
+ * its inode reused. The time of its creation tells which.
  * -------------------------------------------------------------------------- */
 
 /** A file that has something to read, or may have. */
@@ -162,10 +163,10 @@ interface Identity {
  * continues where the last process stopped, until `signal` is aborted.
  *
  * - **Each line that it could read is committed once**, whatever happens to the
- *   process: where it is in the file is committed with the line.
- * - **Rotation by renaming** is followed, also if it happens while no process does
- *   that: the files in the same folder are searched, by what is in them. Compressed
- *   files are not read.
+ *   process: the position in the file is committed with the line.
+ * - **Rotation by renaming** is followed, even if it happens while no process
+ *   follows: the renamed files are sought in the same folder, and recognised by what
+ *   is in them. Compressed files are not read.
  * - **Truncation**, as by logrotate's `copytruncate`, is noticed. What it destroys
  *   before it was read is reported to `onError`, and counted in `stats.bytesLost`
  *   as far as its size was seen.
@@ -196,7 +197,8 @@ interface Identity {
  * ```
  *
  * @param path The file, which need not exist yet.
- * @param spool Where to. It may have followed the same path before, but nothing else.
+ * @param spool Takes the lines. It may have followed the same path before, but must
+ *   never have been used for anything else.
  * @param options Options; times in milliseconds.
  * @returns A promise that resolves when `signal` is aborted: everything that was read
  *   is committed then.
@@ -250,19 +252,19 @@ class Follower {
   readonly #fs: Modules["fs"];
   readonly #options: Required<FollowOptions>;
   readonly #logs: Log[] = [];
-  /** What is known of files that someone may still come across, in the order of reading. */
+  /** What is known of files that may still be found, in the order of reading. */
   readonly #records: Map<number, FileRecord>;
-  /** Of the next record. One whose bytes wait to be committed has its id already. */
+  /** The id of the next record. One whose bytes wait to be committed has its own. */
   #nextId: number;
-  /** The inode at the path at the latest look that decided anything. */
+  /** The inode at the path, as of the latest look that decided anything. */
   #current: string | undefined;
-  /** Older files that need no other look, by their inodes and times of creation. */
+  /** Older files that need not be opened again, by their inodes and times of creation. */
   readonly #known = new Set<string>();
-  /** Older files that are to be read, and could not be opened yet; the same. */
+  /** Older files that are to be read, and could not be opened yet; by the same. */
   readonly #unreadable = new Set<string>();
-  /** The records that nobody can come across any more. */
+  /** The records of files that can no longer be found. */
   #gone: FileRecord[] = [];
-  /** It is known what has become of the file where the last process stopped. */
+  /** Whether it is known what became of the file where the last process stopped. */
   #isResumed = false;
   /** What is wrong with the path, as it was last reported. */
   #problem = "";
@@ -309,8 +311,8 @@ class Follower {
   }
 
   /**
-   * Does something until it succeeds, or the signal is aborted. A disk that is full may
-   * have room again, and one that has failed may be back.
+   * Retries something until it succeeds, or the signal is aborted. A disk that is full
+   * may have room again, and one that has failed may be back.
    */
   async #persist(work: () => unknown): Promise<void> {
     const { signal } = this.#options;
@@ -321,7 +323,7 @@ class Follower {
         return;
       } catch (error) {
         if (signal.aborted) return;
-        // The spool has been closed: it does not help to wait.
+        // The spool has been closed: waiting would be in vain.
         if (error instanceof TypeError) throw error;
         this.#report(error as Error);
         await pause(RETRY_DELAY, signal);
@@ -418,7 +420,7 @@ class Follower {
     const opened = this.#openOlder(folder);
     try {
       if (!isOpen) opened.push(this.#open(this.#name));
-      // What is renamed meanwhile may have been missed. The next look decides then.
+      // What was renamed meanwhile may have been missed. Then the next look decides.
       if (!isEqual(folder, this.#lookAtFolder())) return;
       const isMissed = (log: Log) =>
         isRotated || this.#unreadable.has(keyOf(log));
@@ -431,7 +433,7 @@ class Follower {
       unread.sort((a, b) => a.time - b.time);
       for (const log of unread) log.isReplaced = !isCurrent(log);
       this.#logs.push(...unread);
-      // What is at the path comes last, also if it has got its name back.
+      // What is at the path comes last, even if it has got its name back.
       const at = this.#logs.findIndex(({ isReplaced }) => !isReplaced);
       this.#logs.push(...this.#logs.splice(at, 1));
       if (isRotated) {
@@ -476,7 +478,7 @@ class Follower {
     for (const log of logs) this.#known.add(keyOf(log));
   }
 
-  /** Finds out which records nobody can come across any more. */
+  /** Finds the records of files that can no longer be found. */
   #findGone({ current, older }: Folder): void {
     if (older === undefined) return;
     const files = [...older.values()];
@@ -562,7 +564,7 @@ class Follower {
     const path = this.#spool.modules.path.join(this.#folder, name);
     // First: opening a pipe would wait for its other end.
     if (!this.#fs.statSync(path).isFile()) {
-      throw new Error("it is no regular file");
+      throw new Error("it is not a regular file");
     }
     const descriptor = this.#fs.openSync(path, "r");
     const info = this.#fs.fstatSync(descriptor, { bigint: true });
@@ -678,7 +680,8 @@ class Follower {
    * Commits bytes of a file.
    *
    * @param added 1 if the last one is a newline that the file does not have. Then the
-   *   file is left in the same transaction: its end could not be told otherwise.
+   *   file is left in the same transaction: a restart could not tell otherwise that its
+   *   last line has ended.
    */
   async #append(
     log: Log,
@@ -722,7 +725,7 @@ class Follower {
     log.size = size;
   }
 
-  /** Begins anew with a file that has been truncated. */
+  /** Starts over with a file that has been truncated. */
   async #begin(log: Log): Promise<void> {
     const { lost, isInLine } = log;
     if (isInLine) {
@@ -808,7 +811,7 @@ class Follower {
     this.#records.set(record.id, record);
   }
 
-  /** Forgets what nobody can come across any more. */
+  /** Forgets the records of files that can no longer be found. */
   #forgetGone(): void {
     if (this.#gone.length === 0) return;
     this.#spool.database.saveFiles([], { forgotten: this.#gone });
@@ -829,7 +832,7 @@ function keyOf({ inode, born }: Identity): string {
   return `${inode} ${born}`;
 }
 
-/** Whether it is a file of which the same is known, and no later one with its inode. */
+/** Whether it is that very file, and not a later one with the same inode. */
 function isBorn(log: Log, { inode, born }: Identity): boolean {
   return log.inode === inode && log.born === born && born !== "0";
 }

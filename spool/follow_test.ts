@@ -1059,7 +1059,7 @@ Deno.test(
     scene.start();
     await scene.reports("ENOENT");
     Deno.mkdirSync(scene.path);
-    await scene.reports("it is no regular file");
+    await scene.reports("it is not a regular file");
     Deno.removeSync(scene.path);
     scene.append("one\n");
     await scene.receives("one\n");
@@ -1072,7 +1072,7 @@ Deno.test(
     assert(success);
     scene.errors.length = 0;
     scene.start();
-    await scene.reports("it is no regular file");
+    await scene.reports("it is not a regular file");
     Deno.removeSync(scene.path);
     scene.append("two\n");
     await scene.receives("one\ntwo\n");

@@ -10,7 +10,7 @@ export interface SpoolInfo {
   readonly id: string;
   /** Bytes on disk that have been neither delivered nor diverted. */
   readonly bytesWaiting: number;
-  /** The number of sends that they were committed by. */
+  /** The number of sends that committed them. */
   readonly batchesWaiting: number;
   /** When the oldest of them was committed; `undefined` if nothing waits. */
   readonly oldest: Date | undefined;
@@ -28,15 +28,16 @@ export interface SpoolInfo {
 export interface SpoolOwner {
   /** Its process id. */
   readonly pid: number;
-  /** The name of its host; `undefined` if it was not allowed to know that. */
+  /** The name of its host; `undefined` if it has no permission to know that. */
   readonly host: string | undefined;
-  /** When it published the figures. It does so within a second of any change. */
+  /** When it published the figures, which it does within a second of a change. */
   readonly updated: Date;
 }
 
 /**
- * Looks at a spool. If a process has it open, the figures are those that this process
- * has published, and the file itself is not touched.
+ * Tells what is in a spool, and delivers nothing. If a process has it open, the figures
+ * are those that this process has published, and the file itself is not touched. It
+ * needs the same permissions as a `Spool`.
  *
  * @example Usage
  * ```ts
@@ -59,7 +60,7 @@ export interface SpoolOwner {
  * @param path Where it is.
  * @returns What it holds.
  * @throws {TypeError} If this platform has no `node:sqlite`.
- * @throws {SpoolError} If the file cannot be opened, or is no spool.
+ * @throws {SpoolError} If the file cannot be opened, or is not a spool.
  */
 export function inspectSpool(path: string | URL): SpoolInfo {
   const action = "Cannot inspect the spool";
@@ -109,8 +110,8 @@ export interface ReadSpoolOptions {
 
 /**
  * Reads what waits in a spool, for the day when the server is gone for good. Nothing
- * is removed: delete the file when its bytes are safe elsewhere. The beginning of it
- * may have been delivered, if its process ended before it knew that.
+ * is removed: delete the file when its bytes are safe elsewhere. The first of them may
+ * have been delivered already, if the process ended before it knew that.
  *
  * @example Usage
  * ```ts
@@ -136,7 +137,7 @@ export interface ReadSpoolOptions {
  * @returns The bytes of each send, in order. The file is open until the iteration
  *   ends.
  * @throws {TypeError} If this platform has no `node:sqlite`.
- * @throws {SpoolError} If the file cannot be opened, is no spool, or a process has
+ * @throws {SpoolError} If the file cannot be opened, is not a spool, or a process has
  *   it open; while iterating, if it is damaged and there is no `onDamage`.
  */
 export function* readSpool(

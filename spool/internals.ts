@@ -25,5 +25,5 @@ export interface SpoolInternals {
   throwIfClosed(): void;
 }
 
-/** Who has a `Spool` has these as well, if it is in this folder. */
+/** The internals of each `Spool`, for the modules of this folder only. */
 export const internalsOf: WeakMap<object, SpoolInternals> = new WeakMap();
