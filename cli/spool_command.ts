@@ -18,7 +18,7 @@ import { inTermsOfTheCommand } from "./terms.ts";
  * @param files What follows "spool" on the command line.
  * @returns The exit code: 1 if the file is damaged or, with `--export`, in use, or if
  *   standard output cannot be written.
- * @throws {UsageError} If the file cannot be opened, or is no spool.
+ * @throws {UsageError} If the file cannot be opened, or is not a spool.
  */
 export async function lookAtSpool(
   { export: isExport = false, ...others }: Values,
@@ -86,7 +86,8 @@ async function exportSpool(file: string): Promise<number> {
   let damaged = 0;
   const onDamage = ({ message }: SpoolError) => {
     damaged++;
-    log(`${message}; it is left out`);
+    // What it advises is what is being done.
+    log(message.replace(/; readSpool, .*$/s, "; left out"));
   };
   for (const bytes of readSpool(file, { onDamage })) {
     try {

@@ -123,7 +123,10 @@ Deno.test("cli spool FILE --export leaves out what is damaged, and says so", asy
   database.close();
   const { code, stdout, stderr } = await run(["spool", spool, "--export"]);
   assertEquals([code, stdout], [1, "one\nsix\n"]);
-  assertMatch(stderr, /^stream-buffer: .* at offset 4 .*; it is left out\n/);
+  assertMatch(
+    stderr,
+    /^stream-buffer: The spool .* at offset 4 are not those that were added; left out\n$/,
+  );
 });
 
 for (
@@ -168,9 +171,9 @@ for (
     ["does not exist", () => {}, "there is no such file"],
     ["is a folder", Deno.mkdirSync, "it is a folder"],
     [
-      "is no spool",
+      "is not a spool",
       (file: string) => Deno.writeTextFileSync(file, linesOf(1_000)),
-      "it is something else; nothing was changed",
+      "it is not a spool, and was not changed; choose another path",
     ],
   ] as const
 ) {

@@ -23,6 +23,7 @@ const TERMS: readonly (readonly [RegExp, string])[] = [
   // Failures, and advice on them.
   [/^Cannot (open|read) the spool/, "cannot $1 the spool"],
   [/one process at a time can use it$/, "one command at a time can use it"],
+  [/; readSpool, .*$/s, "; spool FILE --export writes the rest"],
   [/; deadLetter did not take them$/, ""], // --refused reports why, or need not
   [/closeTimeout of/, "the time limit of"],
   [/maxElapsed of/, "--retry-for of"],

@@ -1,9 +1,12 @@
-import { assertEquals } from "@std/assert";
+import { assertEquals, assertThrows } from "@std/assert";
+import { DatabaseSync } from "node:sqlite";
 import { StreamBuffer } from "../buffer.ts";
 import { FetchSender, type FetchSenderOptions } from "../sender.ts";
 import { UploadSender } from "../senders/upload.ts";
+import { readSpool, Spool, SpoolError } from "../spool/mod.ts";
 import { FaultyServer, respond } from "../testing/faulty_server.ts";
 import { NO_SERVER_URL } from "../testing/sending.ts";
+import { temporary } from "../testing/temporary.ts";
 import { inTermsOfTheCommand } from "./terms.ts";
 
 /** The message of what `fn` throws. */
@@ -77,6 +80,24 @@ for (
     assertEquals(inTermsOfTheCommand(await message()), expected);
   });
 }
+
+Deno.test("inTermsOfTheCommand() speaks of --export for damage in a spool", async () => {
+  await using folder = await temporary();
+  const path = folder.file("spool");
+  const away = () => Promise.reject(new Error("the server is away"));
+  const spool = new Spool(path, away, { drainTimeout: 0 });
+  const out = new StreamBuffer(spool);
+  await out.write("one\n");
+  await out.close();
+  const database = new DatabaseSync(path);
+  database.exec("update batch set bytes = x'00000000'");
+  database.close();
+  const { message } = assertThrows(() => [...readSpool(path)], SpoolError);
+  assertEquals(
+    inTermsOfTheCommand(message),
+    `The spool ${path} is damaged: the bytes at offset 0 are not those that were added; spool FILE --export writes the rest`,
+  );
+});
 
 Deno.test("inTermsOfTheCommand() keeps what a server wrote", () => {
   const message = 'the server responded with 400: "capacity must be 5"';

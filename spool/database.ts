@@ -213,8 +213,8 @@ export class SpoolDatabase {
   // -- Opening --
 
   /**
-   * Looks at the file before SQLite does, which would begin by changing it: a crash
-   * that it finds the traces of is repaired, whoever's file it is.
+   * Looks at the file before SQLite does, which may begin by changing it: it repairs
+   * what a crash has left, no matter whose file it is.
    */
   #inspect(create: boolean): void {
     const { fs, path: { dirname } } = this.#modules;
@@ -226,7 +226,7 @@ export class SpoolDatabase {
         throw this.#refusal(`there is no folder ${folder}`, "io");
       }
     } else if (!info.isFile()) {
-      const kind = info.isDirectory() ? "a folder" : "no regular file";
+      const kind = info.isDirectory() ? "a folder" : "not a regular file";
       throw this.#refusal(`it is ${kind}`, "io");
     }
     // SQLite itself finds out whether this process has it open. Reading it here would
@@ -254,7 +254,7 @@ export class SpoolDatabase {
     const magic = String.fromCharCode(...new Uint8Array(header.buffer, 0, 16));
     if (magic !== MAGIC) {
       // Without the permission to know whether it is half created, SQLite finds out. It
-      // changes nothing in a file that is no database.
+      // changes nothing in a file that is not a database.
       if (isReadable(`${this.path}-journal`)) throw this.#foreign();
       return;
     }
@@ -304,7 +304,7 @@ export class SpoolDatabase {
     if (applicationId !== APPLICATION_ID) throw this.#foreign();
     if (version <= VERSION) return;
     throw this.#refusal(
-      `a later version of this library has made it (format ${version}, known are those up to ${VERSION}); use that version`,
+      `it was made by a later version of this library (format ${version}; this one knows up to ${VERSION}); use that version`,
       "newer",
     );
   }
@@ -374,7 +374,7 @@ export class SpoolDatabase {
       endsOf(state).some((cutEnd) => !(settled < cutEnd && cutEnd <= end))
     ) {
       throw this.#refusal(
-        `it is damaged: its parts do not fit together${DAMAGED_ADVICE}`,
+        `it is damaged: its parts are inconsistent${DAMAGED_ADVICE}`,
         "damaged",
       );
     }
@@ -405,7 +405,7 @@ export class SpoolDatabase {
 
   #foreign(): SpoolError {
     return this.#refusal(
-      "the file is something else, and was not changed; choose another path",
+      "it is not a spool, and was not changed; choose another path",
       "foreign",
     );
   }
@@ -433,7 +433,7 @@ export class SpoolDatabase {
     return this.#state.settled;
   }
 
-  /** What others may know of it. */
+  /** The figures that others may see. */
   get published(): Published {
     const { id, settled, delivered, diverted, lost } = this.#state;
     const next = this.#nextNumber;
@@ -448,7 +448,7 @@ export class SpoolDatabase {
     };
   }
 
-  /** Publishes it, unless that fails: it concerns nobody but those who look. */
+  /** Publishes them. A failure is ignored: it concerns only those who look. */
   publish(): void {
     try {
       this.#owner.write(this.published);
@@ -489,7 +489,7 @@ export class SpoolDatabase {
     this.#first ??= { number, at };
   }
 
-  /** Makes sure that what is added can be deleted again, even if it fills the disk. */
+  /** Reserves the room to delete what is added, even if that fills the disk. */
   #makeRoom(size: number): void {
     this.#largestRow = Math.max(this.#largestRow, size);
     this.#reserve.ensure(MIN_RESERVE + this.#largestRow);
@@ -645,8 +645,8 @@ export class SpoolDatabase {
   }
 
   /**
-   * Makes a transaction that makes room, or is needed for that. If there is none for
-   * it, it gets the reserve.
+   * Makes a transaction that makes room, or is needed for that. If the disk is full,
+   * the reserve is released for it.
    */
   #withReserve<T>(aim: string, work: () => T): T {
     const action = `Cannot ${aim} in the spool ${this.path}`;
@@ -787,7 +787,7 @@ export class SpoolDatabase {
         this.#reserve.release();
       }
     } catch {
-      // What waits is committed. The next opening tries again.
+      // What waits is committed. The next opening does it.
     }
     this.#statements.clear();
     this.#db.close();
@@ -824,7 +824,7 @@ export class SpoolDatabase {
     try {
       this.#checkpoint();
     } catch {
-      // The transaction is made. The next one that adds something tries again.
+      // The transaction is made. The next one that adds something retries this.
     }
   }
 
@@ -868,7 +868,7 @@ export class SpoolDatabase {
 
   #damaged(position: number): SpoolError {
     return new SpoolError(
-      `The spool ${this.path} is damaged: what was added at offset ${position} is not what is there now; readSpool, with onDamage, reads the rest`,
+      `The spool ${this.path} is damaged: the bytes at offset ${position} are not those that were added; readSpool, with onDamage, reads the rest`,
       { code: "damaged" },
     );
   }
@@ -897,7 +897,7 @@ export class SpoolDatabase {
   }
 }
 
-/** The columns of the state, but for the checksum, in the order of the table. */
+/** The columns of the state, except the checksum, in the order of the table. */
 function valuesOf(state: State): Value[] {
   const { id, settled, sequence, cut_epoch, cut_ends } = state;
   const { delivered, diverted, lost, follows } = state;

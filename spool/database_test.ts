@@ -119,10 +119,9 @@ function sql(path: string, statements: string): void {
   db.close();
 }
 
-// -- What is no spool --
+// -- What is not a spool --
 
-const FOREIGN =
-  "the file is something else, and was not changed; choose another path";
+const FOREIGN = "it is not a spool, and was not changed; choose another path";
 
 for (
   const [name, text] of [
@@ -182,7 +181,7 @@ Deno.test("a spool of a later version is refused, and not changed", async () => 
   await fill(path, "one");
   sql(path, "pragma user_version = 2");
   const reason =
-    "a later version of this library has made it (format 2, known are those up to 1); use that version";
+    "it was made by a later version of this library (format 2; this one knows up to 1); use that version";
   assertRefused(path, "newer", reason);
 });
 
@@ -192,7 +191,11 @@ Deno.test("a spool of a later version is refused even if a process with this id 
   await fill(path, "one");
   sql(path, "pragma user_version = 2");
   folder.file("app.spool-owner", JSON.stringify({ pid: process.pid }));
-  assertRefused(path, "newer", "a later version of this library has made it");
+  assertRefused(
+    path,
+    "newer",
+    "it was made by a later version of this library",
+  );
 });
 
 Deno.test("an empty file becomes a spool", async () => {
@@ -298,7 +301,11 @@ Deno.test("a spool without its state is refused", async () => {
   ) {
     await fill(path, "one", "two");
     sql(path, statement);
-    assertRefused(path, "damaged", "; move it away, with its -wal");
+    assertRefused(
+      path,
+      "damaged",
+      "; to start over, move it and its -wal file away",
+    );
     Deno.removeSync(path);
   }
 });
@@ -348,7 +355,7 @@ for (
     assertEquals(sends, ["one"]);
     assertStringIncludes(
       message,
-      " is damaged: what was added at offset 3 is not what is there now; readSpool, with onDamage, reads the rest",
+      " is damaged: the bytes at offset 3 are not those that were added; readSpool, with onDamage, reads the rest",
     );
   });
 }
@@ -414,7 +421,7 @@ Deno.test("a page that SQLite itself cannot read stops the delivery in the same 
   assertEquals(sends, []);
   assertStringIncludes(
     message,
-    ": database disk image is malformed; move it away",
+    ": database disk image is malformed; to start over, move it",
   );
 });
 
@@ -523,7 +530,7 @@ Deno.test(
     assertThrows(
       () => new Spool("/dev/null", () => {}),
       SpoolError,
-      "Cannot open the spool /dev/null: it is no regular file",
+      "Cannot open the spool /dev/null: it is not a regular file",
     );
   },
 );
@@ -615,7 +622,7 @@ Deno.test("a platform without node:sqlite is named, with those that have it", as
         assertThrows(
           () => open(folder.file("app.spool")),
           TypeError,
-          ": this platform has no node:sqlite; Deno 2.8, Node 22.13 and Bun 1.4.5 have it",
+          ": this platform has no node:sqlite; Deno 2.8, Node 22.13 and Bun 1.4.5 or newer have it",
         );
       }
     } finally {

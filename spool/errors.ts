@@ -5,9 +5,9 @@ import { messageOf } from "../internal/checks.ts";
  * What is wrong with a spool file:
  *
  * - `"in-use"`: another process, or another `Spool` of this one, has it open;
- * - `"foreign"`: it is no spool;
- * - `"newer"`: a later version of this library has made it;
- * - `"damaged"`: a part of it is missing, or is not what was written;
+ * - `"foreign"`: it is not a spool;
+ * - `"newer"`: it was made by a later version of this library;
+ * - `"damaged"`: a part of it is missing, or differs from what was written;
  * - `"full"`: there is no room left on the disk;
  * - `"io"`: it cannot be opened, read or written for another reason.
  */
@@ -71,7 +71,7 @@ export function toSpoolError(action: string, thrown: unknown): SpoolError {
 
 /** What to do about a damaged file, for the end of a message. */
 export const DAMAGED_ADVICE =
-  "; move it away, with its -wal, to begin anew; .recover of the sqlite3 shell reads what is left";
+  "; to start over, move it and its -wal file away; .recover in the sqlite3 shell reads what is left";
 
 function adviceFor(kind: SpoolErrorCode, reason: string): string {
   if (kind === "full") return "; the spool continues as soon as there is room";

@@ -54,7 +54,7 @@ export function loadModules(action: string): Modules {
     const module = builtin(`node:${id}`);
     if (module !== undefined) return module;
     throw new TypeError(
-      `${action}: this platform has no node:${id}; Deno 2.8, Node 22.13 and Bun 1.4.5 have it`,
+      `${action}: this platform has no node:${id}; Deno 2.8, Node 22.13 and Bun 1.4.5 or newer have it`,
     );
   };
   return {
