@@ -53,7 +53,7 @@ function describe(info: SpoolInfo): string {
   const lines = [
     `stream: ${info.id}`,
     `waiting: ${count(info.bytesWaiting, "byte")}`,
-    `sends waiting: ${info.batchesWaiting}`,
+    `batches waiting: ${info.batchesWaiting}`,
     `oldest: ${oldest === undefined ? "none" : `${since(oldest)} ago`}`,
     `delivered: ${count(info.bytesDelivered, "byte")}`,
   ];

@@ -51,7 +51,7 @@ Deno.test("cli spool FILE shows what waits in it, and that nobody has it open", 
   assertMatch(oldest!, /^\d+s ago$/);
   assertEquals(rest, {
     waiting: "6 bytes",
-    "sends waiting": "2",
+    "batches waiting": "2",
     delivered: "5 bytes",
     refused: "3 bytes",
     open: "no",
@@ -66,7 +66,7 @@ Deno.test("cli spool FILE shows a spool with nothing in it", async () => {
   const { stream: _, ...rest } = figures(stdout);
   assertEquals(rest, {
     waiting: "0 bytes",
-    "sends waiting": "0",
+    "batches waiting": "0",
     oldest: "none",
     delivered: "0 bytes",
     open: "no",
