@@ -47,14 +47,14 @@ Options:
                          (default: 2m). 0: do not retry. forever: no limit.
       --unsent FILE      On failure, append everything undelivered to FILE.
       --spool FILE       Put what is read into FILE first, and deliver it from
-                         there. What an earlier run has left in it is delivered
-                         before. Without input (</dev/null, or a terminal and no
-                         other FILE), deliver that and exit.
-      --drain TIME       With --spool: how long to wait for the server at the end
-                         (default: forever). What it has not accepted by then is
-                         delivered by the next run with the same --spool.
+                         there, after what an earlier run has left in it.
+                         Without input (</dev/null, or a terminal and no other
+                         FILE), deliver what is left in it and exit.
+      --drain TIME       With --spool: how long to wait for the server at the
+                         end (default: forever). The next run with the same
+                         --spool delivers the rest.
       --follow FILE      With --spool: read the lines that are appended to FILE,
-                         until interrupted, and over rotations. The next run
+                         across rotations, until interrupted. The next run
                          continues where this one stopped.
       --refused FILE     Append requests that the server refuses with 400 or 422
                          to FILE, and continue.
@@ -68,28 +68,30 @@ Options:
       --help             Show this help.
       --version          Show the version.
 
-"spool FILE" shows what waits in the FILE of a --spool; with --export it is
-written to standard output, and stays in the FILE.
+"spool FILE" shows how much waits in the FILE of a --spool. With --export, it
+writes what waits to standard output, and leaves it in FILE.
 
 --upload, --tus and --resume exclude --lines, --compress, --refused and --spool;
 --upload also excludes --retry-for and --unsent, --tus and --resume exclude
---method. --spool excludes --unsent, --follow excludes FILE, --lines and --interval.
+--method. --spool excludes --unsent; --follow excludes FILE, --lines and
+--interval.
 
-With --spool, --capacity is also the size of a commit, --interval the longest time
-before one, and --retry-for the time after which a failure is reported, while
-attempts continue. The spool takes up to 1 GiB; then reading waits.
+With --spool, --capacity is also the maximum size of a commit, --interval the
+longest time before one, and --retry-for the time after which a failure is
+reported, while attempts continue. The spool takes up to 1 GiB; then reading
+waits.
 
 A SIZE is in bytes, or has a unit: 64K, 1M, 1G.
 A TIME is in milliseconds, or has a unit: 500ms, 30s, 2m.
 
 Permissions: -N for the URL, -R for each FILE, -R -W for --unsent and --refused,
--R -W for the --spool and the same path with -owner and -reserve, -R for the
-folder of --follow, and --allow-env=NAME for \${NAME}. With --ignore-env, or with -E and no proxy in the
-environment, undici makes the requests, faster than fetch.
+-R -W for the FILE of --spool, FILE-owner and FILE-reserve, -R for the folder of
+--follow, and --allow-env=NAME for \${NAME}. With --ignore-env, or with -E and no
+proxy in the environment, undici makes the requests, faster than fetch.
 
-Exit codes: 0 all bytes acknowledged, 1 failed or interrupted, 2 invalid usage or
-missing permission, 3 all bytes acknowledged or appended to --refused, 4 all that
-was read is acknowledged or in --spool, after an interrupt or --drain.
+Exit codes: 0 all bytes acknowledged, 1 failed or interrupted, 2 invalid usage
+or missing permission, 3 all bytes acknowledged or appended to --refused, 4 all
+that was read is acknowledged or in --spool, after an interrupt or --drain.
 `;
 }
 

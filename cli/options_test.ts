@@ -13,6 +13,7 @@ import { FaultyServer, respond } from "../testing/faulty_server.ts";
 import { temporary } from "../testing/temporary.ts";
 import { test } from "../testing/transports.ts";
 import {
+  help,
   modeOf,
   quantity,
   readMetadata,
@@ -198,18 +199,23 @@ Deno.test("cli parses no options after --", async () => {
   }
 });
 
+Deno.test("help() fits into 80 columns", () => {
+  const lines = help("cli/main.ts").split("\n");
+  assertEquals(lines.filter((line) => line.length > 80), []);
+});
+
 Deno.test("cli --help and --version print to standard output", async () => {
-  const help = await run(["--help"], "", []);
-  assertEquals([help.code, help.stderr], [0, ""]);
-  assertMatch(help.stdout, /^Sends standard input.*\n\nUsage: /);
-  assertStringIncludes(help.stdout, `: deno run -N -R ${CLI} [options] URL`);
+  const shown = await run(["--help"], "", []);
+  assertEquals([shown.code, shown.stderr], [0, ""]);
+  assertMatch(shown.stdout, /^Sends standard input.*\n\nUsage: /);
+  assertStringIncludes(shown.stdout, `: deno run -N -R ${CLI} [options] URL`);
   assertMatch(
-    help.stdout,
+    shown.stdout,
     /-R for each FILE, -R -W for --unsent and --refused,\n[^]*-env=/,
   );
   assertStringIncludes(
-    help.stdout,
-    "With --ignore-env, or with -E and no proxy",
+    shown.stdout,
+    "With --ignore-env, or with -E and no\nproxy in the environment,",
   );
   const version = await run(["--version"], "", []);
   assertEquals(version, { ...SUCCESS, stdout: `${config.version}\n` });
