@@ -1085,6 +1085,23 @@ Deno.test("a second buffer is refused", async () => {
   await second.abort().catch(() => {});
 });
 
+Deno.test("a disk that is gone rejects writes, and the buffer keeps their bytes", async () => {
+  await using folder = await temporary();
+  const path = folder.file("app.spool");
+  using sqlite = new FaultySqlite();
+  const file = open(path, new BadSender([], stall));
+  await file.commit("one");
+  sqlite.fail = () => sqliteError(10, "disk I/O error");
+  const error = await assertRejects(
+    () => file.commit("two"),
+    FlushError,
+    "Cannot add 3 bytes to the spool",
+  );
+  assertEquals((error.cause as SpoolError).code, "io");
+  await file.out.abort().catch(() => {});
+  assertEquals(new TextDecoder().decode(file.out.takeUnsent()), "two");
+});
+
 Deno.test("send() does not commit a batch twice whose commit seemed to fail", async () => {
   for (const failures of [1, 2]) {
     await using folder = await temporary();
