@@ -142,7 +142,8 @@ export function absolutePath(
 
 /**
  * The absolute path of a spool, without links: what stands beside it is found by
- * whichever name it was opened.
+ * whichever name it was opened. Deno may permit only the path with the link, as of
+ * systemd's state folders; then it is that.
  *
  * @throws As `absolutePath` does.
  */
@@ -153,7 +154,8 @@ export function spoolPath(
 ): string {
   const absolute = absolutePath(action, path, modules);
   try {
-    return modules.fs.realpathSync(absolute);
+    const real = modules.fs.realpathSync(absolute);
+    return isReadable(real) ? real : absolute;
   } catch {
     return absolute; // it is not there yet, or opening it says what is wrong
   }
