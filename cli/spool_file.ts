@@ -191,10 +191,16 @@ export class SpoolFile implements Sender {
     const outage = `${sends} ${bytesDiverted} ${status}`;
     if (outage === this.#reported) return;
     this.#reported = outage;
+    const text = inTermsOfTheCommand(message);
+    if (status === 413) {
+      // It has been committed as it is, and --refused does not take it.
+      const reason = text.replace("; make --capacity smaller", "");
+      return log(`${reason}; save it with spool FILE --export`);
+    }
     const advice = refused !== true ? "; retrying" : this.#hasRefused
       ? "" // it has said why it did not take it
       : "; use --refused FILE to set it aside";
-    log(inTermsOfTheCommand(message) + advice);
+    log(text + advice);
   }
 }
 

@@ -207,6 +207,19 @@ for (const drain of ["forever", "1m"]) {
   });
 }
 
+test("cli --spool advises to export what is refused with 413", async () => {
+  await using folder = await temporary();
+  await using server = new FaultyServer([], respond(413));
+  for (const options of [[], ["--refused", folder.file("refused")]]) {
+    const { code, stderr } = await run(
+      ["--spool", folder.file("spool"), ...options, server.url],
+      "bad",
+    );
+    assertEquals(code, 1);
+    assertMatch(stderr, /with 413; save it with spool FILE --export\n/);
+  }
+});
+
 for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
   test(
     `cli --spool delivers what it has read on ${signal}`,
