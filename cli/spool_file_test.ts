@@ -402,7 +402,7 @@ test("cli --spool waits for room on a full disk", async () => {
   await using server = new FaultyServer();
   await using running = start(
     ["--spool", folder.file("spool"), server.url],
-    after(fillTheDiskOfSpool, 1),
+    after(fillTheDiskOfSpool, 2),
   );
   await running.write("data");
   await running.end();
