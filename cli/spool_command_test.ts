@@ -99,7 +99,7 @@ Deno.test("cli spool FILE shows who has it open, and does not disturb them", asy
   assertEquals([exported.code, exported.stdout], [1, ""]);
   assertStringIncludes(
     exported.stderr,
-    `cannot open the spool ${spool}: process ${running.pid} has it open; one`,
+    `cannot open the spool ${spool}: process ${running.pid} has it open; only one`,
   );
 });
 

@@ -457,7 +457,7 @@ test(
     assertEquals(second.code, 2);
     assertMatch(
       second.stderr,
-      /^stream-buffer: cannot open the spool .*: process \d+ has it open; one command at a time can use it\n$/,
+      /^stream-buffer: cannot open the spool .*: process \d+ has it open; only one command at a time can use it\n$/,
     );
     assertStringIncludes(second.stderr, `process ${running.pid} has`);
     assertEquals([...Deno.readDirSync(folder.file(""))].length > 2, true);

@@ -22,7 +22,10 @@ const TERMS: readonly (readonly [RegExp, string])[] = [
   [/fetch blocks; let/, "fetch blocks; add --ignore-env to deno run, or let"],
   // Failures, and advice on them.
   [/^Cannot (open|read) the spool/, "cannot $1 the spool"],
-  [/one process at a time can use it$/, "one command at a time can use it"],
+  [
+    /only one Spool at a time can use it$/,
+    "only one command at a time can use it",
+  ],
   [/; readSpool, .*$/s, "; spool FILE --export writes the rest"],
   [/; deadLetter did not take them$/, ""], // --refused reports why, or need not
   [/closeTimeout of/, "the time limit of"],

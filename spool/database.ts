@@ -416,7 +416,7 @@ export class SpoolDatabase {
     if (error.code !== "in-use") return error;
     const owner = describeOwner(this.#owner.read());
     return new SpoolError(
-      `${this.#openAction}: ${owner}; one process at a time can use it`,
+      `${this.#openAction}: ${owner}; only one Spool at a time can use it`,
       { code: "in-use", cause: error.cause },
     );
   }

@@ -74,7 +74,7 @@ export const DAMAGED_ADVICE =
   "; to start over, move it and its -wal file away; .recover in the sqlite3 shell reads what is left";
 
 function adviceFor(kind: SpoolErrorCode, reason: string): string {
-  if (kind === "full") return "; the spool continues as soon as there is room";
+  if (kind === "full") return "; free some space on it";
   if (kind === "damaged") return DAMAGED_ADVICE;
   // By its message, as Deno leaves out the code of SQLite here.
   return /^unable to open|^attempt to write a readonly/.test(reason)

@@ -432,7 +432,7 @@ export class Spool implements Sender, AsyncDisposable {
     const { follows } = this.#database;
     if (verb === "send" && follows !== undefined) {
       throw new TypeError(
-        `Cannot send: the spool follows ${follows}, and takes nothing else`,
+        `Cannot send: the spool follows ${follows}, and takes nothing else; use another one`,
       );
     }
     this.#stream = signal;

@@ -134,7 +134,7 @@ Deno.test("1. flush() does not resolve before the transaction is made", async ()
   const { unsentBytes, cause } = await assertRejects(
     () => file.commit("one"),
     FlushError,
-    "the disk is full; the spool continues as soon as there is room",
+    "the disk is full; free some space on it",
   );
   assertEquals([unsentBytes, (cause as SpoolError).code], [3, "full"]);
   assertEquals(file.spool.stats.bytesWaiting, 0);

@@ -171,7 +171,7 @@ for (const size of [100, 4 * KIB, 100 * KIB, MIB, 3 * MIB]) {
       assertEquals(error?.code, "full");
       assertMatch(
         error!.message,
-        /^Cannot add \d+ bytes to the spool .*: the disk is full; the spool continues as soon as there is room$/,
+        /^Cannot add \d+ bytes to the spool .*: the disk is full; free some space on it$/,
       );
       hog(disk.folder);
       if (isReopened) {

@@ -75,7 +75,7 @@ Deno.test("one process at a time: a second one is told who has it, and changes n
     assertEquals(code, "in-use");
     assertEquals(
       message,
-      `Cannot open the spool ${path}: process ${child.pid} on ${hostname()} has it open; one process at a time can use it`,
+      `Cannot open the spool ${path}: process ${child.pid} on ${hostname()} has it open; only one Spool at a time can use it`,
     );
     assertThrows(
       () => [...readSpool(path)],
