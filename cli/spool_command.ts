@@ -47,7 +47,7 @@ export async function lookAtSpool(
   }
 }
 
-/** The figures, one a line. */
+/** The figures, one per line. */
 function describe(info: SpoolInfo): string {
   const { owner, oldest } = info;
   const lines = [

@@ -45,7 +45,7 @@ export class SpoolFile implements Sender {
   readonly #settledBefore: number;
   readonly #deliveredBefore: number;
   readonly #interrupted = Promise.withResolvers<void>();
-  /** The outage, and the status, that was reported last. */
+  /** Which outage, with which status, was reported last. */
   #reported: string | undefined;
   /** How much had been put into it when a failure to add more was reported last. */
   #failedAt: number | undefined;
@@ -134,7 +134,7 @@ export class SpoolFile implements Sender {
     return { spooled: settled + bytesWaiting, settled };
   }
 
-  /** Whether the delivery has ended at something that waiting does not help. */
+  /** Whether the delivery has stopped at a failure that time does not cure. */
   get isStuck(): boolean {
     return this.#isStuck;
   }
@@ -174,7 +174,7 @@ export class SpoolFile implements Sender {
   }
 
   /**
-   * Reports why nothing can be read, or added: the latter once, until it can be.
+   * Reports why nothing can be read, or added; the latter once, until something is.
    */
   reportFailure(error: Error): void {
     if (!mayPass(error)) return log(error.message);
