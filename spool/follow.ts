@@ -641,15 +641,19 @@ class Follower {
    * read, since the file has been truncated.
    */
   #next(log: Log): Uint8Array<ArrayBuffer> | undefined {
-    const { descriptor, position, tail } = log;
-    const { size } = this.#fs.fstatSync(descriptor);
+    const { position, tail } = log;
     // Both by one read, so that they belong together.
     const bytes = this.#read(
       log,
       position - tail.length,
-      Math.min(size, position + this.#options.capacity),
+      Math.min(this.#sizeOf(log), position + this.#options.capacity),
     );
-    if (startsWith(bytes, tail)) return bytes.subarray(tail.length);
+    // Where nothing has been read, only the size tells. It is taken after what was
+    // read: if the file was truncated before that, this is noticed here, and not by
+    // the next look, which would have the new lines read twice.
+    if (this.#sizeOf(log) >= log.size && startsWith(bytes, tail)) {
+      return bytes.subarray(tail.length);
+    }
     this.#inspect(log);
     return undefined;
   }
@@ -712,11 +716,12 @@ class Follower {
 
   /** Notices that a file has changed, or was truncated. */
   #inspect(log: Log): void {
-    const { size } = this.#fs.fstatSync(log.descriptor);
     const { isTruncated, tail, position } = log;
-    const isDestroyed = size < log.size ||
-      !isTruncated &&
-        !startsWith(this.#read(log, position - tail.length, position), tail);
+    const isSame = isTruncated ||
+      startsWith(this.#read(log, position - tail.length, position), tail);
+    // After the read: a size from before a truncation would tell of it once more.
+    const size = this.#sizeOf(log);
+    const isDestroyed = size < log.size || !isSame;
     if (isDestroyed) {
       log.lost += Math.max(log.size - (isTruncated ? 0 : position), 0);
       log.isTruncated = true;
@@ -764,6 +769,10 @@ class Follower {
   #remove(log: Log): void {
     this.#logs.splice(this.#logs.indexOf(log), 1);
     this.#close([log]);
+  }
+
+  #sizeOf({ descriptor }: Log): number {
+    return this.#fs.fstatSync(descriptor).size;
   }
 
   /** Reads a part of a file: less than that where the file ends. */

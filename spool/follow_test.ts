@@ -751,6 +751,59 @@ Deno.test(
 );
 
 Deno.test(
+  "follow() reads a file once that is truncated before anything of it was read",
+  UNIX,
+  async () => {
+    await using scene = await Scene.create("half of one");
+    let isTruncated = false;
+    scene.start({
+      fs: ({ readSync }) => ({
+        readSync: ((...args: Parameters<FileSystem["readSync"]>) => {
+          if (!isTruncated && scene.polls > 4) {
+            isTruncated = true;
+            scene.truncate("new\n");
+          }
+          return readSync(...args);
+        }) as FileSystem["readSync"],
+      }),
+    });
+    await scene.receives("new\n");
+    await scene.polled();
+    await scene.ends("new\n", [
+      `${scene.path} was truncated before 11 bytes of it had been read; they are lost`,
+    ]);
+  },
+);
+
+Deno.test(
+  "follow() reads a file once that is truncated while it is looked at",
+  UNIX,
+  async () => {
+    await using scene = await Scene.create("one\ntwo\n");
+    let [isLooking, isTruncated] = [false, false];
+    scene.start({
+      fs: ({ readdirSync, readSync }) => ({
+        readdirSync: ((path: string) => {
+          isLooking = true;
+          queueMicrotask(() => isLooking = false);
+          return readdirSync(path);
+        }) as FileSystem["readdirSync"],
+        readSync: ((...args: Parameters<FileSystem["readSync"]>) => {
+          if (isLooking && !isTruncated && scene.received !== "") {
+            isTruncated = true;
+            scene.truncate("new\n");
+          }
+          return readSync(...args);
+        }) as FileSystem["readSync"],
+      }),
+    });
+    await scene.receives("one\ntwo\nnew\n");
+    await scene.polled();
+    await scene.ends("one\ntwo\nnew\n");
+  },
+);
+
+Deno.test(
   "follow() notices truncations while the spool is full",
   UNIX,
   async () => {
