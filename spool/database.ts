@@ -102,7 +102,7 @@ const TABLES = [
     position integer not null,  -- how many of its bytes have been read, or passed over
     head_crc integer not null,  -- CRC-32 of the first of them, and of the last
     tail_crc integer not null,
-    state text not null         -- reading, left, or passed over
+    state text not null         -- reading, the same in line, left, or passed over
   )`,
 ];
 
@@ -142,7 +142,8 @@ export interface FileRecord {
   readonly position: number;
   readonly head_crc: number;
   readonly tail_crc: number;
-  readonly state: "reading" | "left" | "passed over";
+  /** "in line": it is being read, and what was committed last does not end with a newline. */
+  readonly state: "reading" | "in line" | "left" | "passed over";
 }
 
 /** The bytes of one send. */

@@ -262,6 +262,8 @@ class Follower {
   readonly #known = new Set<string>();
   /** Older files that are to be read, and could not be opened yet; by the same. */
   readonly #unreadable = new Set<string>();
+  /** The record of a file that is gone, and whose last piece of a line was committed. */
+  #unended: FileRecord | undefined;
   /** The records of files that can no longer be found. */
   #gone: FileRecord[] = [];
   /** Whether it is known what became of the file where the last process stopped. */
@@ -379,7 +381,7 @@ class Follower {
       return true;
     }
     const last = [...this.#records.values()]
-      .findLast(({ state }) => state === "reading");
+      .findLast(isBeingRead);
     if (last === undefined) return true;
     const name = this.#nameOf(last.inode, folder);
     const log = name === this.#name
@@ -389,7 +391,8 @@ class Follower {
     if (!isSameFile) {
       if (log) this.#close([log]);
       if (!isEqual(folder, this.#lookAtFolder())) return false;
-      this.#save({ ...last, state: "left" });
+      if (last.state === "in line") this.#unended = last;
+      else this.#save({ ...last, state: "left" });
       this.#report(
         new Error(
           `The file that was at ${this.#path} is no longer in its folder; any lines that had not been read from it are lost`,
@@ -401,6 +404,7 @@ class Follower {
     this.#logs.push(log);
     if (log.record !== last) {
       log.record = last;
+      log.isInLine = last.state === "in line";
       log.isTruncated = true;
       this.#report(
         new Error(
@@ -488,10 +492,12 @@ class Follower {
       [...files, ...this.#logs].map(({ inode }) => inode),
     ).add(current!);
     const records = [...this.#records.values()];
-    this.#gone = records.filter(({ id, inode, state }) =>
-      state !== "reading" &&
-      (!inodes.has(inode) ||
-        records.some((other) => other.inode === inode && other.id > id))
+    this.#gone = records.filter((record) =>
+      !isBeingRead(record) &&
+      (!inodes.has(record.inode) ||
+        records.some(({ inode, id }) =>
+          inode === record.inode && id > record.id
+        ))
     );
   }
 
@@ -583,9 +589,7 @@ class Follower {
     if (record === undefined) return log;
     const { position } = record;
     const [head, tail] = this.#samples(log, position);
-    // What was left in a line got a newline then.
-    const isInLine = record.state === "reading" && position > 0 &&
-      tail.at(-1) !== NEWLINE;
+    const isInLine = record.state === "in line";
     return { ...log, record, position, head, tail, isInLine };
   }
 
@@ -625,6 +629,7 @@ class Follower {
     let isMore = true;
     await this.#persist(async () => {
       this.#forgetGone();
+      await this.#endLine();
       const log = this.#logs[0];
       if (log === undefined) isMore = false;
       else if (log.isTruncated) await this.#begin(log);
@@ -634,6 +639,19 @@ class Follower {
       }
     });
     return isMore;
+  }
+
+  /** Ends the line that a file which is gone has left: what comes next is another one. */
+  async #endLine(): Promise<void> {
+    if (this.#unended === undefined) return;
+    const record: FileRecord = { ...this.#unended, state: "left" };
+    await this.#spool.append(
+      Uint8Array.of(NEWLINE),
+      record,
+      this.#options.signal,
+    );
+    this.#records.set(record.id, record);
+    this.#unended = undefined;
   }
 
   /**
@@ -703,7 +721,7 @@ class Follower {
     log.isInLine = bytes.at(-1) !== NEWLINE;
     const record: FileRecord = {
       ...this.#recordOf(log),
-      state: added === 1 ? "left" : "reading",
+      state: added === 1 ? "left" : log.isInLine ? "in line" : "reading",
     };
     // They cannot be read again if the file is truncated.
     await this.#persist(async () => {
@@ -734,11 +752,13 @@ class Follower {
   async #begin(log: Log): Promise<void> {
     const { lost, isInLine } = log;
     if (isInLine) {
+      const record: FileRecord = { ...log.record!, state: "reading" };
       await this.#spool.append(
         Uint8Array.of(NEWLINE),
-        log.record!,
+        record,
         this.#options.signal,
       );
+      log.record = record;
       log.isInLine = false;
     }
     const none = { head: new Uint8Array(), tail: new Uint8Array() };
@@ -800,7 +820,7 @@ class Follower {
   #recordOf({ record, inode, born, position, head, tail }: Log): FileRecord {
     const { crc32 } = this.#spool.modules.zlib;
     // A file that was left may have grown after all. It has its turn again.
-    const id = record?.state === "reading" ? record.id : this.#nextId++;
+    const id = record && isBeingRead(record) ? record.id : this.#nextId++;
     const [head_crc, tail_crc] = [crc32(head), crc32(tail)];
     return { id, inode, born, position, head_crc, tail_crc, state: "reading" };
   }
@@ -844,6 +864,11 @@ function keyOf({ inode, born }: Identity): string {
 /** Whether it is that very file, and not a later one with the same inode. */
 function isBorn(log: Log, { inode, born }: Identity): boolean {
   return log.inode === inode && log.born === born && born !== "0";
+}
+
+/** Whether a file has not been read to its end yet. */
+function isBeingRead({ state }: FileRecord): boolean {
+  return state === "reading" || state === "in line";
 }
 
 /** Whether a file that was left has grown all the same. */

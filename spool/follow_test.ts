@@ -405,6 +405,32 @@ Deno.test(
   },
 );
 
+for (const name of ["truncated", "removed"]) {
+  Deno.test(
+    `follow() ends a line that was committed in pieces if its file was ${name} while it did not run`,
+    UNIX,
+    async () => {
+      await using scene = await Scene.create("12345678");
+      scene.start({ capacity: 4 });
+      await scene.receives("12345678");
+      await scene.stop();
+      if (name === "removed") {
+        // Not before: the new file must not get the same inode.
+        scene.append("new\n", scene.older(".new"));
+        Deno.renameSync(scene.older(".new"), scene.path);
+      } else scene.truncate("new\n");
+      scene.start({ capacity: 4 });
+      await scene.receives("12345678\nnew\n");
+      await scene.restart();
+      scene.append("end\n");
+      await scene.receives("12345678\nnew\nend\n");
+      await scene.stop();
+      assertEquals(scene.received, "12345678\nnew\nend\n");
+      assertEquals(scene.errors.length, 1);
+    },
+  );
+}
+
 Deno.test(
   "follow() keeps the old file while nothing is at the path",
   UNIX,
