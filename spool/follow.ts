@@ -505,10 +505,12 @@ class Follower {
   #lookAtFolder(): Folder {
     const current = this.#identify(this.#name)?.inode;
     const names = this.#listFolder((name) => this.#isOlder(name));
+    const inodes = new Set([current]);
     const older = names?.flatMap((name) => {
       const file = this.#identify(name);
-      // What is at the path may be a link to one of them.
-      if (file === undefined || file.inode === current) return [];
+      // Names may be links to the same file, and what is at the path a link to one.
+      if (file === undefined || inodes.has(file.inode)) return [];
+      inodes.add(file.inode);
       return [[name, file]] as const;
     });
     return { current, older: older && new Map(older) };

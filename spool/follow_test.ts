@@ -653,6 +653,25 @@ Deno.test(
 );
 
 Deno.test(
+  "follow() reads an older file once that has several names",
+  UNIX,
+  async () => {
+    await using scene = await Scene.create("one\n");
+    scene.start();
+    await scene.receives("one\n");
+    await scene.stop();
+    scene.rotate(".1", "two\n");
+    setTime(scene.path, 1);
+    Deno.linkSync(scene.path, scene.older("-linked"));
+    scene.rotate(".2", "three\n");
+    Deno.symlinkSync(scene.older(".2"), scene.older(".latest"));
+    scene.start();
+    await scene.receives("one\ntwo\nthree\n");
+    await scene.ends("one\ntwo\nthree\n");
+  },
+);
+
+Deno.test(
   "follow() reads the newer file first if the older one gets its name back",
   UNIX,
   async () => {
