@@ -30,6 +30,8 @@ const SAMPLE_SIZE = 1_024;
 /** Rotated files that have been compressed, whose lines cannot be read. */
 const COMPRESSED = /\.(gz|bz2|xz|zst|lz4|zip|Z)$/;
 
+/** How every SQLite database begins (https://www.sqlite.org/fileformat.html, 1.3). */
+const DATABASE_HEADER = new TextEncoder().encode("SQLite format 3\0");
 /** How the names of the files beside a spool end. */
 const SPOOL_SUFFIX = /-(owner|reserve|wal|shm|journal)$/;
 
@@ -431,7 +433,9 @@ class Follower {
       const isCurrent = ({ inode }: Log) => inode === current;
       const unread = opened.filter((log) =>
         isCurrent(log) ||
-        (log.record === undefined ? isMissed(log) : hasGrown(log))
+        (log.record === undefined
+          ? isMissed(log) && !this.#isDatabase(log)
+          : hasGrown(log))
       );
       this.#passOver(opened.filter((log) => !unread.includes(log)));
       unread.sort((a, b) => a.time - b.time);
@@ -607,6 +611,12 @@ class Follower {
     const { crc32 } = this.#spool.modules.zlib;
     const [head, tail] = this.#samples(log, position);
     return crc32(head) === head_crc && crc32(tail) === tail_crc;
+  }
+
+  /** Whether it is a database: a spool that nobody has open may have such a name. */
+  #isDatabase(log: Log): boolean {
+    const bytes = this.#read(log, 0, DATABASE_HEADER.length);
+    return startsWith(bytes, DATABASE_HEADER);
   }
 
   /** The samples of a file that was read up to a position. */

@@ -1379,6 +1379,23 @@ Deno.test(
   },
 );
 
+Deno.test(
+  "follow() does not read another spool whose name begins with that of the log",
+  UNIX,
+  async () => {
+    await using scene = await Scene.create("one\n");
+    scene.start();
+    await scene.receives("one\n");
+    await scene.stop();
+    await new Spool(scene.older(".other"), () => {}).close();
+    scene.rotate(".1", "two\n");
+    scene.start();
+    await scene.receives("one\ntwo\n");
+    await scene.polled();
+    await scene.ends("one\ntwo\n");
+  },
+);
+
 // -- Options --
 
 const INVALID: [options: Record<string, unknown>, error: typeof Error][] = [
