@@ -491,7 +491,9 @@ class Follower {
     if (older === undefined) return;
     const files = [...older.values()];
     const keys = new Set(files.map(keyOf));
-    for (const key of this.#known) if (!keys.has(key)) this.#known.delete(key);
+    for (const set of [this.#known, this.#unreadable]) {
+      for (const key of set) if (!keys.has(key)) set.delete(key);
+    }
     const inodes = new Set(
       [...files, ...this.#logs].map(({ inode }) => inode),
     ).add(current!);
@@ -547,8 +549,12 @@ class Follower {
     } catch {
       return undefined;
     }
-    const isOfSpool = (name: string) =>
-      names.includes(`${name.replace(SPOOL_SUFFIX, "")}-owner`);
+    const isOfSpool = (name: string) => {
+      const spool = name.replace(SPOOL_SUFFIX, "");
+      // One that is closed leaves its reserve if something waits in it.
+      return names.includes(`${spool}-owner`) ||
+        spool !== name && spool !== this.#name && names.includes(spool);
+    };
     return names.filter((name) => filter(name) && !isOfSpool(name));
   }
 

@@ -1387,7 +1387,11 @@ Deno.test(
     scene.start();
     await scene.receives("one\n");
     await scene.stop();
-    await new Spool(scene.older(".other"), () => {}).close();
+    const never = () => Promise.reject(new Error("down"));
+    const other = new Spool(scene.older(".other"), never, { drainTimeout: 0 });
+    const out = new StreamBuffer(other);
+    await out.write("x");
+    await out.close();
     scene.rotate(".1", "two\n");
     scene.start();
     await scene.receives("one\ntwo\n");
