@@ -79,8 +79,8 @@ export interface SpoolOptions {
    */
   maxBytes?: number;
   /**
-   * How long {@linkcode Spool.close} waits for everything to be delivered, in
-   * milliseconds. The next process that opens the file delivers the rest.
+   * How long {@linkcode Spool.close} waits until all is delivered, in milliseconds.
+   * The next process that opens the file delivers the rest.
    *
    * @default {5_000}
    */
