@@ -246,11 +246,12 @@ export async function checkSpool(
   others: readonly OtherFile[],
 ): Promise<void> {
   await tryTo(`use the spool ${path}`, async () => {
-    const info = await statIfExists(path);
-    if (info !== undefined) return await checkIsNone(info, others);
-    const same = others.find((other) =>
-      absolutePath(other.path) === absolutePath(path)
-    );
-    if (same !== undefined) throw new Error(`it is also ${same.name}`);
+    // Those beside it as well: they are removed in the end.
+    for (const file of filesOf(path)) {
+      const info = await statIfExists(file);
+      if (info !== undefined) await checkIsNone(info, others);
+      const same = others.find((other) => absolutePath(other.path) === file);
+      if (same !== undefined) throw new Error(`it is also ${same.name}`);
+    }
   });
 }

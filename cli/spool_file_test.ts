@@ -484,6 +484,10 @@ Deno.test("cli --spool must be none of the other files", async () => {
       [["--spool", none, "--follow", none, server.url], `the input ${none}`],
       [["--spool", none, "--refused", none, server.url], "the --refused file"],
       [["--spool", input, "--refused", input, server.url], "the --refused f"],
+      [
+        ["--spool", none, "--refused", `${none}-owner`, server.url],
+        "the --refused file",
+      ],
     ] as const
   ) {
     const { code, stderr } = await run([...args]);

@@ -1,5 +1,6 @@
 /** A file whose creation was interrupted holds nothing, and is created again. */
 import { assertEquals, assertThrows } from "@std/assert";
+import { DatabaseSync } from "node:sqlite";
 import { temporary } from "../testing/temporary.ts";
 import { inspectSpool, SpoolError } from "./mod.ts";
 import { Spool } from "./spool.ts";
@@ -16,8 +17,18 @@ function journal(pages: number): Uint8Array {
   return new Uint8Array(head.buffer);
 }
 
+/** An empty database: what there is before the tables are created. */
+function emptyDatabase(path: string): void {
+  const database = new DatabaseSync(path);
+  database.exec(
+    `pragma page_size = ${PAGE}; pragma auto_vacuum = incremental; vacuum`,
+  );
+  database.close();
+}
+
 for (
   const [after, make] of [
+    ["before it had tables", emptyDatabase],
     ["while its first page was written", (path: string) => {
       Deno.writeFileSync(path, new Uint8Array(PAGE));
       Deno.writeFileSync(`${path}-journal`, journal(0));

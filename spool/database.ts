@@ -66,12 +66,16 @@ const MIN_RESERVE = 2 * MAX_WAL;
 /** The largest row, in bytes: SQLITE_MAX_LENGTH, less some room for the other columns. */
 const MAX_ROW = 1_000_000_000 - 1_024;
 /**
- * How many bytes may wait, at most, when the file is shrunk: they are copied, in memory
- * and on disk. To move pages one by one (incremental_vacuum) takes longer than to
- * deliver what is on them, as each is sought in the list of all unused ones.
+ * How many bytes may wait, at most, when the file is shrunk: they may have to be moved,
+ * and what is on them has usually been delivered soon.
  */
-const MAX_COPIED = 4 * 1024 * 1024;
-
+const MAX_MOVED = 4 * 1024 * 1024;
+/**
+ * How many pages a step of shrinking frees. It takes some milliseconds: SQLite seeks
+ * each page in the list of all unused ones. `vacuum` would be faster, but Deno forbids
+ * it to a program that is not allowed to read and write every file.
+ */
+const PAGES_PER_STEP = 256;
 /** How many cuts are recorded at once, at most: that takes a sync. */
 const MAX_CUTS = 8;
 
@@ -105,6 +109,9 @@ const TABLES = [
     state text not null         -- reading, the same in line, left, or passed over
   )`,
 ];
+
+/** The files that this module has open. */
+const OPEN_FILES = new Set<string>();
 
 /** What has to survive the process besides the bytes: see the columns of its table. */
 interface State {
@@ -178,6 +185,10 @@ export class SpoolDatabase {
   /** About how large the WAL is, in bytes. */
   #walSize = 0;
   #isSynced: boolean | undefined;
+  /** Node 22.13 has no `isOpen`. */
+  #isClosed = false;
+  /** Which file it is, whatever its name. */
+  readonly #identity: string;
 
   /**
    * Opens a file, and locks it.
@@ -204,7 +215,10 @@ export class SpoolDatabase {
       this.#prepare();
       this.#reserve = new Reserve(modules, path);
       this.#load();
+      this.#emptyWal();
       this.#announce();
+      this.#identity = identify(modules.fs.statSync(path));
+      OPEN_FILES.add(this.#identity);
     } catch (error) {
       db?.close();
       throw this.#explain(error);
@@ -230,9 +244,6 @@ export class SpoolDatabase {
       const kind = info.isDirectory() ? "a folder" : "not a regular file";
       throw this.#refusal(`it is ${kind}`, "io");
     }
-    // SQLite itself finds out whether this process has it open. Reading it here would
-    // drop the lock.
-    if (this.#owner.read()?.pid === processId()) return;
     const wal = this.#sizeOf("-wal");
     if (!info?.size && wal) {
       // SQLite would delete it.
@@ -243,6 +254,10 @@ export class SpoolDatabase {
       );
     }
     if (info === undefined) return;
+    // SQLite itself finds out whether this process has it open. Reading it here would
+    // drop the lock. A thread of this process is known by the side file only.
+    const isOwn = this.#owner.read()?.pid === processId();
+    if (isOwn || OPEN_FILES.has(identify(info))) return;
     const header = new DataView(new ArrayBuffer(100));
     // Opened for writing as well, because SQLite does not say what prevents that.
     const descriptor = fs.openSync(this.path, "r+");
@@ -259,7 +274,10 @@ export class SpoolDatabase {
       if (isReadable(`${this.path}-journal`)) throw this.#foreign();
       return;
     }
-    this.#identify(header.getUint32(68), header.getUint32(60));
+    const applicationId = header.getUint32(68);
+    // A process that was killed at once leaves an empty database, of one page.
+    if (applicationId === 0 && info.size === PAGE_SIZE) return;
+    this.#identify(applicationId, header.getUint32(60));
     const whole = header.getUint16(16) * header.getUint32(28);
     // After a crash during a checkpoint, some pages are in the WAL alone.
     if (wal !== undefined && info.size + wal < whole) {
@@ -272,8 +290,8 @@ export class SpoolDatabase {
 
   /**
    * Whether the process that was creating the file ended, or the power failed, before
-   * that was done. The journal of the transaction says so: there was nothing before.
-   * Whatever the file holds, SQLite undoes it.
+   * that was done. The journal of the transaction says so: there was one page before,
+   * at most, and so no table. Whatever the file holds, SQLite undoes it.
    */
   #isHalfCreated(): boolean {
     if (!this.#sizeOf("-journal")) return false;
@@ -286,7 +304,7 @@ export class SpoolDatabase {
       fs.closeSync(descriptor);
     }
     return header.getBigUint64(0) === JOURNAL_MAGIC &&
-      header.getUint32(16) === 0;
+      header.getUint32(16) <= 1;
   }
 
   /**
@@ -310,16 +328,24 @@ export class SpoolDatabase {
     );
   }
 
+  /** Whether there is no table in the file, or none once SQLite has looked at it. */
+  #isNew(): boolean {
+    const { size } = this.#modules.fs.statSync(this.path);
+    return size <= PAGE_SIZE || this.#isHalfCreated();
+  }
+
   /** Locks the file, makes sure that it is a spool, and sets it up. */
   #prepare(): void {
     const db = this.#db;
     // The lock is taken by `begin exclusive`, and from then on kept: no other connection
-    // ever writes, and none of what SQLite does for several of them is needed. The size
-    // of a page must be set before anything is written. None of it is done by exec(),
-    // whose errors have no code on Deno.
+    // ever writes, and none of what SQLite does for several of them is needed. None of
+    // it is done by exec(), whose errors have no code on Deno.
     this.#run("pragma locking_mode = exclusive");
-    this.#run(`pragma page_size = ${PAGE_SIZE}`);
-    this.#run("pragma auto_vacuum = none");
+    if (this.#isNew()) {
+      // The first two things to be set, and the second one is written at once.
+      this.#run(`pragma page_size = ${PAGE_SIZE}`);
+      this.#run("pragma auto_vacuum = incremental");
+    }
     this.#run("begin exclusive");
     const { application_id } = this.#get("pragma application_id");
     const { user_version } = this.#get("pragma user_version");
@@ -383,6 +409,15 @@ export class SpoolDatabase {
     this.#end = end;
     this.#first = first;
     this.#nextNumber = last === undefined ? 0 : last.number + 1;
+  }
+
+  /** Empties the WAL that a killed process has left: the next one may be killed, too. */
+  #emptyWal(): void {
+    try {
+      this.#checkpoint();
+    } catch {
+      this.#walSize = MAX_WAL; // the next transaction tries again
+    }
   }
 
   /** Writes who has the file open, even if the disk is full. */
@@ -484,6 +519,9 @@ export class SpoolDatabase {
         );
         if (file !== undefined) this.#saveFile(file);
       });
+    }, () => {
+      // It may be the file itself that has no room for the reserve.
+      if (this.settled === this.#end) this.#freePages(0);
     });
     this.#end += size;
     this.#nextNumber++;
@@ -664,7 +702,9 @@ export class SpoolDatabase {
     } catch (thrown) {
       const error = toSpoolError(action, thrown);
       // Not every system reports a full disk as such.
-      if (error.code !== "full" && error.code !== "io") throw error;
+      const mayBeFull = error.code === "full" || error.code === "io";
+      // After the end, the reserve is that of whoever has opened the file since.
+      if (!mayBeFull || this.#isClosed) throw error;
     }
     try {
       makeRoom?.();
@@ -676,22 +716,34 @@ export class SpoolDatabase {
   }
 
   /**
-   * Gives disk space back, once little waits. Until then, the pages that were freed are
-   * used again.
+   * Gives disk space back, a little at a time, once little waits. Until then, the pages
+   * that were freed are used again.
    *
    * @param maxUnused How many bytes of unused pages may remain.
+   * @returns Whether there is more to give back.
+   * @throws {SpoolError} If that fails.
    */
-  shrink(maxUnused: number): void {
+  shrink(maxUnused: number): boolean {
     const waiting = this.#end - this.settled;
-    if (waiting > MAX_COPIED) return;
+    if (waiting > MAX_MOVED) return false;
     const { freelist_count: pages } = this.#get("pragma freelist_count");
     // Without a reserve nothing is added, and there may be no room for one before.
     const isUrgent = waiting === 0 && !this.#reserve.isThere;
-    if (pages * PAGE_SIZE <= (isUrgent ? 0 : maxUnused)) return;
-    this.#withReserve("give back disk space", () => {
-      this.#run("vacuum");
-      this.#checkpoint();
+    const maxPages = isUrgent ? 0 : maxUnused / PAGE_SIZE;
+    if (pages <= maxPages) return false;
+    this.#withReserve("give back disk space", () => this.#freePages(waiting));
+    const { freelist_count: left } = this.#get("pragma freelist_count");
+    return maxPages < left && left < pages;
+  }
+
+  /** @param size How many bytes it may have to move. */
+  #freePages(size: number): void {
+    this.#transaction(false, size, () => {
+      // Not exec(), which frees a single page.
+      this.#all(`pragma incremental_vacuum(${PAGES_PER_STEP})`);
     });
+    // Only now does the file become shorter.
+    this.#checkpoint();
   }
 
   // -- A file that is followed --
@@ -781,18 +833,21 @@ export class SpoolDatabase {
 
   /** Gives back what is not needed, and closes the file. Called again, it does nothing. */
   close(): void {
-    if (!this.#db.isOpen) return;
+    if (this.#isClosed) return;
     try {
       if (this.settled === this.#end) {
-        this.shrink(0);
+        while (this.shrink(0));
         this.#reserve.release();
       }
     } catch {
       // What waits is committed. The next opening does it.
     }
+    this.#isClosed = true;
+    OPEN_FILES.delete(this.#identity);
     this.#statements.clear();
-    this.#db.close();
+    // While it is still locked: afterwards it is that of whoever opens the file next.
     this.#owner.remove();
+    this.#db.close();
   }
 
   // -- SQLite --
@@ -915,6 +970,10 @@ function endsOf({ cut_ends }: Pick<State, "cut_ends">): number[] {
 
 /** What a column may be given. */
 type Value = string | number | null | Uint8Array;
+
+function identify({ dev, ino }: { dev: number; ino: number }): string {
+  return `${dev} ${ino}`;
+}
 
 function isFolder(fs: Modules["fs"], path: string): boolean {
   return fs.statSync(path, { throwIfNoEntry: false })?.isDirectory() === true;

@@ -13,7 +13,7 @@ import {
 import { DatabaseSync } from "node:sqlite";
 import process from "node:process";
 import { FlushError, StreamBuffer } from "../buffer.ts";
-import { BadSender, refuse } from "../testing/bad_sender.ts";
+import { BadSender, refuse, stall } from "../testing/bad_sender.ts";
 import { turns } from "../testing/event_loop.ts";
 import { FaultySqlite, sqliteError } from "../testing/faulty_sqlite.ts";
 import { temporary } from "../testing/temporary.ts";
@@ -629,4 +629,38 @@ Deno.test("a platform without node:sqlite is named, with those that have it", as
       process.getBuiltinModule = getBuiltinModule;
     }
   }
+});
+
+Deno.test("opening empties the WAL that a killed process has left", async () => {
+  await using folder = await temporary();
+  const [path, copy] = [folder.file("app.spool"), folder.file("copy.spool")];
+  await using spool = new Spool(path, new BadSender([], stall), {
+    drainTimeout: 0,
+  });
+  const { signal } = new AbortController();
+  const context = { sequence: 0, offset: 0, signal, closing: signal };
+  await spool.send(new Uint8Array(1024 * 1024), {
+    ...context,
+    deadline: Infinity,
+  });
+  // A killed process leaves the files as they are.
+  for (const end of ["", "-wal"]) Deno.copyFileSync(path + end, copy + end);
+  const before = Deno.statSync(copy).size;
+  await using _ = new Spool(copy, new BadSender([], stall), {
+    drainTimeout: 0,
+  });
+  assert(before < 1024 * 1024, "the WAL had been emptied before");
+  assert(Deno.statSync(copy).size > 1024 * 1024);
+});
+
+Deno.test("a WAL without its file is not deleted, whoever is said to have it open", async () => {
+  await using folder = await temporary();
+  const path = folder.file("app.spool");
+  Deno.writeTextFileSync(`${path}-wal`, "commits");
+  const owner = { pid: Deno.pid, host: null };
+  Deno.writeTextFileSync(`${path}-owner`, JSON.stringify(owner));
+  const error = assertThrows(() => new Spool(path, () => {}), SpoolError);
+  assertEquals(error.code, "damaged");
+  assertStringIncludes(error.message, "it is missing, but");
+  assertEquals(Deno.readTextFileSync(`${path}-wal`), "commits");
 });

@@ -26,3 +26,22 @@ Deno.test("Spool() says which process has the file open", async () => {
   assertEquals((await child.outcome).code, 0);
   assertEquals(inspectSpool(file).owner, undefined);
 });
+
+Deno.test("inspectSpool() by another name does not drop the lock", async () => {
+  await using folder = await temporary();
+  const [file, link] = [folder.file("app.spool"), folder.file("link.spool")];
+  await using _ = new Spool(file, () => {});
+  Deno.linkSync(file, link);
+  assertThrows(() => inspectSpool(link), SpoolError, "has it open");
+  const script = folder.file(
+    "script.ts",
+    `import { Spool } from ${JSON.stringify(import.meta.resolve("./mod.ts"))};
+    try {
+      new Spool(Deno.args[0], () => {});
+    } catch ({ code }) {
+      console.log(code);
+    }`,
+  );
+  await using child = run(["-A", "--no-check", script, file]);
+  assertEquals((await child.outcome).stdout, "in-use\n");
+});

@@ -60,7 +60,7 @@ export class OwnerFile {
   read(): Owner | undefined {
     const text = unlessMissing(() => this.#fs.readFileSync(this.#path, "utf8"));
     try {
-      return text && JSON.parse(text);
+      return text && JSON.parse(text) || undefined;
     } catch {
       return undefined; // the disk was full when it was written
     }

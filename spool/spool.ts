@@ -221,7 +221,7 @@ export class Spool implements Sender, AsyncDisposable {
   readonly #deadLetter: SpoolOptions["deadLetter"];
   /** Aborted when the spool ends. */
   readonly #controller = new AbortController();
-  /** Aborted when `close` has begun. */
+  /** Aborted when `close` has begun, or that of the buffer. */
   readonly #closing = new AbortController();
   #deadline = Infinity;
   #isClosed = false;
@@ -323,9 +323,10 @@ export class Spool implements Sender, AsyncDisposable {
    */
   async send(
     bytes: Uint8Array<ArrayBuffer>,
-    { signal }: SendContext,
+    context: SendContext,
   ): Promise<void> {
-    this.#claim(signal, "send");
+    const { signal } = context;
+    this.#claim(signal, "send", context);
     // An empty row would begin where the next one does.
     if (bytes.length === 0) return;
     await this.#append(bytes, signal);
@@ -421,7 +422,11 @@ export class Spool implements Sender, AsyncDisposable {
   // -- Writing --
 
   /** Makes sure that one stream is written to the file: a followed file, or a buffer. */
-  #claim(signal: AbortSignal, verb: "send" | "follow"): void {
+  #claim(
+    signal: AbortSignal,
+    verb: "send" | "follow",
+    context?: SendContext,
+  ): void {
     if (this.#isClosed) throw closedError(verb);
     if (this.#stream === signal) return;
     if (this.#stream !== undefined) {
@@ -436,6 +441,13 @@ export class Spool implements Sender, AsyncDisposable {
       );
     }
     this.#stream = signal;
+    // What the buffer holds may wait for room in the file: until it is closed, no
+    // chance to deliver must be slept through.
+    context?.closing?.addEventListener(
+      "abort",
+      () => this.#beginClosing(context.deadline),
+      { signal: this.#controller.signal },
+    );
   }
 
   async #append(
@@ -462,9 +474,9 @@ export class Spool implements Sender, AsyncDisposable {
   // -- Delivering --
 
   async #deliverAll(): Promise<void> {
-    // Not before the constructor has returned.
-    await nextTurn();
-    while (!this.#isClosed) {
+    // Not before the constructor has returned. And a sender that never waits for
+    // anything must not stop everything else.
+    for (await nextTurn(); !this.#isClosed; await nextTurn()) {
       try {
         await this.#deliverNext();
       } catch (error) {
@@ -485,14 +497,30 @@ export class Spool implements Sender, AsyncDisposable {
     this.#settled();
     const now = performance.now();
     const isTime = now >= this.#shrinkTime;
-    if (isTime) this.#shrinkTime = now + SHRINK_INTERVAL;
-    database.shrink(isTime ? MAX_UNUSED : Infinity);
+    const isMore = this.#shrink(isTime ? MAX_UNUSED : Infinity);
+    if (isTime && !isMore) this.#shrinkTime = now + SHRINK_INTERVAL;
+  }
+
+  /**
+   * Gives back some disk space. If that fails, deliveries need not wait for it.
+   *
+   * @returns Whether there is more.
+   */
+  #shrink(maxUnused: number): boolean {
+    try {
+      return this.#database.shrink(maxUnused);
+    } catch (error) {
+      this.#report(this.#error(messageOf(error), error));
+      return false;
+    }
   }
 
   /** Waits until something is added. If that takes long, disk space is given back. */
   async #idle(): Promise<void> {
     if (await this.#arrival(IDLE_TIME)) return;
-    this.#database.shrink(0);
+    while (this.#isEmpty && !this.#isClosed && this.#shrink(0)) {
+      await nextTurn();
+    }
     await this.#arrival(Infinity);
   }
 
@@ -537,14 +565,16 @@ export class Spool implements Sender, AsyncDisposable {
     } catch (cause) {
       const error = this.#error(
         `Cannot deliver ${
-          countOf(bytes.length)
+          countOf(cut.end - offset)
         } at offset ${offset} of the spool (request ${sequence}): ${
           messageOf(cause)
         }`,
         cause,
       );
       if (this.#isClosed || property(cause, "refused") !== true) throw error;
-      await this.#divert(bytes.slice(), error, context);
+      // Read anew: the sender may have transferred or changed the bytes.
+      const copy = this.#database.read(cut, new Uint8Array(cut.end - offset));
+      await this.#divert(copy, error, context);
       return "diverted";
     }
   }
@@ -589,7 +619,7 @@ export class Spool implements Sender, AsyncDisposable {
     this.#failures++;
     this.#failuresInARow++;
     this.#lastError = error;
-    if (this.#onError) notify(this.#onError, error);
+    this.#report(error);
     const hasEnded = property(this.#sender, "ended") === true;
     const isDamaged = cause instanceof SpoolError && cause.code === "damaged";
     if (hasEnded || isDamaged || property(cause, "refused") === true) {
@@ -626,6 +656,10 @@ export class Spool implements Sender, AsyncDisposable {
     return Math.min(delay, MAX_CLOSING_DELAY, left / 2);
   }
 
+  #report(error: FlushError): void {
+    if (this.#onError) notify(this.#onError, error);
+  }
+
   #error(message: string, cause: unknown): FlushError {
     const { end, settled } = this.#database;
     return new FlushError(message, { cause, unsentBytes: end - settled });
@@ -650,10 +684,15 @@ export class Spool implements Sender, AsyncDisposable {
 
   // -- The end --
 
+  /** Ends a delay, and makes later ones short, until a deadline by `performance.now()`. */
+  #beginClosing(deadline: number): void {
+    this.#deadline = deadline;
+    this.#closing.abort();
+  }
+
   async #close(): Promise<void> {
     const { signal } = this.#controller;
-    this.#deadline = performance.now() + this.#drainTimeout;
-    this.#closing.abort();
+    this.#beginClosing(performance.now() + this.#drainTimeout);
     if (this.#drainTimeout > 0) {
       const timeout = new AbortController();
       await Promise.race([

@@ -1085,6 +1085,79 @@ Deno.test("a second buffer is refused", async () => {
   await second.abort().catch(() => {});
 });
 
+Deno.test("6. deadLetter gets the bytes that are in the file, whatever the sender did to them", async () => {
+  await using folder = await temporary();
+  const taken: string[] = [];
+  const send = (bytes: Uint8Array<ArrayBuffer>) => {
+    structuredClone(bytes.buffer, { transfer: [bytes.buffer] });
+    throw Object.assign(new Error("bad content"), { refused: true });
+  };
+  await using file = open(folder.file("app.spool"), send, {
+    deadLetter: (bytes) => taken.push(new TextDecoder().decode(bytes)) > 0,
+  });
+  await file.commit("bad");
+  await file.spool.drained();
+  assertEquals(taken, ["bad"]);
+});
+
+Deno.test("6. close() of the buffer ends a delay while a write waits for room", async () => {
+  await using folder = await temporary();
+  using time = fakeTime();
+  const sender = new BadSender([AWAY]);
+  const file = open(folder.file("app.spool"), sender, { maxBytes: 3 });
+  await file.commit("one");
+  await turns();
+  const committed = file.commit("two");
+  await turns();
+  assertEquals(sender.attempts.length, 1);
+  const closed = file.out.close();
+  // Less than half of the first delay.
+  await time.tickAsync(100);
+  await turns();
+  await Promise.all([committed, closed]);
+  assertEquals(sender.text.slice(0, 3), "one");
+});
+
+Deno.test("a sender that is done at once does not stop the event loop", async () => {
+  await using folder = await temporary();
+  const path = folder.file("app.spool");
+  let sends = 0;
+  const file = open(path, () => {
+    sends++;
+  }, { requestBytes: 1 });
+  let turnsTaken = 0;
+  let timer = setImmediate(function next() {
+    turnsTaken++;
+    timer = setImmediate(next);
+  });
+  const texts = Array.from({ length: 50 }, () => "x");
+  await Promise.all(texts.map((text) => file.commit(text)));
+  await file.spool.drained();
+  clearImmediate(timer);
+  assert(turnsTaken >= sends - 1, `${turnsTaken} turns for ${sends} sends`);
+  await file.out.close();
+});
+
+Deno.test("an acknowledgement that comes after the end leaves the files of the next owner alone", async () => {
+  await using folder = await temporary();
+  using time = fakeTime();
+  const path = folder.file("app.spool");
+  const { promise, resolve } = Promise.withResolvers<void>();
+  const first = open(path, () => promise);
+  await first.commit("one");
+  await turns();
+  const aborted = first.spool.abort();
+  await time.tickAsync(1_000);
+  await aborted;
+  await using second = open(path, new BadSender([], stall));
+  await second.commit("two");
+  resolve();
+  await turns();
+  assertEquals(Deno.statSync(`${path}-reserve`).isFile, true);
+  assertEquals(second.spool.stats.bytesWaiting, 6);
+  await first.out.close();
+});
+
 Deno.test("a disk that is gone rejects writes, and the buffer keeps their bytes", async () => {
   await using folder = await temporary();
   const path = folder.file("app.spool");

@@ -13,7 +13,7 @@ import process from "node:process";
 import { hostname } from "node:os";
 import { fileURLToPath } from "node:url";
 import { inspectSpool, readSpool, Spool, SpoolError } from "../spool/mod.ts";
-import { type Child, run } from "../testing/child.ts";
+import { type Child, outcomeWithin, run } from "../testing/child.ts";
 import { turns } from "../testing/event_loop.ts";
 import { temporary } from "../testing/temporary.ts";
 
@@ -282,3 +282,21 @@ Deno.test(
     assertMatch(noSideFiles, /^SpoolError io .*(writable|ermission denied)/);
   },
 );
+
+Deno.test("close() ends although the sender fails at once, again and again", async () => {
+  await using folder = await temporary();
+  for (const drainTimeout of [5, 100]) {
+    await using child = start(
+      folder.file("app.spool"),
+      `const spool = new Spool(path, async () => { throw new Error("no"); }, {
+        drainTimeout: ${drainTimeout},
+      });
+      const out = new StreamBuffer(spool);
+      await out.write("one");
+      await out.close();
+      console.log("closed");`,
+    );
+    const { stdout } = await outcomeWithin(30_000, child);
+    assertEquals(stdout, "closed\n");
+  }
+});
