@@ -150,7 +150,13 @@ interface Folder {
   /** The inode at the path; `undefined` if nothing is there that can be looked at. */
   readonly current: string | undefined;
   /** The older files, by name; `undefined` if the folder cannot be listed. */
-  readonly older: ReadonlyMap<string, Identity> | undefined;
+  readonly older: ReadonlyMap<string, OlderFile> | undefined;
+}
+
+/** An older file, as it is listed. */
+interface OlderFile extends Identity {
+  /** In bytes. */
+  readonly size: number;
 }
 
 /** Tells a file from another that had its inode before. */
@@ -260,9 +266,9 @@ class Follower {
   #nextId: number;
   /** The inode at the path, as of the latest look that decided anything. */
   #current: string | undefined;
-  /** Older files that need not be opened again, by their inodes and times of creation. */
+  /** Older files that need not be opened again, by `knownAs`. */
   readonly #known = new Set<string>();
-  /** Older files that are to be read, and could not be opened yet; by the same. */
+  /** Older files that are to be read, and could not be opened yet, by `keyOf`. */
   readonly #unreadable = new Set<string>();
   /** The record of a file that is gone, and whose last piece of a line was committed. */
   #unended: FileRecord | undefined;
@@ -457,9 +463,9 @@ class Follower {
   }
 
   /** The older files that are neither known nor open. */
-  #newIn({ older = new Map() }: Folder): [name: string, file: Identity][] {
+  #newIn({ older = new Map() }: Folder): [name: string, file: OlderFile][] {
     return [...older].filter(([, file]) =>
-      !this.#known.has(keyOf(file)) &&
+      !this.#known.has(knownAs(file)) &&
       !this.#logs.some(({ inode }) => inode === file.inode)
     );
   }
@@ -483,17 +489,15 @@ class Follower {
       this.#spool.database.saveFiles(records, { follows });
     }
     for (const record of records) this.#records.set(record.id, record);
-    for (const log of logs) this.#known.add(keyOf(log));
+    for (const log of logs) this.#known.add(knownAs(log));
   }
 
   /** Finds the records of files that can no longer be found. */
   #findGone({ current, older }: Folder): void {
     if (older === undefined) return;
     const files = [...older.values()];
-    const keys = new Set(files.map(keyOf));
-    for (const set of [this.#known, this.#unreadable]) {
-      for (const key of set) if (!keys.has(key)) set.delete(key);
-    }
+    keepOnly(this.#known, files.map(knownAs));
+    keepOnly(this.#unreadable, files.map(keyOf));
     const inodes = new Set(
       [...files, ...this.#logs].map(({ inode }) => inode),
     ).add(current!);
@@ -559,11 +563,12 @@ class Follower {
   }
 
   /** Which file has a name; `undefined` if there is no regular file. */
-  #identify(name: string): Identity | undefined {
+  #identify(name: string): OlderFile | undefined {
     try {
       const path = this.#spool.modules.path.join(this.#folder, name);
       const info = this.#fs.statSync(path, { bigint: true });
-      return info.isFile() ? identityOf(info) : undefined;
+      if (!info.isFile()) return undefined;
+      return { ...identityOf(info), size: Number(info.size) };
     } catch {
       return undefined; // it may have been removed
     }
@@ -647,7 +652,7 @@ class Follower {
     let isMore = true;
     await this.#persist(async () => {
       this.#forgetGone();
-      await this.#endLine();
+      if (this.#unended !== undefined) await this.#endLine(this.#unended);
       const log = this.#logs[0];
       if (log === undefined) isMore = false;
       else if (log.isTruncated) await this.#begin(log);
@@ -660,9 +665,8 @@ class Follower {
   }
 
   /** Ends the line that a file which is gone has left: what comes next is another one. */
-  async #endLine(): Promise<void> {
-    if (this.#unended === undefined) return;
-    const record: FileRecord = { ...this.#unended, state: "left" };
+  async #endLine(unended: FileRecord): Promise<void> {
+    const record: FileRecord = { ...unended, state: "left" };
     await this.#spool.append(
       Uint8Array.of(NEWLINE),
       record,
@@ -768,8 +772,7 @@ class Follower {
 
   /** Starts over with a file that has been truncated. */
   async #begin(log: Log): Promise<void> {
-    const { lost, isInLine } = log;
-    if (isInLine) {
+    if (log.isInLine) {
       const record: FileRecord = { ...log.record!, state: "reading" };
       await this.#spool.append(
         Uint8Array.of(NEWLINE),
@@ -779,6 +782,7 @@ class Follower {
       log.record = record;
       log.isInLine = false;
     }
+    const { lost } = log;
     const none = { head: new Uint8Array(), tail: new Uint8Array() };
     const record = this.#recordOf({ ...log, position: 0, ...none });
     this.#save(record, lost);
@@ -894,9 +898,22 @@ function hasGrown({ record, position, size }: Log): boolean {
   return record?.state !== "passed over" && position < size;
 }
 
+/** A file that has grown is not known: it may have been left too early. */
+function knownAs(file: OlderFile): string {
+  return `${keyOf(file)} ${file.size}`;
+}
+
+function keepOnly(set: Set<string>, keys: readonly string[]): void {
+  for (const key of set) if (!keys.includes(key)) set.delete(key);
+}
+
+/** Whether the same files have the same names. */
 function isEqual(a: Folder, b: Folder): boolean {
-  const textOf = ({ current, older }: Folder) =>
-    JSON.stringify([current, older && [...older]]);
+  const textOf = ({ current, older = new Map() }: Folder) =>
+    JSON.stringify([
+      current,
+      ...[...older].map(([name, file]) => [name, keyOf(file)]),
+    ]);
   return textOf(a) === textOf(b);
 }
 

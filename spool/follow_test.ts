@@ -606,8 +606,9 @@ Deno.test(
     scene.start();
     scene.rotate(".1", "two\n");
     await scene.receives("one\nhalf\ntwo\n");
-    scene.append(" a line\nlate\n", scene.older(".1"));
     await scene.polled();
+    scene.append(" a line\nlate\n", scene.older(".1"));
+    await scene.receives("one\nhalf\ntwo\n a line\nlate\n");
     scene.rotate(".2", "three\n");
     await scene.receives("one\nhalf\ntwo\n a line\nlate\nthree\n");
     await scene.ends("one\nhalf\ntwo\n a line\nlate\nthree\n");
@@ -1007,6 +1008,7 @@ for (const size of [10, 10_000]) {
       Deno.copyFileSync(scene.path, scene.older(".1"));
       scene.append("last\n");
       await scene.receives(`${line}last\n`);
+      await scene.polled();
       scene.truncate("new\n");
       await scene.receives(`${line}last\nnew\n`);
       scene.rotate(".2", "end\n");
