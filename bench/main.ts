@@ -64,8 +64,9 @@ interface Pair {
   /** The count of a round, and that of the peer if it differs. */
   count: number;
   peerCount?: number;
-  /** Called before `ours`, and not measured. */
+  /** Called before and after `ours`, and not measured. */
   prepare?: () => Promise<unknown>;
+  finish?: () => Promise<unknown>;
   ours: Side;
   peer: Side;
 }
@@ -114,6 +115,7 @@ async function measure(
   for (let round = 0; round <= rounds; round++) {
     await pair.prepare?.();
     const ours = await time(pair.ours, count);
+    await pair.finish?.();
     const peer = await time(pair.peer, peerCount);
     if (round === 0) continue;
     results[0].push(ours);

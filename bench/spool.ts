@@ -81,8 +81,9 @@ export async function withFolder<T>(
 export interface Sides extends AsyncDisposable {
   readonly ours: (count: number) => Promise<unknown>;
   readonly peer: (count: number) => Promise<unknown>;
-  /** Called before `ours`, and not measured. */
+  /** Called before and after `ours`, and not measured. */
   readonly prepare?: () => Promise<unknown>;
+  readonly finish?: () => Promise<unknown>;
 }
 
 /** Commits of `size` bytes to a spool, and as many appended to a file by hand. */
@@ -152,12 +153,9 @@ export async function drain(folder: string, url: string): Promise<Sides> {
     file,
     ReadableStream.from(Array<Uint8Array>(1_024).fill(new Uint8Array(MIB))),
   );
-  let spool: Spool | undefined;
-  // Not measured: giving back the space of 1 GiB, which is not a part of the delivery.
-  const close = () => spool?.close();
+  let spool: Spool;
   return {
     prepare: async () => {
-      await close();
       await Deno.copyFile(backlog, path);
       using copy = await Deno.open(path, { write: true });
       await copy.syncData();
@@ -166,12 +164,14 @@ export async function drain(folder: string, url: string): Promise<Sides> {
       spool = new Spool(path, new FetchSender(url));
       await spool.drained();
     },
+    // Gives back the space of 1 GiB, which is not a part of the delivery.
+    finish: () => spool.close(),
     peer: async () => {
       await using out = streamTo(url, { capacity: MIB });
       using source = await Deno.open(file);
       await out.readFrom(source);
     },
-    [Symbol.asyncDispose]: async () => await close(),
+    [Symbol.asyncDispose]: () => Promise.resolve(),
   };
 }
 
