@@ -18,12 +18,12 @@
  * that it makes. That holds even for a copy of the file, or one restored from a backup,
  * as long as the epochs are random. While much waits, several cuts are recorded at once.
  *
- * WHAT IS SYNCED. With "power", every transaction is synced before it counts
- * (https://www.sqlite.org/pragma.html#pragma_synchronous: in WAL mode, FULL syncs the
- * WAL after each transaction). With "process", only those that record a cut are; the
- * others survive the process, but a power cut may undo the latest ones, back to the
- * latest cut or checkpoint at most. SQLite syncs before and after a checkpoint in
- * either case, so that the database is whole.
+ * WHAT IS SYNCED. What records cuts, always; with "power", also what adds bytes or what
+ * is known of a followed file (https://www.sqlite.org/pragma.html#pragma_synchronous: in
+ * WAL mode, FULL syncs the WAL after each transaction). The rest survives the process,
+ * but a power cut may undo the latest of it, back to the latest sync or checkpoint. If a
+ * deletion is undone, the same bytes are sent again under the same key. SQLite syncs
+ * before and after a checkpoint in either case, so that the database is whole.
  *
  * A FULL DISK. Deleting takes room: each change is first appended to the WAL, and a
  * checkpoint, which empties that, may have to extend the database. So room for this
