@@ -27,6 +27,7 @@ import {
   checkInteger,
   countOf,
   messageOf,
+  property,
   show,
 } from "./internal/checks.ts";
 import { handled, notify } from "./internal/promises.ts";
@@ -2141,18 +2142,6 @@ function errorForWrite(
     acceptedBytes === 0
       ? error
       : new FlushError(message, { cause, unsentBytes, acceptedBytes });
-}
-
-/**
- * A property of something that is not ours; `undefined` if it cannot have any, or
- * its getter throws.
- */
-function property(object: unknown, name: string): unknown {
-  try {
-    return (object as Record<string, unknown>)[name];
-  } catch {
-    return undefined;
-  }
 }
 
 /**

@@ -120,3 +120,15 @@ export function messageOf(thrown: unknown): string {
     return "an error that cannot be shown";
   }
 }
+
+/**
+ * A property of something that is not ours; `undefined` if it cannot have any, or
+ * its getter throws.
+ */
+export function property(object: unknown, name: string): unknown {
+  try {
+    return (object as Record<string, unknown>)[name];
+  } catch {
+    return undefined;
+  }
+}

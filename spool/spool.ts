@@ -15,6 +15,7 @@ import {
   countOf,
   MAX_DURATION,
   messageOf,
+  property,
   show,
 } from "../internal/checks.ts";
 import { handled, notify, until } from "../internal/promises.ts";
@@ -749,15 +750,6 @@ function checkSender(sender: Sender): void {
 
 function closedError(verb: string): TypeError {
   return new TypeError(`Cannot ${verb}: the Spool is closed`);
-}
-
-/** A property of something that is not ours; `undefined` if it has none. */
-function property(object: unknown, name: string): unknown {
-  try {
-    return (object as Record<string, unknown>)[name];
-  } catch {
-    return undefined;
-  }
 }
 
 /**
