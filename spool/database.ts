@@ -67,7 +67,7 @@ const MIN_RESERVE = 2 * MAX_WAL;
 const MAX_ROW = 1_000_000_000 - 1_024;
 /**
  * How many bytes may wait, at most, when the file is shrunk: they may have to be moved,
- * and what is on them has usually been delivered soon.
+ * and usually they are delivered soon.
  */
 const MAX_MOVED = 4 * 1024 * 1024;
 /**
@@ -76,7 +76,7 @@ const MAX_MOVED = 4 * 1024 * 1024;
  * it to a program that is not allowed to read and write every file.
  */
 const PAGES_PER_STEP = 256;
-/** How many cuts are recorded at once, at most: that takes a sync. */
+/** How many cuts are recorded at once, at most, so that they share a sync. */
 const MAX_CUTS = 8;
 
 const TABLES = [

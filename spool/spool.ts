@@ -41,7 +41,7 @@ const MAX_CLOSING_DELAY = 1_000;
 const IDLE_TIME = 1_000;
 /**
  * How often disk space is given back while there is always something to deliver, in ms.
- * It takes 0.3 ms per MiB, and deliveries wait meanwhile, so it must be rare.
+ * Deliveries wait meanwhile, so it must be rare.
  */
 const SHRINK_INTERVAL = 10_000;
 /** How many bytes of unused pages the file keeps then: a steady stream reuses them. */
@@ -141,13 +141,13 @@ interface Waiter extends PromiseWithResolvers<void> {
  * `deadLetter`, and deleted. This class keeps no byte of its own, except a copy of
  * those of the request that is being made.
  *
- * TWO LOOPS share the file. `send` adds to its end when the buffer says so. #deliver
+ * TWO LOOPS share the file. `send` adds to its end when the buffer says so. #deliverAll
  * takes from its beginning, one request at a time:
  *
- *   cut       record what goes out next, and under which key; synced
+ *   cut       record what goes out next, and under which keys; synced
  *   read      from the file, and check it
  *   send      by the sender that this spool was given
- *   settle    delete it, and make the next cut in the same transaction
+ *   settle    delete it, and cut anew if nothing is left, in the same transaction
  *
  * They meet in two places only: #arrived wakes a delivery that has nothing to do, and
  * #roomMade a `send` that waits for `maxBytes`. Everything that touches the file is
