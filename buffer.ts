@@ -154,6 +154,11 @@ export interface Sender {
    */
   abort?(reason: unknown): Promise<void> | void;
   /**
+   * Called by {@linkcode StreamBuffer.sendNow}. A sender that waits before it tries
+   * again should try now.
+   */
+  retryNow?(): void;
+  /**
    * Why the latest attempt failed, for a sender that makes several per `send`.
    * The error reports it when `closeTimeout` passes during a `send`.
    */
@@ -166,7 +171,8 @@ export interface Sender {
   readonly ended?: boolean;
   /**
    * Whether each `send` must follow the one before it, because together they make
-   * up one object. A buffer whose `concurrency` is above 1 refuses such a sender.
+   * up one object. A buffer whose `concurrency` is above 1 refuses such a sender, and
+   * `sendNow` does not overlap its sends.
    */
   readonly ordered?: boolean;
 }
@@ -240,7 +246,8 @@ export interface StreamBufferOptions {
    *
    * Each send needs a store: memory is at most `(1 + concurrency) × capacity` and
    * `maxQueuedBytes`, besides a copy of a write that is sent whole, and another store
-   * while `readFrom` reads a byte stream. An `UploadSender` or `TusSender` needs 1.
+   * while `readFrom` reads a byte stream, or after `sendNow`. An `UploadSender` or
+   * `TusSender` needs 1.
    *
    * @default {1}
    */
@@ -292,7 +299,7 @@ export interface StreamBufferStats {
   readonly bytesDiverted: number;
   /**
    * Bytes acknowledged that come after some which are not settled. It is 0 unless
-   * `concurrency` is above 1. `bytesAccepted` less `bytesDelivered`,
+   * sends overlap, by `concurrency` or `sendNow`. `bytesAccepted` less `bytesDelivered`,
    * `bytesDiverted` and `bytesAhead` is what the buffer holds, and what
    * {@linkcode StreamBuffer.takeUnsent} returns at the end.
    */
@@ -403,7 +410,8 @@ export class NoProgressError extends Error {
  *                      delivered      is the source's
  *
  * There are up to `concurrency` batches and one store more than that: #fillBatch
- * lends #store to the sender, as a batch, and takes another one from #spares.
+ * lends #store to the sender, as a batch, and takes another one from #spares. One
+ * more batch may be made by sendNow(), whose caller cannot wait for the others.
  *
  * A byte enters on the right and leaves on the left: queue (unless it fits at
  * once) -> store (unless its write is sent whole) -> batch -> settled. No step
@@ -428,32 +436,35 @@ export class NoProgressError extends Error {
  * WHAT STATE A BATCH IS IN:
  *
  *   (made)    -> ready       bytes are demanded (#fillBatch)
- *   ready     -> in flight   #launch, before #advance returns
+ *   ready     -> in flight   #launch, before #advance returns, unless there are
+ *                            `concurrency` sends in flight: after sendNow() one
+ *                            batch may have to wait for its turn
+ *   ready     -> held        another batch fails while it waits
  *   in flight -> (settled)   the sender acknowledges, or deadLetter takes a batch
  *                            that was refused (#settle)
  *   in flight -> held        the sender fails (#hold)
- *   held      -> ready       the retry timer, flush(), close(), or a success of
- *                            another batch; the batch is the same
+ *   held      -> ready       the retry timer, flush(), sendNow(), close(), or a
+ *                            success of another batch; the batch is the same
  *
  * In a closed buffer nothing is launched. A send that is still in flight then
  * may succeed, and counts, until takeUnsent() has returned its bytes.
  *
- * WHO MAKES IT MOVE. A full store, flush(), close(), flushInterval, and a write
- * or a source that needs room never send anything themselves. They raise one
+ * WHO MAKES IT MOVE. A full store, flush(), sendNow(), close(), flushInterval, and
+ * a write or a source that needs room never send anything themselves. They raise one
  * number, #demand, the position up to which bytes are to be sent without waiting
  * for a full store, and call #advance(), which alone calls `send`.
  *
  * WHAT FOLLOWS A FAILED SEND. The server is in doubt until a send succeeds that was
- * launched after the failure. Meanwhile no new batch is made, so that at most
- * `concurrency` of them can fail, and the retry timer launches only the first one
+ * launched after the failure. Meanwhile no new batch is made, except by sendNow(), so
+ * that at most `concurrency` of them can fail, and the retry timer launches only the first one
  * that is held: the others follow when it has succeeded. Failures that overlap are
  * one failure, and a success that overlaps with it proves nothing. So a server that
  * is away is asked as seldom as with one send at a time, and a batch that is
  * refused stops the stream behind it.
  *
  * WHO DECIDES WHEN A FAILED BATCH IS SENT AGAIN. The retry timer does, and nothing
- * else, except that flush() and close() do not wait for it: they are calls that
- * someone made for this, and a server must not be asked more often because there
+ * else, except that flush(), sendNow() and close() do not wait for it: they are calls
+ * that someone made for this, and a server must not be asked more often because there
  * is more to write. Its delays grow from failure to failure, and it obeys
  * `retryAfter`. Within a send the sender decides, in the same way and until it
  * gives up; and what a server has asked for binds flush() and close() there.
@@ -963,6 +974,51 @@ export class StreamBuffer implements AsyncDisposable {
   }
 
   /**
+   * Sends everything in the store at once, even if `concurrency` sends are in flight or
+   * the server is failing, and retries now what would be retried later. It is for a
+   * program that may be stopped before it can await anything, such as a page that the
+   * visitor leaves: see {@linkcode flushOnHide}. `flush` and `close` are better
+   * wherever there is time for them.
+   *
+   * Sends overlap then, even if `concurrency` is 1: a receiver gets their order from
+   * `sequence` and `offset`. There is one more of them than `concurrency`, so writes
+   * that wait for room behind the store go on waiting; they are sent next, and so is
+   * everything if there is one such send already. A sender that makes one object of
+   * all sends is called in turn, as ever.
+   *
+   * @example Usage
+   * ```ts
+   * import { StreamBuffer } from "@stream-buffer/stream-buffer/buffer";
+   * import { assertEquals } from "@std/assert";
+   *
+   * const sent: string[] = [];
+   * const out = new StreamBuffer(async (bytes) => {
+   *   sent.push(new TextDecoder().decode(bytes));
+   *   await new Promise((resolve) => setTimeout(resolve, 10));
+   * });
+   * await out.write("first");
+   * const flushed = out.flush();
+   * await out.write("last");
+   * out.sendNow();
+   * assertEquals(sent, ["first", "last"]);
+   * await flushed;
+   * await out.close();
+   * ```
+   */
+  sendNow(): void {
+    if (this.#hasEnded) return;
+    notify(() => this.#sender.retryNow?.());
+    const isOrdered = property(this.#sender, "ordered") === true;
+    if (this.#hasEnded) return; // by the sender, whose code has just run
+    const maxSends = this.#concurrency + (isOrdered ? 0 : 1);
+    this.#demandAll();
+    this.#release();
+    // Not #advance: it makes no batch while the server is in doubt.
+    if (this.#filled > 0 && this.#batches.length < maxSends) this.#fillBatch();
+    this.#advance(maxSends);
+  }
+
+  /**
    * Stops accepting writes, sends the rest, including the writes that wait for
    * room, and closes the sender. Further calls return the same promise.
    *
@@ -1168,6 +1224,10 @@ export class StreamBuffer implements AsyncDisposable {
   /** Where the accepted bytes end. */
   get #accepted(): number {
     return this.#base + this.#filled + this.#chunkSize;
+  }
+
+  get #hasEnded(): boolean {
+    return this.#state === "closed";
   }
 
   get #isOpen(): boolean {
@@ -1637,8 +1697,10 @@ export class StreamBuffer implements AsyncDisposable {
    * batch and sends it if it is demanded, sets the clock. It is called after
    * every change that takes more than the fast path, and nothing else calls
    * `send`.
+   *
+   * @param maxSends How many sends may be in flight.
    */
-  #advance(): void {
+  #advance(maxSends = this.#concurrency): void {
     if (this.#state !== "closed") {
       this.#takeFromQueue();
       while (this.#mayFillBatch) {
@@ -1655,6 +1717,10 @@ export class StreamBuffer implements AsyncDisposable {
     for (;;) {
       const batch = this.#batches.find(({ state }) => state === "ready");
       if (batch === undefined || this.#state === "closed") return;
+      const inFlight = this.#batches.filter(({ state }) =>
+        state === "in flight"
+      );
+      if (inFlight.length >= maxSends) return; // its turn comes when one ends
       this.#launch(batch);
     }
   }
@@ -1777,8 +1843,12 @@ export class StreamBuffer implements AsyncDisposable {
       before.acknowledgedBehind += acknowledged + batch.acknowledgedBehind;
       this.#ahead += acknowledged;
     }
-    // A store that the sender has transferred has no bytes, and is of no more use.
-    if (batch.store?.length === this.#capacity) this.#spares.push(batch.store);
+    // A store that the sender has transferred has no bytes, and is of no more use. One
+    // more than `concurrency` can use was made for sendNow().
+    const stores = this.#batches.length + this.#spares.length;
+    if (batch.store?.length === this.#capacity && stores < this.#concurrency) {
+      this.#spares.push(batch.store);
+    }
     // Batches that the server has asked to wait for remain held. The timer runs.
     const isPaused = performance.now() < this.#pauseEnd && this.#holds;
     if (batch.launch > this.#failedLaunch && !isPaused) {
@@ -1855,6 +1925,10 @@ export class StreamBuffer implements AsyncDisposable {
    */
   #hold(batch: Batch, error: FlushError): void {
     batch.state = "held";
+    // So is one that waits for its turn, or it would be sent before this one.
+    for (const other of this.#batches) {
+      if (other.state === "ready") other.state = "held";
+    }
     this.#lastError = error;
     if (batch.launch > this.#failedLaunch) {
       this.#failedLaunch = this.#launches;

@@ -11,6 +11,7 @@
  * | order                                           | Order; Concurrency; Any schedule |
  * | whole writes: never split over two sends        | Whole writes; Oversize writes   |
  * | `flush()`                                       | flush()                         |
+ * | `sendNow()`                                     | sendNow(); Any schedule         |
  * | no byte waits longer than `flushInterval`       | flushInterval                   |
  * | a failed send keeps its bytes                   | A failed send keeps its bytes   |
  * | a refused batch need not stop the stream        | A batch that is refused         |
@@ -1727,6 +1728,203 @@ Deno.test("flush() resolves even if the producer never stops", async () => {
   await flush;
   await out.close();
   assertEquals(sender.text.length, written);
+});
+
+// -- sendNow() --
+
+Deno.test("sendNow() sends what is in the store at once, though a send is in flight", async () => {
+  const { out, sender, gates } = overlapping(1);
+  await out.write("aa");
+  void out.flush();
+  await out.write("bb");
+  out.sendNow();
+  assertEquals(sender.attempts, [
+    { sequence: 0, offset: 0, text: "aa" },
+    { sequence: 1, offset: 2, text: "bb" },
+  ]);
+  gates[1]!.resolve();
+  await settle();
+  assertEquals(out.stats.bytesAhead, 2);
+  gates[0]!.resolve();
+  await settle();
+  assertEquals(out.stats.bytesDelivered, 4);
+  await out.close();
+});
+
+Deno.test("sendNow() sends what is alone in the store, and nothing from an empty buffer", async () => {
+  const { out, sender } = setUp();
+  out.sendNow();
+  await out.write("a");
+  out.sendNow();
+  out.sendNow();
+  assertEquals(sender.sends, ["a"]);
+  await out.close();
+  assertEquals(sender.sends, ["a"]);
+});
+
+Deno.test("sendNow() sends one batch more than concurrency, and the rest in its turn", async () => {
+  const { out, sender, gates } = overlapping(2);
+  for (const text of ["aaaa", "bbbb", "cccc", "dddd"]) void out.write(text);
+  assertEquals(sender.sends, ["aaaa", "bbbb"]);
+  out.sendNow();
+  out.sendNow();
+  assertEquals(sender.sends, ["aaaa", "bbbb", "cccc"]);
+  gates[0]!.resolve();
+  await settle();
+  assertEquals(sender.sends.length, 3, "two are in flight");
+  gates[1]!.resolve();
+  await settle();
+  assertEquals(sender.sends[3], "dddd");
+  for (const { resolve } of gates) resolve();
+  await out.close();
+  assertEquals(sender.text, "aaaabbbbccccdddd");
+});
+
+Deno.test("sendNow() sends what has failed at once, and with it the store", async () => {
+  using time = fakeTime();
+  const { out, sender } = setUp({}, [down, down, down]);
+  await out.write("a");
+  await assertRejects(() => out.flush(), FlushError, "down");
+  await out.write("b");
+  out.sendNow();
+  assertEquals(sender.sends, ["a", "a", "b"]);
+  await settle();
+  assertEquals(out.stats.failures, 3);
+  await time.tickAsync(2_000);
+  assertEquals(sender.sends, ["a", "a", "b", "a", "b"]);
+  assertEquals(out.stats.bytesDelivered, 2);
+  await out.close();
+});
+
+Deno.test("sendNow(): a batch that has overlapped and failed waits for the one before it", async () => {
+  const { out, sender, gates } = overlapping(1);
+  await out.write("a");
+  void out.flush();
+  await out.write("b");
+  out.sendNow();
+  gates[0]!.reject(DOWN);
+  gates[1]!.reject(DOWN);
+  await settle();
+  void out.flush();
+  await settle();
+  assertEquals(sender.sends, ["a", "b", "a"]);
+  gates[2]!.reject(DOWN);
+  await settle();
+  assertEquals(sender.sends.length, 3, "it is held again, with the first");
+  void out.flush();
+  gates[3]!.resolve();
+  await settle();
+  assertEquals(sender.sends, ["a", "b", "a", "a", "b"]);
+  gates[4]!.resolve();
+  await out.close();
+  assertEquals(sender.text, "ab");
+});
+
+Deno.test("sendNow() keeps no more stores than concurrency needs", async () => {
+  const stores = new Set<ArrayBuffer>();
+  const gates: PromiseWithResolvers<void>[] = [];
+  const out = new StreamBuffer((bytes) => {
+    stores.add(bytes.buffer);
+    gates.push(Promise.withResolvers<void>());
+    return gates.at(-1)!.promise;
+  }, { capacity: 4, flushInterval: 0 });
+  for (let round = 1; round <= 3; round++) {
+    await out.write("a");
+    void out.flush();
+    await out.write("b");
+    out.sendNow();
+    await out.write("c"); // into a third store
+    for (const { resolve } of gates) resolve();
+    await settle();
+    void out.flush();
+    for (const { resolve } of gates) resolve();
+    await settle();
+    assert(stores.size <= 2 + round, "one of them was not kept");
+  }
+  assertEquals(stores.size, 5);
+  await out.close();
+});
+
+Deno.test("sendNow() calls retryNow() of an open sender, whatever that throws", async () => {
+  let told = 0;
+  const out = new StreamBuffer({
+    send: () => {},
+    retryNow() {
+      told++;
+      throw new Error("no");
+    },
+  }, { flushInterval: 0 });
+  out.sendNow();
+  assertEquals(told, 1);
+  await out.close();
+  out.sendNow();
+  assertEquals(told, 1, "the buffer is closed");
+});
+
+Deno.test("sendNow() sends nothing after a sender has ended the buffer in retryNow()", async () => {
+  const sends: string[] = [];
+  const out: StreamBuffer = new StreamBuffer({
+    send: (bytes) => void sends.push(textOf(bytes)),
+    retryNow: () => void out.abort(DOWN),
+  }, { flushInterval: 0 });
+  await out.write("a");
+  out.sendNow();
+  out.sendNow();
+  assertEquals(sends, []);
+  assertEquals(textOf(out.takeUnsent()), "a");
+});
+
+Deno.test("sendNow() does not overlap the sends of a sender that makes one object of them", async () => {
+  const { promise, resolve } = Promise.withResolvers<void>();
+  const sends: string[] = [];
+  const out = new StreamBuffer({
+    ordered: true,
+    send: (bytes) => {
+      sends.push(textOf(bytes));
+      return promise;
+    },
+  }, { flushInterval: 0 });
+  await out.write("a");
+  out.sendNow();
+  await out.write("b");
+  out.sendNow();
+  assertEquals(sends, ["a"]);
+  resolve();
+  await settle();
+  assertEquals(sends, ["a", "b"]);
+  await out.close();
+});
+
+Deno.test("sendNow() sends the rest of a buffer that is closing", async () => {
+  const { out, sender, gates } = overlapping(1);
+  await out.write("a");
+  void out.flush();
+  await out.write("b");
+  const closed = out.close();
+  assertEquals(sender.sends, ["a"]);
+  out.sendNow();
+  assertEquals(sender.sends, ["a", "b"]);
+  for (const { resolve } of gates) resolve();
+  await closed;
+});
+
+Deno.test("sendNow() sends what readFrom() has read, from a copy while it reads on", async () => {
+  const { out, sender } = setUp({ capacity: 8 });
+  const { promise, resolve } = Promise.withResolvers<number | null>();
+  let reads = 0;
+  const reading = out.readFrom({
+    read: (p) => {
+      if (reads++ > 0) return promise;
+      p.set([65, 66]);
+      return Promise.resolve(2);
+    },
+  });
+  await settle();
+  out.sendNow();
+  assertEquals(sender.sends, ["AB"]);
+  resolve(null);
+  assertEquals(await reading, 2);
+  await out.close();
 });
 
 // -- flushInterval --
@@ -4250,6 +4448,7 @@ type Command =
   | { do: "write"; size: number; text: boolean; wait: boolean }
   | { do: "read"; from: keyof typeof STREAMS; sizes: number[]; wait: boolean }
   | { do: "flush"; wait: boolean }
+  | { do: "now" }
   | { do: "pause" };
 
 const COMMAND: fc.Arbitrary<Command> = fc.oneof(
@@ -4278,6 +4477,7 @@ const COMMAND: fc.Arbitrary<Command> = fc.oneof(
       wait: fc.boolean(),
     }),
   },
+  { weight: 1, arbitrary: fc.constant({ do: "now" as const }) },
   { weight: 1, arbitrary: fc.constant({ do: "pause" as const }) },
 );
 
@@ -4349,12 +4549,16 @@ async function checkSchedule(
     return { text, diverted };
   };
   const inFlight = new Set<number>();
+  let isNow = false; // during sendNow(), which may send one batch more
   const recorder: Sender = {
     send: async (bytes, context) => {
       const { sequence, offset } = context;
       assert(!inFlight.has(sequence), "a batch is in flight twice");
       inFlight.add(sequence);
-      assert(inFlight.size <= options.concurrency);
+      assert(inFlight.size <= options.concurrency + (isNow ? 1 : 0));
+      if (options.concurrency === 1 && !isNow) {
+        assertEquals(settledText().text.length, offset, "sent out of turn");
+      }
       try {
         await sender.send(bytes, context);
         gone.set(offset, { text: textOf(bytes), diverted: false });
@@ -4401,6 +4605,11 @@ async function checkSchedule(
 
   for (const command of commands) {
     if (command.do === "pause") await settle();
+    if (command.do === "now") {
+      isNow = true;
+      out.sendNow();
+      isNow = false;
+    }
     if (command.do === "flush") {
       const { bytesAccepted } = out.stats;
       // Of what is being read now, only the buffer knows how much it has.

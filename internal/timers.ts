@@ -18,27 +18,28 @@ export function after(ms: number, callback: () => void): () => void {
 }
 
 /**
- * Waits `ms` milliseconds, or until `wake` is aborted. It rejects at once when
- * `signal` is aborted.
+ * Waits `ms` milliseconds, or until one of `wakes` is aborted. It rejects at once
+ * when `signal` is aborted.
  */
 export async function sleep(
   ms: number,
   signal: AbortSignal,
-  wake?: AbortSignal,
+  ...wakes: readonly AbortSignal[]
 ): Promise<void> {
   signal.throwIfAborted();
-  if (wake?.aborted) return;
+  if (wakes.some(({ aborted }) => aborted)) return;
   const { promise, resolve, reject } = Promise.withResolvers<void>();
   const abort = () => reject(signal.reason);
   const awake = () => resolve();
   const cancel = after(ms, resolve);
   signal.addEventListener("abort", abort);
-  wake?.addEventListener("abort", awake);
+  // Not one signal of AbortSignal.any(): that lives as long as its sources.
+  for (const wake of wakes) wake.addEventListener("abort", awake);
   try {
     await promise;
   } finally {
     cancel();
     signal.removeEventListener("abort", abort);
-    wake?.removeEventListener("abort", awake);
+    for (const wake of wakes) wake.removeEventListener("abort", awake);
   }
 }

@@ -638,7 +638,7 @@ export class Spool implements Sender, AsyncDisposable {
       if (pause > 0) await sleep(pause, signal);
       const delay = this.#retryDelay() - pause;
       if (delay > 0) {
-        await sleep(delay, signal, closing.aborted ? undefined : closing);
+        await sleep(delay, signal, ...closing.aborted ? [] : [closing]);
       }
     } catch {
       // The spool has ended.
