@@ -4,7 +4,7 @@
  *
  * Three things decide when the next request is made. The backoff grows with each
  * attempt, from one send to the next, and ends at once when the buffer begins to
- * close. What a server has asked for in `Retry-After` is never cut short, by any
+ * close, or has to send now. What a server has asked for in `Retry-After` is never cut short, by any
  * send. And both must end within the time that is left, or the send fails without
  * waiting.
  *
@@ -36,6 +36,13 @@ interface Limits {
   readonly renew: () => void;
 }
 
+/** The latest failure with a `Retry-After`. */
+interface Pause {
+  readonly failure: SendError;
+  /** When that has passed, by `performance.now()`. */
+  readonly end: number;
+}
+
 /** Makes the attempts of one sender, and remembers why the latest one failed. */
 export class RetryLoop {
   readonly #initialDelay: number;
@@ -45,11 +52,8 @@ export class RetryLoop {
   readonly #onRetry: AttemptOptions["onRetry"];
   /** A header function may have a fresh token after a 401 or 403. */
   readonly #canRefresh: boolean;
-  /**
-   * The latest failure with a `Retry-After`, and when that has passed, by
-   * `performance.now()`.
-   */
-  #pause: { readonly failure: SendError; readonly end: number } | undefined;
+  /** The wait that a server has asked for, if it has. */
+  #pause: Pause | undefined;
   /**
    * The failures after which there was no time for another attempt at a batch before
    * its buffer had to be closed.
@@ -65,6 +69,8 @@ export class RetryLoop {
   readonly #failing = new Map<Limits, SendError>();
   /** Why the latest send failed, if none has succeeded since. */
   #sendFailure: SendError | undefined;
+  /** Ends the backoffs under way. Those that begin later have another one. */
+  #wake = new AbortController();
 
   /**
    * Constructs a new instance.
@@ -104,6 +110,13 @@ export class RetryLoop {
   /** Why the latest attempt failed, if it did. */
   get lastFailure(): SendError | undefined {
     return [...this.#failing.values()].at(-1) ?? this.#sendFailure;
+  }
+
+  /** Ends every backoff under way. A `Retry-After` is not cut short. */
+  retryNow(): void {
+    const wake = this.#wake;
+    this.#wake = new AbortController();
+    wake.abort();
   }
 
   /**
@@ -154,7 +167,8 @@ export class RetryLoop {
     // attempt that has no time to succeed. It says nothing of another batch.
     const final = this.#final.get(context);
     if (final !== undefined) throw final;
-    await this.#obeyServer(limits);
+    // Not awaited without need: a page that is left may have no time for a microtask.
+    if (this.#pause !== undefined) await this.#obeyServer(this.#pause, limits);
     limits.renew(); // the attempts begin now
     let failure: SendError | undefined;
     let refreshed = false;
@@ -208,16 +222,14 @@ export class RetryLoop {
   }
 
   /** Waits until the `Retry-After` of an earlier send has passed. */
-  async #obeyServer(limits: Limits): Promise<void> {
-    if (this.#pause === undefined) return;
-    const { failure, end } = this.#pause;
+  async #obeyServer({ failure, end }: Pause, limits: Limits): Promise<void> {
     const left = end - performance.now();
     if (left > 0) await this.#wait(0, remind(failure, left), limits, false);
   }
 
   /**
-   * Waits before the next attempt. A close that begins meanwhile ends the backoff.
-   * From then on only `closeTimeout` limits a `Retry-After`.
+   * Waits before the next attempt. A close that begins meanwhile ends the backoff,
+   * as `retryNow()` does. From a close on only `closeTimeout` limits a `Retry-After`.
    *
    * @param failure What to throw if there is not enough time.
    * @param isRetry Whether the wait follows an attempt of this send, and is to be
@@ -248,13 +260,15 @@ export class RetryLoop {
       const delay = Math.max(backoff, pause);
       if (delay >= left) throw failure;
       // Before anyone is told, who may close the buffer.
-      const wake = closing?.aborted ? undefined : closing;
+      const wakes = closing === undefined || closing.aborted
+        ? [this.#wake.signal]
+        : [this.#wake.signal, closing];
       if (isRetry && this.#onRetry) notify(this.#onRetry, failure, delay);
       if (!isRetry && delay === 0) return; // it was a backoff that has been ended
-      await sleep(delay, signal, wake);
+      await sleep(delay, signal, ...wakes);
       backoff = 0;
       isRetry = false;
-      if (wake?.aborted) continue;
+      if (wakes.some(({ aborted }) => aborted)) continue;
       // Another send may have been asked to wait for longer meanwhile.
       if (this.#pause === obeyed) {
         this.#pause = undefined;

@@ -502,6 +502,49 @@ test("close() in onRetry ends the delay that is reported", async () => {
   assertEquals(time.countTimers(), 0);
 });
 
+test("sendNow() ends a backoff, and the next failure has one again", async () => {
+  using time = fakeTime();
+  using _ = fixedRandom(0.999);
+  await using server = new FaultyServer([respond(503), respond(503)]);
+  const waits: PromiseWithResolvers<number>[] = [];
+  for (let i = 0; i < 2; i++) waits.push(Promise.withResolvers());
+  let failures = 0;
+  const out = streamTo(server.url, {
+    retry: { initialDelay: 20_000 },
+    onRetry: (_, delay) => waits[failures++]!.resolve(delay),
+  });
+  await out.write("kept");
+  const flushed = out.flush();
+  assert(await waits[0]!.promise > 19_000);
+  out.sendNow(); // no time passes
+  assert(await waits[1]!.promise > 19_000);
+  assertEquals(server.bodies, ["kept", "kept"]);
+  out.sendNow();
+  await flushed;
+  assertEquals(server.bodies, ["kept", "kept", "kept"]);
+  await out.close();
+  assertEquals(time.countTimers(), 0);
+});
+
+test("sendNow() does not cut a Retry-After short", async () => {
+  using time = fakeTime();
+  await using server = new FaultyServer([respond(429, { "retry-after": "9" })]);
+  const waits = Promise.withResolvers<number>();
+  const out = streamTo(server.url, {
+    onRetry: (_, delay) => waits.resolve(delay),
+  });
+  await out.write("kept");
+  const flushed = out.flush();
+  assertEquals(await waits.promise, 9_000);
+  out.sendNow();
+  await time.tickAsync(8_999);
+  assertEquals(server.requests.length, 1);
+  await time.tickAsync(1);
+  await flushed;
+  assertEquals(server.bodies, ["kept", "kept"]);
+  await out.close();
+});
+
 test("a batch for which there is no time left at the end is not refused in place of another", async () => {
   using time = fakeTime();
   const { onRetry } = skipDelays(time);
