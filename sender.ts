@@ -28,7 +28,16 @@ import {
   type StreamBufferOptions,
 } from "./buffer.ts";
 import { SendError } from "./http/errors.ts";
-import type { AttemptOptions, BatchContext } from "./http/options.ts";
+import type {
+  AttemptOptions,
+  BatchContext,
+  SendAttempt,
+} from "./http/options.ts";
+import {
+  canOutlivePage,
+  MAX_KEEPALIVE_BYTES,
+  withinKeepalive,
+} from "./http/page.ts";
 import { Requests } from "./http/requests.ts";
 import { RetryLoop } from "./http/retry.ts";
 import { checkMethod } from "./http/urls.ts";
@@ -37,6 +46,7 @@ import { randomUuid } from "./internal/random.ts";
 
 export * from "./buffer.ts";
 export { SendError, type SendErrorOptions } from "./http/errors.ts";
+export { flushOnHide, type FlushOnHideOptions } from "./http/page.ts";
 export type {
   AttemptOptions,
   BatchContext,
@@ -93,6 +103,20 @@ export interface FetchSenderOptions extends AttemptOptions {
    * @default {a random UUID}
    */
   idempotencyKey?: string | false;
+  /**
+   * Browsers only: lets requests outlive their page, so that one in flight arrives
+   * when the visitor leaves. See {@linkcode flushOnHide}, which sends the rest then.
+   * Outside of pages it has no effect.
+   *
+   * A page may have 64 KiB in flight in such requests, those of other code included
+   * ({@link https://fetch.spec.whatwg.org/#http-network-or-cache-fetch | Fetch standard}).
+   * A batch for which there is no room is sent in an ordinary request; so `streamTo`
+   * makes `capacity` small enough for a store and all sends in flight. It excludes
+   * `compression`, which takes longer than a page that is left has.
+   *
+   * @default {false}
+   */
+  keepalive?: boolean;
 }
 
 /**
@@ -126,6 +150,7 @@ export class FetchSender implements Sender, AsyncDisposable {
   readonly #method: string;
   readonly #compression: Compression | undefined;
   readonly #idempotencyKey: string | false;
+  readonly #keepalive: boolean;
   /** The signal of the stream that it serves. */
   #stream: AbortSignal | undefined;
   /** The next sequence number. */
@@ -155,6 +180,7 @@ export class FetchSender implements Sender, AsyncDisposable {
       method = "POST",
       compression,
       idempotencyKey = randomUuid(),
+      keepalive = false,
     } = options;
     checkMethod(ACTION, method);
     check(
@@ -171,12 +197,24 @@ export class FetchSender implements Sender, AsyncDisposable {
         }`,
       );
     }
+    check(ACTION, { keepalive }, "true or false", "boolean");
+    if (keepalive && compression !== undefined) {
+      throw new TypeError(
+        `${ACTION}: keepalive excludes compression, which takes longer than a page that is left has; give only one of them`,
+      );
+    }
+    if (keepalive && !canOutlivePage()) {
+      throw new TypeError(
+        `${ACTION}: keepalive must be an option that this platform's fetch supports`,
+      );
+    }
     if (idempotencyKey !== false) {
       checkKey(ACTION, { idempotencyKey }, ", or false");
     }
     this.#method = method;
     this.#compression = compression;
     this.#idempotencyKey = idempotencyKey;
+    this.#keepalive = keepalive;
   }
 
   /**
@@ -222,6 +260,14 @@ export class FetchSender implements Sender, AsyncDisposable {
    */
   abort(): void {
     this.close();
+  }
+
+  /**
+   * Makes the next attempt of every send that waits for one now. Only a `Retry-After`
+   * is waited for.
+   */
+  retryNow(): void {
+    this.#retries.retryNow();
   }
 
   /**
@@ -287,37 +333,52 @@ export class FetchSender implements Sender, AsyncDisposable {
     bytes: Uint8Array<ArrayBuffer>,
     context: BatchContext,
   ): Promise<void> {
-    const body = await this.#encode(bytes);
+    const compression = this.#compression;
+    // Nothing is awaited before the first attempt unless it has to be: a page that is
+    // left may have no time for a microtask.
+    const body = compression === undefined
+      ? bytes
+      : await compress(bytes, compression);
     const headers: Record<string, string> = {};
-    if (this.#compression !== undefined) {
-      headers["Content-Encoding"] = CONTENT_CODINGS.get(this.#compression)!;
+    if (compression !== undefined) {
+      headers["Content-Encoding"] = CONTENT_CODINGS.get(compression)!;
     }
     if (this.#idempotencyKey !== false) {
       const { key = `${this.#idempotencyKey}-${context.sequence}` } = context;
       headers["Idempotency-Key"] = `"${key}"`;
     }
     await this.#retries.run(context, async (attempt) => {
-      const request = {
-        ...{ method: this.#method, headers, body },
-        standsAlone: true,
+      const send = (keepalive: boolean) => {
+        const request = { method: this.#method, headers, body, keepalive };
+        return this.#requests.send({ ...request, standsAlone: true }, attempt);
       };
-      const response = await this.#requests.send(request, attempt);
+      const response = this.#keepalive && mayOutlivePage(attempt)
+        ? await withinKeepalive(body.length, send)
+        : await send(false);
       return response instanceof SendError || response.ok
         ? response
         : response.toError();
     });
   }
+}
 
-  /** The body of every attempt. */
-  async #encode(
-    bytes: Uint8Array<ArrayBuffer>,
-  ): Promise<Uint8Array<ArrayBuffer>> {
-    if (this.#compression === undefined) return bytes;
-    const compressed = new Blob([bytes]).stream().pipeThrough(
-      new CompressionStream(this.#compression),
-    );
-    return new Uint8Array(await new Response(compressed).arrayBuffer());
-  }
+async function compress(
+  bytes: Uint8Array<ArrayBuffer>,
+  format: Compression,
+): Promise<Uint8Array<ArrayBuffer>> {
+  const compressed = new Blob([bytes]).stream().pipeThrough(
+    new CompressionStream(format),
+  );
+  return new Uint8Array(await new Response(compressed).arrayBuffer());
+}
+
+/**
+ * Whether an attempt is to outlive its page. A browser refuses that as if the network
+ * had failed when other code of the page has too much in flight. So every second
+ * attempt after such a failure is an ordinary request.
+ */
+function mayOutlivePage({ attempt, failure }: SendAttempt): boolean {
+  return attempt % 2 === 1 || failure?.status !== undefined;
 }
 
 /** Whether this platform has the format: not all have `"brotli"`. */
@@ -346,7 +407,9 @@ function checkKey(
 }
 
 /**
- * Makes a {@linkcode StreamBuffer} over a {@linkcode FetchSender}.
+ * Makes a {@linkcode StreamBuffer} over a {@linkcode FetchSender}. With `keepalive`,
+ * its `capacity` is by default what a page may have in flight, shared between the
+ * store and `concurrency` sends: 32 KiB for one.
  *
  * @example Usage
  * ```ts no-assert
@@ -370,5 +433,16 @@ export function streamTo(
   url: string | URL,
   options: StreamBufferOptions & FetchSenderOptions = {},
 ): StreamBuffer {
-  return new StreamBuffer(new FetchSender(url, options), options);
+  const sender = new FetchSender(url, options);
+  if (!options.keepalive || options.capacity !== undefined) {
+    return new StreamBuffer(sender, options);
+  }
+  const { concurrency = 1 } = options;
+  const capacity = Math.floor(MAX_KEEPALIVE_BYTES / (1 + concurrency));
+  // Otherwise `concurrency` is invalid, which the buffer reports, or far too large.
+  const isUsable = Number.isInteger(capacity) && capacity >= 1;
+  return new StreamBuffer(
+    sender,
+    isUsable ? { ...options, capacity } : options,
+  );
 }

@@ -47,6 +47,12 @@ for (
     [{ idempotencyKey: true }, TypeError, "received true"],
     [{ compression: "toString" }, RangeError, 'received "toString"'],
     [{ compression: ["gzip"] }, TypeError, "an object (Array)"],
+    [{ keepalive: 1 }, TypeError, "keepalive must be true or false"],
+    [
+      { keepalive: true, compression: "gzip" },
+      TypeError,
+      "keepalive excludes compression",
+    ],
     [{ retry: 5 }, TypeError, "retry must be an object, received 5"],
     [{ retry: null }, TypeError, "retry must be an object, received null"],
     [{ client: 5 }, TypeError, "client must be an object, received 5"],

@@ -91,11 +91,12 @@ function preferHttp1(http1: Transport, any: Transport): Transport {
 }
 
 function toInit(
-  { method, headers, body, signal }: TransportRequest,
+  { method, headers, body, signal, keepalive }: TransportRequest,
 ): RequestInit {
   const length = headers["content-length"];
   return {
     ...{ method, headers, signal },
+    ...keepalive && { keepalive },
     body: body instanceof ReadableStream && length !== undefined
       ? sized(body, Number(length))
       : body,
@@ -119,10 +120,18 @@ function streamOf(bytes: Uint8Array<ArrayBuffer>): Stream {
 
 /**
  * A stream that is sent with a `Content-Length`. Node takes that from the header.
- * Deno takes it from the size of a `Blob`, and asks that for its stream.
+ * Deno takes it from the size of a `Blob`, and asks that for its stream. Cloudflare
+ * Workers take it from a stream of their own.
  */
 function sized(stream: Stream, size: number): Stream | Blob {
-  return "Deno" in globalThis ? new SizedStream(stream, size) : stream;
+  if ("Deno" in globalThis) return new SizedStream(stream, size);
+  const { FixedLengthStream } = globalThis as {
+    FixedLengthStream?: new (size: number) => TransformStream;
+  };
+  // If either side fails, so does the other, and `fetch` reports it.
+  return FixedLengthStream === undefined
+    ? stream
+    : stream.pipeThrough(new FixedLengthStream(size));
 }
 
 class SizedStream extends Blob {

@@ -48,6 +48,8 @@ export interface TransportRequest {
     | undefined;
   /** Aborted when the response is no longer needed. */
   readonly signal: AbortSignal;
+  /** Whether the request is to outlive its page, as with `keepalive` of `fetch`. */
+  readonly keepalive?: boolean;
 }
 
 /** A response, as a {@linkcode Transport} returns it. Every `Response` is one. */

@@ -50,6 +50,8 @@ export interface OutgoingRequest {
   /** Override the caller's. */
   readonly headers?: Record<string, string>;
   readonly body?: TransportRequest["body"];
+  /** It is to outlive its page. */
+  readonly keepalive?: boolean;
   /** Its body is a batch that the server may refuse without harm to others. */
   readonly standsAlone?: boolean;
   /** Statuses after which it may succeed later, besides the usual ones. */
@@ -162,6 +164,7 @@ export class Requests {
       method,
       headers: ownHeaders = {},
       body,
+      keepalive = false,
       standsAlone = false,
       alsoRetryable = [],
       onResponse,
@@ -222,7 +225,8 @@ export class Requests {
     let response: TransportResponse;
     let text: string;
     try {
-      response = await this.#respond({ url, method, headers, body, signal });
+      const request = { url, method, headers, body, signal, keepalive };
+      response = await this.#respond(request);
       onResponse?.();
       const size = body instanceof Uint8Array ? body.length : 0;
       text = await readText(response, size, signal);

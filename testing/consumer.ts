@@ -13,6 +13,8 @@ import {
   type FetchSenderOptions,
   FlushError,
   type FlushErrorOptions,
+  flushOnHide,
+  type FlushOnHideOptions,
   type HeaderFunction,
   type HttpClient,
   NoProgressError,
@@ -104,7 +106,8 @@ export const transport: Transport = async (
   { url, signal, ...init }: TransportRequest,
 ): Promise<TransportResponse> => {
   signal.throwIfAborted();
-  const options: object = { ...init, signal, redirect: "manual" };
+  const keepalive: boolean | undefined = init.keepalive;
+  const options: object = { ...init, signal, keepalive, redirect: "manual" };
   return await fetch(url, options);
 };
 export const undiciOptions: UndiciTransportOptions = {
@@ -136,6 +139,7 @@ export const fetchOptions: FetchSenderOptions = {
   method: "PUT",
   compression,
   idempotencyKey: "stream-1",
+  keepalive: false,
 };
 
 export const bufferOptions: StreamBufferOptions = {
@@ -155,6 +159,8 @@ export class MemorySender implements Sender {
   readonly sends: [sequence: number, bytes: Uint8Array][] = [];
   readonly ended = false;
   readonly ordered = false;
+
+  retryNow(): void {}
 
   send(
     bytes: Uint8Array<ArrayBuffer>,
@@ -220,6 +226,16 @@ export async function post(): Promise<Uint8Array<ArrayBuffer>> {
   const both = streamTo(URL_TEXT, { ...bufferOptions, ...fetchOptions });
   await both.abort(new Error("enough"));
   return out.takeUnsent();
+}
+
+export async function onPage(): Promise<void> {
+  const controller = new AbortController();
+  const out = streamTo(URL_TEXT, { keepalive: true });
+  const options: FlushOnHideOptions = { signal: controller.signal };
+  flushOnHide(out, options);
+  out.sendNow();
+  await out.close();
+  controller.abort();
 }
 
 export async function upload(): Promise<string | undefined> {
