@@ -42,7 +42,7 @@ export const CLICKHOUSE: Program = {
 export const OPENSSL: Program = { command: "openssl", package: "openssl" };
 
 /** Returns the path of a program, if it is installed. */
-function find({ command }: Program): string | undefined {
+export function find({ command }: Program): string | undefined {
   // Debian installs servers in folders that are not on every user's path.
   const folders = `${Deno.env.get("PATH")}:/usr/local/sbin:/usr/sbin`;
   return folders.split(":").map((folder) => `${folder}/${command}`).find(
@@ -62,7 +62,11 @@ function find({ command }: Program): string | undefined {
  */
 export function testWith(
   ...programs: Program[]
-): (name: string, fn: () => Promise<void>) => void {
+): (
+  name: string,
+  fn: (t: Deno.TestContext) => Promise<void>,
+  options?: Pick<Deno.TestDefinition, "sanitizeOps" | "sanitizeResources">,
+) => void {
   const missing = programs.filter((program) => find(program) === undefined);
   for (const program of missing) {
     // Test files are threads of one process, and share only its environment.
@@ -74,7 +78,7 @@ export function testWith(
     );
   }
   const ignore = missing.length > 0;
-  return (name, fn) => Deno.test(name, { ignore }, fn);
+  return (name, fn, options) => Deno.test(name, { ...options, ignore }, fn);
 }
 
 /** Runs a program, and rejects if it fails. */

@@ -1,0 +1,55 @@
+/** Real browsers for tests: installed programs, driven over their own protocols. */
+import puppeteer, { type Browser } from "puppeteer-core";
+import { find, type Program, testWith } from "./real_servers.ts";
+
+export const CHROMIUM: Program = { command: "chromium", package: "chromium" };
+export const FIREFOX: Program = {
+  command: "firefox-esr",
+  package: "firefox-esr",
+};
+
+/** Arguments of Chromium: it may run as root, and makes no requests of its own. */
+const CHROMIUM_ARGUMENTS = [
+  "--no-sandbox",
+  "--disable-gpu",
+  "--disable-quic",
+  "--disable-background-networking",
+  "--disable-component-update",
+  "--disable-sync",
+];
+
+/**
+ * Starts a browser without a window, with a profile of its own that is removed when
+ * it is closed.
+ */
+export async function openBrowser(
+  program: Program,
+): Promise<Browser & AsyncDisposable> {
+  const isChromium = program === CHROMIUM;
+  const browser = await puppeteer.launch({
+    browser: isChromium ? "chrome" : "firefox",
+    executablePath: find(program)!,
+    args: isChromium ? CHROMIUM_ARGUMENTS : [],
+    headless: true,
+    acceptInsecureCerts: true,
+  });
+  return Object.assign(browser, {
+    [Symbol.asyncDispose]: () => browser.close(),
+  });
+}
+
+/**
+ * `testWith` for each browser, with one that is opened for the test. What the driver
+ * leaves behind for a moment, such as timers, is not the test's.
+ */
+export function testInBrowsers(
+  name: string,
+  fn: (browser: Browser, t: Deno.TestContext) => Promise<void>,
+): void {
+  for (const program of [CHROMIUM, FIREFOX]) {
+    testWith(program)(`${program.command}: ${name}`, async (t) => {
+      await using browser = await openBrowser(program);
+      await fn(browser, t);
+    }, { sanitizeOps: false, sanitizeResources: false });
+  }
+}
