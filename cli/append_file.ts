@@ -1,5 +1,6 @@
 /** A file that is appended to if the need arises: that of `--unsent`, and of `--refused`. */
-import { fstatSync } from "node:fs";
+import { fstatSync, type Stats } from "node:fs";
+import { type FileHandle, open, stat, unlink } from "node:fs/promises";
 import { tryTo } from "./errors.ts";
 
 /** Another file of the command, and what the command calls it. */
@@ -20,7 +21,7 @@ export function inputFiles(paths: readonly string[]): OtherFile[] {
 /** The file. It stays open during the whole run. */
 export class AppendFile {
   readonly path: string;
-  #file: Deno.FsFile;
+  #file: FileHandle;
   /** There was no such file before. */
   readonly #isNew: boolean;
   /** It is on a disk. A pipe or a device cannot be synced, cut, or opened twice. */
@@ -29,7 +30,7 @@ export class AppendFile {
 
   private constructor(
     path: string,
-    file: Deno.FsFile,
+    file: FileHandle,
     isNew: boolean,
     isRegular: boolean,
   ) {
@@ -55,9 +56,9 @@ export class AppendFile {
       try {
         const info = await file.stat();
         await checkIsNone(info, others);
-        return new AppendFile(path, file, isNew, info.isFile);
+        return new AppendFile(path, file, isNew, info.isFile());
       } catch (error) {
-        file.close();
+        await file.close();
         throw error;
       }
     });
@@ -76,9 +77,9 @@ export class AppendFile {
   /** Appends all of `bytes`; if it fails, a part of them may have been appended. */
   async write(bytes: Uint8Array): Promise<void> {
     while (bytes.length > 0) {
-      const size = await this.#file.write(bytes);
-      this.#written += size;
-      bytes = bytes.subarray(size);
+      const { bytesWritten } = await this.#file.write(bytes);
+      this.#written += bytesWritten;
+      bytes = bytes.subarray(bytesWritten);
     }
   }
 
@@ -99,8 +100,8 @@ export class AppendFile {
   async reopen(): Promise<void> {
     if (!this.#isRegular) return;
     try {
-      const file = await Deno.open(this.path, { append: true, create: true });
-      this.#file.close();
+      const file = await open(this.path, "a");
+      await this.#file.close();
       this.#file = file;
     } catch {
       // The open file is the only one there is, and usually still the right one.
@@ -114,22 +115,21 @@ export class AppendFile {
    */
   async close(keep: boolean): Promise<void> {
     const size = await this.size();
-    this.#file.close();
+    await this.#file.close();
     if (this.#isNew && size === 0 && !keep) {
-      await Deno.remove(this.path).catch(() => {}); // it no longer exists
+      await unlink(this.path).catch(() => {}); // it no longer exists
     }
   }
 }
 
 async function openOrCreate(
   path: string,
-): Promise<{ file: Deno.FsFile; isNew: boolean }> {
+): Promise<{ file: FileHandle; isNew: boolean }> {
   try {
-    const file = await Deno.open(path, { append: true, createNew: true });
-    return { file, isNew: true };
+    return { file: await open(path, "ax"), isNew: true };
   } catch (error) {
-    if (!(error instanceof Deno.errors.AlreadyExists)) throw error;
-    return { file: await Deno.open(path, { append: true }), isNew: false };
+    if ((error as { code?: string }).code !== "EEXIST") throw error;
+    return { file: await open(path, "a"), isNew: false };
   }
 }
 
@@ -139,13 +139,13 @@ async function openOrCreate(
  * @param info Which file it is.
  */
 export async function checkIsNone(
-  { dev, ino }: Deno.FileInfo,
+  { dev, ino }: Stats,
   others: readonly OtherFile[],
 ): Promise<void> {
   for (const { path, name } of others) {
     const other = path === "-" ? fstatSync(0) : await statIfExists(path);
     // What is written to an input would be read again, and so without end.
-    if (ino !== null && other?.ino === ino && other.dev === dev) {
+    if (other?.ino === ino && other.dev === dev) {
       throw new Error(`it is also ${name}`);
     }
   }
@@ -154,11 +154,11 @@ export async function checkIsNone(
 /** What is known of a file; `undefined` if there is none, as with `--follow`. */
 export async function statIfExists(
   path: string,
-): Promise<Deno.FileInfo | undefined> {
+): Promise<Stats | undefined> {
   try {
-    return await Deno.stat(path);
+    return await stat(path);
   } catch (error) {
-    if (error instanceof Deno.errors.NotFound) return undefined;
+    if ((error as { code?: string }).code === "ENOENT") return undefined;
     throw error;
   }
 }

@@ -26,14 +26,15 @@ export async function tryTo<T>(
   try {
     return await fn();
   } catch (error) {
-    const { name, message } = error as Error;
+    const { code, message } = error as Error & { code?: string };
     const [, kind, path] = message.match(
       /^Requires (read|write) access to "(.*)", run again/s,
     ) ?? [];
     const reason = kind !== undefined
       ? `add --allow-${kind}=${path}`
-      : name === "NotFound"
-      ? "no such file or directory"
+      // "EACCES: permission denied, open 'FILE'"
+      : code !== undefined && message.startsWith(`${code}: `)
+      ? message.slice(code.length + 2).replace(/, \w+(?: '.*')?$/s, "")
       : message;
     throw new AccessError(`cannot ${action}: ${reason}`);
   }

@@ -1,5 +1,6 @@
 /** The files of the command line: what is known of them before they are read. */
 import { createHash } from "node:crypto";
+import { open, stat } from "node:fs/promises";
 import { resolve } from "node:path";
 import { AccessError, tryTo } from "./errors.ts";
 
@@ -71,27 +72,31 @@ export function absolutePath(file: string): string {
  */
 async function inspectFile(path: string) {
   const action = `read ${path}`;
-  const { isDirectory, isFile, size, mtime } = await tryTo(
-    action,
-    () => Deno.stat(path),
-  );
-  if (isDirectory) throw new AccessError(`cannot ${action}: it is a directory`);
+  const info = await tryTo(action, () => stat(path));
+  if (info.isDirectory()) {
+    throw new AccessError(`cannot ${action}: it is a directory`);
+  }
   // Some files of size 0 are not empty, and can be read only once.
-  if (!isFile || size === 0) return undefined;
+  const { size, mtime } = info;
+  if (!info.isFile() || size === 0) return undefined;
   const head = await tryTo(action, () => readHead(path));
   return head.length === Math.min(size, HEAD_SIZE)
-    ? { size, modified: mtime?.getTime(), head }
+    ? { size, modified: mtime.getTime(), head }
     : undefined;
 }
 
 async function readHead(path: string): Promise<Uint8Array> {
-  using file = await Deno.open(path);
-  const head = new Uint8Array(HEAD_SIZE);
-  let length = 0;
-  while (length < HEAD_SIZE) {
-    const size = await file.read(head.subarray(length));
-    if (size === null) break;
-    length += size;
+  const file = await open(path);
+  try {
+    const head = new Uint8Array(HEAD_SIZE);
+    let length = 0;
+    while (length < HEAD_SIZE) {
+      const { bytesRead } = await file.read(head, length);
+      if (bytesRead === 0) break;
+      length += bytesRead;
+    }
+    return head.subarray(0, length);
+  } finally {
+    await file.close();
   }
-  return head.subarray(0, length);
 }

@@ -3,7 +3,10 @@
  * is replaced by an environment variable. No message shows a value, since it may be
  * a secret.
  */
+import { readFile } from "node:fs/promises";
+import process from "node:process";
 import { AccessError, tryTo, UsageError } from "./errors.ts";
+import { envState } from "./platform.ts";
 
 /** `${NAME}`, in the value of a header. */
 export const VARIABLE = /\$\{(\w+)\}/g;
@@ -26,7 +29,7 @@ export async function readHeaders(
     const file = option.slice(1);
     const text = await tryTo(
       `read headers from ${file}`,
-      () => Deno.readTextFile(file),
+      () => readFile(file, "utf8"),
     );
     for (const line of text.split("\n")) {
       if (line.trim() !== "") addHeader(headers, line);
@@ -62,17 +65,12 @@ function addHeader(headers: Headers, text: string): void {
 
 function readVariable(name: string): string | undefined {
   try {
-    const value = Deno.env.get(name);
-    if (value !== undefined || mayRead(name)) return value;
+    const value = process.env[name];
+    if (value !== undefined || envState(name) === "granted") return value;
   } catch {
     // Reported below, as is a variable that --ignore-env hides.
   }
   throw new AccessError(
     `cannot read the environment variable ${name}: add --allow-env=${name}`,
   );
-}
-
-function mayRead(variable: string): boolean {
-  const { state } = Deno.permissions.querySync({ name: "env", variable });
-  return state === "granted";
 }

@@ -2,11 +2,11 @@
  * The input, as the buffer reads it: files and standard input one after another,
  * up to their end, a failure, or an interrupt.
  *
- * A separate thread reads ahead into a ring (ring.ts), for two reasons. A pipe
+ * On Deno a separate thread reads ahead into a ring (ring.ts), for two reasons. A pipe
  * gives at most 64 KiB at a time, and waking the main thread for each of these
  * costs more than sending them. And a read that waits for a pipe cannot be
  * cancelled: the main thread waits for the ring instead, and can stop at any time
- * without losing a byte.
+ * without losing a byte. Elsewhere the ring is filled by streams (read_streams.ts).
  */
 import type { Reader } from "../mod.ts";
 import {
@@ -14,6 +14,8 @@ import {
   type ReadResult,
   type ReadTask,
 } from "./read_ahead.ts";
+import { IS_DENO } from "./platform.ts";
+import { readStreams } from "./read_streams.ts";
 import { Ring } from "./ring.ts";
 
 /** The size of the chunks of `remaining`, in bytes. */
@@ -25,9 +27,9 @@ const CHUNK_SIZE = 256 * 1024;
  */
 export class Input implements Reader, Disposable {
   readonly #ring = new Ring();
-  /** Not needed if there are no files. */
-  readonly #worker: Worker | undefined;
-  /** The thread has ended: it puts nothing more into the ring. */
+  /** Ends what fills the ring, even while it is reading. */
+  #end: () => void = () => {};
+  /** Nothing more is put into the ring. */
   #ended = false;
   /** Where the input ends since `stop`, as a position in the ring. */
   #stoppedAt: number | undefined;
@@ -46,14 +48,36 @@ export class Input implements Reader, Disposable {
       this.#ended = true;
       return;
     }
-    this.#worker = new Worker(READ_AHEAD_URL, { type: "module" });
-    this.#worker.onmessage = ({ data }: MessageEvent<ReadResult>) => {
-      if (data !== null) this.error = new Error(data);
-      this.#ended = true;
-      this.#ring.notify();
-    };
     const task: ReadTask = { files, skip, ring: this.#ring.shared };
-    this.#worker.postMessage(task);
+    if (IS_DENO) this.#readInThread(task);
+    else void this.#readStreams(task);
+  }
+
+  #readInThread(task: ReadTask): void {
+    const worker = new Worker(READ_AHEAD_URL, { type: "module" });
+    worker.onmessage = ({ data }: MessageEvent<ReadResult>) => {
+      this.#complete(data === null ? undefined : new Error(data));
+    };
+    worker.postMessage(task);
+    this.#end = () => worker.terminate();
+  }
+
+  async #readStreams(task: ReadTask): Promise<void> {
+    const controller = new AbortController();
+    this.#end = () => controller.abort();
+    try {
+      await readStreams(task, this.#ring, controller.signal);
+      this.#complete();
+    } catch (error) {
+      this.#complete(error as Error);
+    }
+  }
+
+  /** Takes note that nothing more is put into the ring, and why, if that is early. */
+  #complete(error?: Error): void {
+    this.error = error;
+    this.#ended = true;
+    this.#ring.notify();
   }
 
   /** Whether it has been read to its end. */
@@ -98,9 +122,9 @@ export class Input implements Reader, Disposable {
     }
   }
 
-  /** Ends the thread, even while it is reading. */
+  /** Ends the reading, even while it waits. */
   [Symbol.dispose](): void {
-    this.#worker?.terminate();
+    this.#end();
   }
 
   /**

@@ -13,6 +13,7 @@ import {
 import { TusSender } from "../senders/tus.ts";
 import { UploadSender } from "../senders/upload.ts";
 import { dirname } from "node:path";
+import { isatty } from "node:tty";
 import { inputFiles } from "./append_file.ts";
 import {
   absolutePath,
@@ -33,6 +34,7 @@ import {
   TIME_OR_FOREVER,
   type Values,
 } from "./options.ts";
+import { mayUse } from "./platform.ts";
 import { RefusedFile } from "./refused.ts";
 import {
   checkSpool,
@@ -114,7 +116,7 @@ export async function createJob(
     throw new UsageError("--follow and FILE cannot be used together");
   }
   const hasInput = values.spool === undefined ||
-    follow === undefined && !Deno.stdin.isTerminal();
+    follow === undefined && !isatty(0);
   if (files.length === 0 && hasInput) files.push("-");
   const headers = await readHeaders(values.header ?? []);
   const { offset = 0 } = quantity(values, "offset", SIZE);
@@ -348,11 +350,11 @@ function checkOptions(
 async function requestNet(url: URL): Promise<void> {
   const port = url.port || (url.protocol === "https:" ? "443" : "80");
   const host = `${url.hostname}:${port}`;
-  const { state } = await tryTo(
+  const isAllowed = await tryTo(
     `connect to ${host}`,
-    () => Deno.permissions.request({ name: "net", host }),
+    () => mayUse({ name: "net", host }),
   );
-  if (state !== "granted") {
+  if (!isAllowed) {
     throw new AccessError(`cannot connect to ${host}: add --allow-net=${host}`);
   }
 }
@@ -363,8 +365,7 @@ async function requestNet(url: URL): Promise<void> {
  */
 async function requestFolderOf(file: string): Promise<void> {
   const path = dirname(absolutePath(file));
-  const { state } = await Deno.permissions.request({ name: "read", path });
-  if (state !== "granted") {
+  if (!await mayUse({ name: "read", path })) {
     throw new AccessError(`cannot follow ${file}: add --allow-read=${path}`);
   }
 }

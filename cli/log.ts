@@ -6,6 +6,8 @@
  * end. So messages are written in the background, one after another, and a failure
  * is ignored: there is nobody left to tell.
  */
+import { write } from "node:fs";
+import { IS_DENO } from "./platform.ts";
 
 /**
  * How much may wait to be written, in characters, before further messages are
@@ -18,9 +20,30 @@ const MAX_PENDING = 64 * 1024;
  */
 const END_GRACE = 1_000;
 
-/** Where messages go: standard output or standard error. */
+/** Where messages go. */
 interface Output {
   write(p: Uint8Array): Promise<number>;
+}
+
+/**
+ * Standard output or standard error, by its descriptor. A write to a pipe that nobody
+ * reads keeps a process from ending, except on Deno by Deno's own `write`.
+ */
+export class StandardOutput implements Output {
+  readonly #descriptor: 1 | 2;
+
+  constructor(descriptor: 1 | 2) {
+    this.#descriptor = descriptor;
+  }
+
+  write(p: Uint8Array): Promise<number> {
+    const { promise, resolve, reject } = Promise.withResolvers<number>();
+    write(this.#descriptor, p, (error, size) => {
+      if (error) reject(error);
+      else resolve(size);
+    });
+    return promise;
+  }
 }
 
 /** Writes text in the background. */
@@ -65,9 +88,13 @@ export class MessageStream {
 }
 
 /** What was asked for: the help text, or the version. */
-export const stdout: MessageStream = new MessageStream(Deno.stdout);
+export const stdout: MessageStream = new MessageStream(
+  IS_DENO ? Deno.stdout : new StandardOutput(1),
+);
 /** Messages and the progress line. */
-export const stderr: MessageStream = new MessageStream(Deno.stderr);
+export const stderr: MessageStream = new MessageStream(
+  IS_DENO ? Deno.stderr : new StandardOutput(2),
+);
 
 /** A number and its unit: "1 byte", "2 bytes". */
 export function count(number: number, unit: string): string {

@@ -4,6 +4,7 @@ import {
   assertMatch,
   assertStringIncludes,
 } from "@std/assert";
+import process from "node:process";
 import {
   breakOutput,
   BROKEN_OUTPUTS,
@@ -174,7 +175,7 @@ Deno.test("count() gives the unit the right form", () => {
 
 /** Makes the command fail in a way that it does not expect. */
 function makeMistake(): void {
-  Deno.addSignalListener = () => {
+  process.on = () => {
     throw new RangeError("a mistake");
   };
 }

@@ -18,7 +18,7 @@
  *
  * @module
  */
-import config from "../deno.json" with { type: "json" };
+import { fileURLToPath } from "node:url";
 import { SendError } from "../mod.ts";
 import { follow } from "../spool/mod.ts";
 import { absolutePath, inspectInput } from "./files.ts";
@@ -28,19 +28,24 @@ import { LineWriter } from "./lines.ts";
 import { count, log, stderr, stdout } from "./log.ts";
 import { help, parseOptions } from "./options.ts";
 import { lookAtSpool } from "./spool_command.ts";
+import { INTERPRETER, IS_DENO } from "./platform.ts";
+import { runProgram } from "./program.ts";
 import { showProgress } from "./progress.ts";
 import { deliverCommand, resumeCommand } from "./resume_command.ts";
 import { Interrupts } from "./signals.ts";
 import type { SpoolFile } from "./spool_file.ts";
 import { inTermsOfTheCommand } from "./terms.ts";
 import { AccessError, UsageError } from "./errors.ts";
+import { NAME, VERSION } from "./version.ts";
 
 /**
- * What to pass to `deno run` to run this command again: in a clone the absolute
- * path of this file, which works from every directory, else the specifier.
+ * What runs this command again: in a clone the absolute path of this file, which works
+ * from every directory, else the specifier; and from npm, that of the file which
+ * `tools/pack.ts` adds to the package.
  */
-const PROGRAM = import.meta.filename ??
-  `jsr:${config.name}@${config.version}/cli`;
+const PROGRAM = IS_DENO
+  ? import.meta.filename ?? `jsr:${NAME}@${VERSION}/cli`
+  : fileURLToPath(new URL("bin.js", import.meta.url));
 
 /**
  * Runs the command.
@@ -60,7 +65,9 @@ export async function main(args: string[]): Promise<number> {
   try {
     const { values, positionals } = parseOptions(args);
     if (values.help || values.version) {
-      stdout.write(values.help ? help(PROGRAM) : `${config.version}\n`);
+      stdout.write(
+        values.help ? help(IS_DENO ? PROGRAM : undefined) : `${VERSION}\n`,
+      );
       return 0;
     }
     const [first, ...files] = positionals;
@@ -80,19 +87,37 @@ export async function main(args: string[]): Promise<number> {
   }
 }
 
-/** Runs a job to its end, reports how it went, and returns the exit code. */
+/**
+ * Runs a job to its end, reports how it went, and returns the exit code. (Without
+ * `using`, which Node 22 does not know.)
+ */
 async function run(job: Job): Promise<number> {
-  const { mode, out, spool, refused } = job;
-  const progress = showProgress(job);
+  const input = new Input(job.files, job.start - job.offset);
   const following = new AbortController();
-  const stopReading = () => {
-    input.stop();
-    following.abort();
-  };
+  try {
+    const interrupts = interruptsOf(job, () => {
+      input.stop();
+      following.abort();
+    });
+    try {
+      return await transfer(job, input, interrupts, following.signal);
+    } finally {
+      interrupts[Symbol.dispose]();
+    }
+  } finally {
+    input[Symbol.dispose]();
+  }
+}
+
+/** What a signal does to a job. */
+function interruptsOf(
+  { out, sender, spool }: Job,
+  stopReading: () => void,
+): Interrupts {
   const abort = () => void out.abort(new Error("interrupted"));
-  using interrupts = new Interrupts({
+  return new Interrupts({
     hurry: (deadline) => {
-      job.sender.interrupt(deadline);
+      sender.interrupt(deadline);
       spool?.interrupt();
     },
     stopReading,
@@ -102,14 +127,28 @@ async function run(job: Job): Promise<number> {
       spool.giveUp(abort);
     },
   });
-  using input = new Input(job.files, job.start - job.offset);
+}
+
+/**
+ * Transfers the input to the server.
+ *
+ * @param following Ends `--follow` when aborted.
+ */
+async function transfer(
+  job: Job,
+  input: Input,
+  interrupts: Interrupts,
+  following: AbortSignal,
+): Promise<number> {
+  const { mode, out, spool, refused } = job;
+  const progress = showProgress(job);
   const lines = job.lines ? new LineWriter(out, job.capacity) : undefined;
   void job.backgroundFailure.then((error) => input.fail(error));
 
   let failure: unknown;
   try {
     if (spool === undefined) await sendAll(job, input, lines, interrupts);
-    else await spoolAll(job, spool, input, lines, following.signal);
+    else await spoolAll(job, spool, input, lines, following);
   } catch (error) {
     failure = error;
     // The order matters. The buffer may still be waiting for a read. Unless that
@@ -288,7 +327,7 @@ async function printResumeCommand(
       header: header.map(absoluteHeader),
     },
     files: job.files.map(absolutePath),
-    program: PROGRAM,
+    ...{ program: PROGRAM, interpreter: INTERPRETER },
     origin: new URL(job.url).origin,
     url,
     currentInfo: await inspectInput(job.files, job.offset)
@@ -319,7 +358,7 @@ function printDeliverCommand(job: Job, { path, bytesWaiting }: SpoolFile) {
       header: header.map(absoluteHeader),
       ...refused !== undefined && { refused: absolutePath(refused) },
     },
-    program: PROGRAM,
+    ...{ program: PROGRAM, interpreter: INTERPRETER },
     path: absolutePath(path),
   });
   log(`${waiting}; ${command}`);
@@ -330,14 +369,4 @@ function absoluteHeader(text: string): string {
   return text.replace(/(?<=^@).+/s, absolutePath);
 }
 
-if (import.meta.main) {
-  let code = 1;
-  try {
-    code = await main(Deno.args);
-  } catch (error) {
-    // Not left to the runtime, which would wait until its message is written.
-    log(Deno.inspect(error));
-    await stderr.end();
-  }
-  Deno.exit(code);
-}
+if (import.meta.main) await runProgram(main);

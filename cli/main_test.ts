@@ -5,6 +5,7 @@ import {
   assertRejects,
   assertStringIncludes,
 } from "@std/assert";
+import process from "node:process";
 import { StreamBuffer } from "../buffer.ts";
 import { TusSender } from "../senders/tus.ts";
 import {
@@ -73,14 +74,14 @@ Deno.test("main() closes its files and removes its signal listeners", async () =
 
 Deno.test("main() rejects with an error that is not invalid usage", async () => {
   await using server = new FaultyServer();
-  const { addSignalListener } = Deno;
-  Deno.addSignalListener = () => {
+  const { on } = process;
+  process.on = () => {
     throw new RangeError("a mistake");
   };
   try {
     await assertRejects(() => main([server.url]), RangeError, "a mistake");
   } finally {
-    Deno.addSignalListener = addSignalListener;
+    process.on = on;
   }
 });
 

@@ -7,17 +7,31 @@ import { parseArgs } from "node:util";
 import { UsageError } from "./errors.ts";
 import type { InputInfo } from "./files.ts";
 
+/** What Deno has to allow. */
+const PERMISSIONS =
+  `Permissions: -N for the URL, -R for each FILE, -R -W for --unsent and --refused,
+-R -W for the FILE of --spool, FILE-owner and FILE-reserve, -R for the folder of
+--follow, and --allow-env=NAME for \${NAME}. With --ignore-env, or with -E and no
+proxy in the environment, undici makes the requests, faster than fetch.
+
+`;
+
 /**
  * The help text.
  *
- * @param program What to pass to `deno run`: a path, or a specifier.
+ * @param program What to pass to `deno run`: a path, or a specifier. `undefined` if
+ *   it does not run on Deno, but as a program of its own.
  */
-export function help(program: string): string {
+export function help(program: string | undefined): string {
+  const [main, spool] = program === undefined
+    ? ["stream-buffer", "stream-buffer"]
+    : [`deno run -N -R ${program}`, `deno run -R -W ${program}`];
+  const permissions = program === undefined ? "" : PERMISSIONS;
   return `Sends standard input or files to a URL in few requests; loses nothing silently.
 
-Usage: deno run -N -R ${program} [options] URL [FILE...]
+Usage: ${main} [options] URL [FILE...]
 
-       deno run -R -W ${program} spool FILE [--export]
+       ${spool} spool FILE [--export]
 
 Without FILE, or when FILE is -, reads standard input.
 
@@ -84,12 +98,7 @@ waits.
 A SIZE is in bytes, or has a unit: 64K, 1M, 1G.
 A TIME is in milliseconds, or has a unit: 500ms, 30s, 2m.
 
-Permissions: -N for the URL, -R for each FILE, -R -W for --unsent and --refused,
--R -W for the FILE of --spool, FILE-owner and FILE-reserve, -R for the folder of
---follow, and --allow-env=NAME for \${NAME}. With --ignore-env, or with -E and no
-proxy in the environment, undici makes the requests, faster than fetch.
-
-Exit codes: 0 all bytes acknowledged, 1 failed or interrupted, 2 invalid usage
+${permissions}Exit codes: 0 all bytes acknowledged, 1 failed or interrupted, 2 invalid usage
 or missing permission, 3 all bytes acknowledged or appended to --refused, 4 all
 that was read is acknowledged or in --spool, after an interrupt or --drain.
 `;

@@ -2,6 +2,7 @@
  * The progress line on a terminal. It is drawn by hand, because libraries for that
  * read environment variables, for which Deno would require a permission.
  */
+import { isatty } from "node:tty";
 import type { StreamBuffer } from "../mod.ts";
 import { stderr } from "./log.ts";
 import type { Mode } from "./options.ts";
@@ -16,6 +17,7 @@ const ERASE = "\r\x1b[K";
  * Draws the line on standard error, if that is a terminal and the command is not
  * quiet.
  *
+ * @param isTerminal Whether standard error is a terminal.
  * @returns Whether the line is shown, and a function that erases it.
  */
 export function showProgress(
@@ -29,8 +31,9 @@ export function showProgress(
     readonly quiet: boolean;
     readonly spool: Pick<SpoolFile, "progress"> | undefined;
   },
+  isTerminal = isatty(2),
 ): { shown: boolean; stop: () => void } {
-  if (quiet || !Deno.stderr.isTerminal()) {
+  if (quiet || !isTerminal) {
     return { shown: false, stop: () => {} };
   }
   const begin = performance.now();

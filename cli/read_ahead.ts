@@ -51,14 +51,25 @@ function readAhead(): void {
     }
 
     function readFile(path: string): void {
-      using opened = path === "-" ? null : Deno.openSync(path);
-      const file = opened ?? Deno.stdin;
-      // In a file, seek past the bytes to leave out; from a pipe they must be read.
-      if (opened?.statSync().isFile) {
-        const size = Math.min(skip, opened.statSync().size);
-        opened.seekSync(size, Deno.SeekMode.Start);
-        skip -= size;
+      if (path === "-") return readAll(Deno.stdin);
+      const file = Deno.openSync(path);
+      try {
+        seek(file);
+        readAll(file);
+      } finally {
+        file.close();
       }
+    }
+
+    /** In a file, seeks past the bytes to leave out; from a pipe they must be read. */
+    function seek(file: Deno.FsFile): void {
+      if (!file.statSync().isFile) return;
+      const size = Math.min(skip, file.statSync().size);
+      file.seekSync(size, Deno.SeekMode.Start);
+      skip -= size;
+    }
+
+    function readAll(file: { readSync(p: Uint8Array): number | null }): void {
       for (;;) {
         const start = Atomics.load(written, 0);
         const end = Atomics.load(taken, 0);

@@ -4,6 +4,8 @@ import {
   assertRejects,
   assertStringIncludes,
 } from "@std/assert";
+import { open } from "node:fs/promises";
+import process from "node:process";
 import { SendError } from "../mod.ts";
 import { PERMISSIONS } from "../testing/child.ts";
 import { after, linesOf, muteStderr, run, start } from "../testing/command.ts";
@@ -188,12 +190,15 @@ test("cli --refused appends no part of a batch, and fails, when the disk is full
       ...["--unsent", unsent, server.url],
     ],
     "one\ntwo\nsix\n",
-    after(() => {
-      const { write } = Deno.FsFile.prototype;
+    after(async () => {
+      const { open } = process.getBuiltinModule("node:fs/promises");
+      await using file = await open(Deno.execPath());
+      const prototype = Object.getPrototypeOf(file);
+      const { write } = prototype;
       let room = 6;
-      Deno.FsFile.prototype.write = function (bytes) {
+      prototype.write = function (bytes: Uint8Array) {
         if (room === 0) {
-          Deno.FsFile.prototype.write = write; // the other file has room
+          prototype.write = write; // the other file has room
           throw new Error("the disk is full");
         }
         const part = bytes.subarray(0, room);
@@ -306,15 +311,17 @@ Deno.test("RefusedFile.close() waits for a batch that is being appended", async 
 Deno.test("RefusedFile.take() does not cut off what another command has appended", async () => {
   await using given = await openRefused();
   const { file, path } = given;
-  const { sync } = Deno.FsFile.prototype;
-  Deno.FsFile.prototype.sync = async () => {
+  await using handle = await open(path);
+  const prototype = Object.getPrototypeOf(handle);
+  const { sync } = prototype;
+  prototype.sync = async () => {
     await Deno.writeTextFile(path, " and more", { append: true });
     throw new Error("the disk has gone");
   };
   const bytes = new TextEncoder().encode("data");
   const { signal } = new AbortController();
   assertEquals(await file.take(bytes, REFUSAL, signal), false);
-  Deno.FsFile.prototype.sync = sync;
+  prototype.sync = sync;
   await file.close();
   assertEquals(Deno.readTextFileSync(path), "data and more");
 });

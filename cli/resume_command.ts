@@ -8,8 +8,10 @@ import type { Values } from "./options.ts";
 
 /** An upload that was not completed, and where the rest of it is. */
 export interface UnfinishedUpload {
-  /** What to pass to `deno run`: a path, or a specifier. */
+  /** What to pass to `deno run`, or to `interpreter`: a path, or a specifier. */
   readonly program: string;
+  /** What runs it in place of Deno, without flags. */
+  readonly interpreter?: string | undefined;
   /** Where the upload is. */
   readonly url: string;
   /**
@@ -52,7 +54,7 @@ const PUBLIC_HEADER = /^@|^[\w-]+: *((Basic|Bearer|Token) +)?\$\{\w+\}$/i;
  *   resume the upload.
  */
 export function resumeCommand(upload: UnfinishedUpload): string | undefined {
-  const { program, url, values, files, info, saved } = upload;
+  const { url, values, files, info, saved } = upload;
   if (
     info !== undefined && info.fingerprint !== upload.currentInfo?.fingerprint
   ) {
@@ -73,10 +75,8 @@ export function resumeCommand(upload: UnfinishedUpload): string | undefined {
   if (isIncomplete) needed.push("fill in the header values (...)");
 
   const words = [
-    ...["deno", "run", "-N", "-R"],
-    ...upload.isFast ? ["--ignore-env"] : [],
-    ...flags,
-    ...[program, "--resume"],
+    ...invoke(upload, ["-N", "-R"], flags),
+    "--resume",
     ...repeat(REPEATED, values),
     ...options,
     ...input.offset > 0 ? ["--offset", `${input.offset}`] : [],
@@ -89,8 +89,11 @@ export function resumeCommand(upload: UnfinishedUpload): string | undefined {
 }
 
 /** What waits in a spool, and how it was to be delivered. */
-export interface Undelivered
-  extends Pick<UnfinishedUpload, "program" | "url" | "isFast" | "values"> {
+export interface Undelivered extends
+  Pick<
+    UnfinishedUpload,
+    "program" | "interpreter" | "url" | "isFast" | "values"
+  > {
   /** The absolute path of the spool. */
   readonly path: string;
 }
@@ -106,7 +109,7 @@ const REPEATED_WITH_SPOOL = [
  * does.
  */
 export function deliverCommand(undelivered: Undelivered): string {
-  const { program, url, isFast, values, path } = undelivered;
+  const { url, values, path } = undelivered;
   const needed: string[] = [];
   const { flags, options, isIncomplete } = repeatHeaders(values.header ?? []);
   if (isIncomplete) needed.push("fill in the header values (...)");
@@ -114,16 +117,28 @@ export function deliverCommand(undelivered: Undelivered): string {
   const shown = url.replace(/\?.*/s, "?...");
   if (shown !== url) needed.push("fill in the query of the URL (...)");
   const words = [
-    ...["deno", "run", "-N", "-R", "-W"],
-    ...isFast ? ["--ignore-env"] : [],
-    ...flags,
-    ...[program, "--spool", path],
+    ...invoke(undelivered, ["-N", "-R", "-W"], flags),
+    ...["--spool", path],
     ...repeat(REPEATED_WITH_SPOOL, values),
     ...options,
     shown,
   ];
   const steps = new Intl.ListFormat("en").format([...needed, "run"]);
   return `to deliver them, ${steps}:\n${words.map(quote).join(" ")} </dev/null`;
+}
+
+/** The words that run the program. */
+function invoke(
+  { program, interpreter, isFast }: Pick<
+    UnfinishedUpload,
+    "program" | "interpreter" | "isFast"
+  >,
+  permissions: readonly string[],
+  flags: readonly string[],
+): string[] {
+  if (interpreter !== undefined) return [interpreter, program];
+  const ignored = isFast ? ["--ignore-env"] : [];
+  return ["deno", "run", ...permissions, ...ignored, ...flags, program];
 }
 
 /** The options as they were given. */

@@ -82,6 +82,29 @@ export class Ring {
     return part.length;
   }
 
+  /**
+   * Puts bytes in, as the thread does, for a reader in the main thread. It waits for
+   * room, until it has put in everything or `signal` is aborted.
+   */
+  async put(p: Uint8Array, signal: AbortSignal): Promise<void> {
+    const { bytes, written, taken } = this.shared;
+    while (p.length > 0 && !signal.aborted) {
+      const start = this.written;
+      const end = Atomics.load(taken, 0);
+      const room = RING_SIZE - ((start - end) | 0);
+      if (room === 0) {
+        await Atomics.waitAsync(taken, 0, end).value;
+        continue;
+      }
+      const at = start & (RING_SIZE - 1);
+      const size = Math.min(p.length, room, RING_SIZE - at);
+      bytes.set(p.subarray(0, size), at);
+      Atomics.store(written, 0, start + size);
+      this.notify();
+      p = p.subarray(size);
+    }
+  }
+
   /** The number of events so far. Read it before looking for what has happened. */
   get events(): number {
     return Atomics.load(this.shared.events, 0);

@@ -6,6 +6,7 @@
  * the end of that time, gives up: the run fails, and main.ts saves what was not
  * acknowledged.
  */
+import process from "node:process";
 import { log } from "./log.ts";
 
 /**
@@ -20,9 +21,9 @@ export const SEND_GRACE = 5_000;
  */
 export const READ_GRACE = 100;
 
-const SIGNALS: readonly Deno.Signal[] = Deno.build.os === "windows"
-  ? ["SIGINT", "SIGBREAK"]
-  : ["SIGINT", "SIGTERM", "SIGHUP"];
+const SIGNALS = process.platform === "win32"
+  ? ["SIGINT", "SIGBREAK"] as const
+  : ["SIGINT", "SIGTERM", "SIGHUP"] as const;
 
 /** What an interrupt does to a run. */
 export interface InterruptHandlers {
@@ -47,7 +48,7 @@ export class Interrupts implements Disposable {
   constructor(handlers: InterruptHandlers) {
     this.#handlers = handlers;
     for (const signal of SIGNALS) {
-      Deno.addSignalListener(signal, this.#interrupt);
+      process.on(signal, this.#interrupt);
     }
   }
 
@@ -59,7 +60,7 @@ export class Interrupts implements Disposable {
   [Symbol.dispose](): void {
     for (const timer of this.#timers) clearTimeout(timer);
     for (const signal of SIGNALS) {
-      Deno.removeSignalListener(signal, this.#interrupt);
+      process.off(signal, this.#interrupt);
     }
   }
 

@@ -4,6 +4,7 @@ import {
   assertMatch,
   assertStringIncludes,
 } from "@std/assert";
+import process from "node:process";
 import {
   after,
   dropTimers,
@@ -31,23 +32,25 @@ import { stderr } from "./log.ts";
 import { Interrupts, READ_GRACE, SEND_GRACE } from "./signals.ts";
 
 /**
- * Replaces the signals of Deno: a real one would also reach `deno test` itself. Each
+ * Replaces the signals of the process: a real one would also reach `deno test` itself. Each
  * of them counts once, as the same listener listens to all.
  */
 function replaceSignals(): AsyncDisposable & {
   readonly listeners: Set<() => void>;
   interrupt(): void;
 } {
-  const { addSignalListener, removeSignalListener } = Deno;
+  const { on, off } = process;
   const muted = muteStderr();
   const listeners = new Set<() => void>();
-  Deno.addSignalListener = (_, listener) => void listeners.add(listener);
-  Deno.removeSignalListener = (_, listener) => void listeners.delete(listener);
+  Object.assign(process, {
+    on: (_: string, listener: () => void) => void listeners.add(listener),
+    off: (_: string, listener: () => void) => void listeners.delete(listener),
+  });
   return {
     listeners,
     interrupt: () => listeners.forEach((listener) => listener()),
     async [Symbol.asyncDispose]() {
-      Object.assign(Deno, { addSignalListener, removeSignalListener });
+      Object.assign(process, { on, off });
       await stderr.end();
       muted[Symbol.dispose]();
     },

@@ -6,7 +6,7 @@ import {
   type SpoolInfo,
 } from "../spool/mod.ts";
 import { AccessError, UsageError } from "./errors.ts";
-import { count, log, stdout } from "./log.ts";
+import { count, log, StandardOutput, stdout } from "./log.ts";
 import type { Values } from "./options.ts";
 import { duration } from "./progress.ts";
 import { requestSpool } from "./spool_file.ts";
@@ -102,7 +102,8 @@ async function exportSpool(file: string): Promise<number> {
 
 /** Writes to standard output itself: messages may be dropped, and these bytes not. */
 async function writeAll(bytes: Uint8Array): Promise<void> {
+  const output = new StandardOutput(1);
   while (bytes.length > 0) {
-    bytes = bytes.subarray(await Deno.stdout.write(bytes));
+    bytes = bytes.subarray(await output.write(bytes));
   }
 }

@@ -2,6 +2,7 @@
  * `--spool`: what is read is put into a file, and delivered from there, by this run
  * or a later one.
  */
+import { setTimeout } from "node:timers";
 import { setTimeout as delay } from "node:timers/promises";
 import { FlushError, type SendContext, type Sender } from "../mod.ts";
 import { Spool, SpoolError } from "../spool/mod.ts";
@@ -9,6 +10,7 @@ import { checkIsNone, type OtherFile, statIfExists } from "./append_file.ts";
 import { AccessError, tryTo, UsageError } from "./errors.ts";
 import { absolutePath } from "./files.ts";
 import { log } from "./log.ts";
+import { mayUse } from "./platform.ts";
 import type { RefusedFile } from "./refused.ts";
 import { SEND_GRACE } from "./signals.ts";
 import { inTermsOfTheCommand } from "./terms.ts";
@@ -154,7 +156,7 @@ export class SpoolFile implements Sender {
     if (this.#isGivenUp) return;
     this.#isGivenUp = true;
     if (this.#isDraining) void this.spool.abort();
-    else Deno.unrefTimer(setTimeout(abort, COMMIT_GRACE));
+    else setTimeout(abort, COMMIT_GRACE).unref();
   }
 
   /**
@@ -226,8 +228,7 @@ export async function requestSpool(path: string): Promise<void> {
   const files = filesOf(path);
   for (const name of ["read", "write"] as const) {
     for (const file of files) {
-      const { state } = await Deno.permissions.request({ name, path: file });
-      if (state === "granted") continue;
+      if (await mayUse({ name, path: file })) continue;
       throw new AccessError(
         `cannot use the spool ${path}: add --allow-read=${files} --allow-write=${files}`,
       );

@@ -1,4 +1,5 @@
 import { assert, assertEquals, assertStringIncludes } from "@std/assert";
+import process from "node:process";
 import { PERMISSIONS } from "../testing/child.ts";
 import {
   after,
@@ -118,9 +119,12 @@ test("cli saves everything when each write to the disk is partial", async () => 
   const { code, stderr } = await run(
     ["--unsent", unsent, server.url],
     "one, two, three",
-    after(() => {
-      const { write } = Deno.FsFile.prototype;
-      Deno.FsFile.prototype.write = function (bytes) {
+    after(async () => {
+      const { open } = process.getBuiltinModule("node:fs/promises");
+      await using file = await open(Deno.execPath());
+      const prototype = Object.getPrototypeOf(file);
+      const { write } = prototype;
+      prototype.write = function (bytes: Uint8Array) {
         return write.call(this, bytes.subarray(0, 4));
       };
     }),

@@ -1,4 +1,5 @@
 /** What the tests of the command share. */
+import process from "node:process";
 import { dirname } from "node:path";
 import { StreamBuffer } from "../buffer.ts";
 import { inspectSpool, Spool } from "../spool/mod.ts";
@@ -67,10 +68,12 @@ export const refuseWithEcho: Behaviour = async (exchange) => {
  * there as text, and so uses nothing else.
  */
 export function after<Args extends unknown[]>(
-  script: (...args: Args) => void,
+  script: (...args: Args) => void | Promise<void>,
   ...args: Args
 ): string[] {
-  const code = encodeURIComponent(`(${script})(...${JSON.stringify(args)})`);
+  const code = encodeURIComponent(
+    `await (${script})(...${JSON.stringify(args)})`,
+  );
   return [...PERMISSIONS, `--preload=data:text/javascript,${code}`];
 }
 
@@ -99,10 +102,13 @@ export function logTimers(): void {
 }
 
 /** Leaves room for 5 bytes on the disk. */
-export function fillTheDisk(): void {
-  const { write } = Deno.FsFile.prototype;
+export async function fillTheDisk(): Promise<void> {
+  const { open } = process.getBuiltinModule("node:fs/promises");
+  await using file = await open(Deno.execPath());
+  const prototype = Object.getPrototypeOf(file);
+  const { write } = prototype;
   let room = 5;
-  Deno.FsFile.prototype.write = function (bytes) {
+  prototype.write = function (bytes: Uint8Array) {
     if (room === 0) throw new Error("the disk is full");
     const part = bytes.subarray(0, room);
     room -= part.length;

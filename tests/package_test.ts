@@ -4,6 +4,7 @@
  */
 import { assert, assertEquals } from "@std/assert";
 import { fileURLToPath } from "node:url";
+import { NAME, VERSION } from "../cli/version.ts";
 import config from "../deno.json" with { type: "json" };
 import { temporary } from "../testing/temporary.ts";
 
@@ -253,6 +254,10 @@ Deno.test("the package has every module that its entry points import, and no tes
     modules.sort(),
     [...needed].filter((path) => path.endsWith(".ts")).sort(),
   );
+});
+
+Deno.test("the command has the name and the version of the package", () => {
+  assertEquals([NAME, VERSION], [config.name, config.version]);
 });
 
 Deno.test("only what belongs in no folder stands at the top level", () => {

@@ -279,12 +279,24 @@ const ROWS: Record<string, (file: (name: string) => string) => Row> = {
   }),
   "--unsent": (file) => ({
     args: ["--unsent", file("unsent")],
-    needs: both(file("unsent")),
+    needs: [`--allow-write=${file("unsent")}`],
   }),
   "--unsent that is used": (file) => ({
     args: ["--unsent", file("unsent"), "--retry-for", "0"],
-    needs: both(file("unsent")),
+    needs: [`--allow-write=${file("unsent")}`],
     code: 1,
+  }),
+  "--refused that is used": (file) => ({
+    args: ["--refused", file("refused")],
+    needs: [`--allow-write=${file("refused")}`],
+    code: 3,
+  }),
+  "--unsent and --refused": (file) => ({
+    args: ["--unsent", file("unsent"), "--refused", file("refused")],
+    needs: [
+      `--allow-read=${file("unsent")},${file("refused")}`,
+      `--allow-write=${file("unsent")},${file("refused")}`,
+    ],
   }),
   "--spool": (file) => ({
     args: ["--spool", file("spool")],
@@ -298,7 +310,7 @@ const ROWS: Record<string, (file: (name: string) => string) => Row> = {
   "--unsent and a file": (file) => ({
     args: ["--unsent", file("unsent"), file("input")],
     needs: [
-      `--allow-read=${file("unsent")},${file("input")}`,
+      `--allow-read=${file("input")}`,
       `--allow-write=${file("unsent")}`,
     ],
   }),
