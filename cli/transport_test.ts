@@ -1,14 +1,10 @@
 import { assert, assertEquals } from "@std/assert";
 import { dirname } from "node:path";
+import { makeCertificate } from "../testing/certificate.ts";
 import { preload } from "../testing/child.ts";
 import { start, SUCCESS } from "../testing/command.ts";
 import { FaultyServer } from "../testing/faulty_server.ts";
-import {
-  makeCertificate,
-  OPENSSL,
-  Receiver,
-  testWith,
-} from "../testing/real_servers.ts";
+import { OPENSSL, Receiver, testWith } from "../testing/real_servers.ts";
 import { temporary } from "../testing/temporary.ts";
 
 /** Runs the command, and returns what made its only request. */

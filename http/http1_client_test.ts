@@ -1,6 +1,7 @@
 import { assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
 import { FlushError } from "../buffer.ts";
 import { SendError, streamTo } from "../sender.ts";
+import { makeCertificate } from "../testing/certificate.ts";
 import {
   type Outcome,
   outcomeWithin,
@@ -8,7 +9,7 @@ import {
   start,
 } from "../testing/child.ts";
 import { freePort } from "../testing/free_port.ts";
-import { makeCertificate, OPENSSL, testWith } from "../testing/real_servers.ts";
+import { OPENSSL, testWith } from "../testing/real_servers.ts";
 import { deliver, FAST } from "../testing/sending.ts";
 import { temporary } from "../testing/temporary.ts";
 

@@ -13,6 +13,7 @@ import {
 import { Client } from "undici";
 import { FetchSender, SendError, streamTo } from "../sender.ts";
 import { UploadSender } from "../senders/upload.ts";
+import { makeCertificate } from "../testing/certificate.ts";
 import { isPending, roundTrips } from "../testing/event_loop.ts";
 import { counted } from "../testing/counted_signal.ts";
 import {
@@ -35,12 +36,7 @@ import {
   NO_SERVER_URL,
   printed,
 } from "../testing/sending.ts";
-import {
-  makeCertificate,
-  OPENSSL,
-  Receiver,
-  testWith,
-} from "../testing/real_servers.ts";
+import { OPENSSL, Receiver, testWith } from "../testing/real_servers.ts";
 import { temporary } from "../testing/temporary.ts";
 import type { Transport, TransportRequest } from "./options.ts";
 import { undiciTransport } from "./undici.ts";

@@ -230,24 +230,6 @@ export async function poll(
   }
 }
 
-/** Makes a key and a self-signed certificate for 127.0.0.1; returns their paths. */
-export async function makeCertificate(
-  folder: string,
-): Promise<{ key: string; cert: string }> {
-  const [key, cert] = [`${folder}/key.pem`, `${folder}/cert.pem`];
-  await run(OPENSSL, [
-    "req",
-    "-x509",
-    "-nodes",
-    ..."-newkey ec -pkeyopt ec_paramgen_curve:prime256v1".split(" "),
-    ..."-days 2 -subj /CN=127.0.0.1".split(" "),
-    ..."-addext subjectAltName=IP:127.0.0.1".split(" "),
-    ..."-addext basicConstraints=critical,CA:FALSE".split(" "),
-    ...["-keyout", key, "-out", cert],
-  ]);
-  return { key, cert };
-}
-
 // -- Both ends of a stream --
 
 /** The receiver of the examples, which a test can stop, restart and delay. */

@@ -26,9 +26,9 @@ import {
 } from "../sender.ts";
 import { TusSender } from "../senders/tus.ts";
 import { UploadSender } from "../senders/upload.ts";
+import { makeCertificate } from "../testing/certificate.ts";
 import {
   assertReceived,
-  makeCertificate,
   NGINX,
   OPENSSL,
   poll,

@@ -16,10 +16,10 @@ import {
   SendError,
   streamTo,
 } from "../sender.ts";
+import { makeCertificate } from "../testing/certificate.ts";
 import {
   assertReceived,
   line,
-  makeCertificate,
   OPENSSL,
   RealServer,
   Receiver,
