@@ -35,6 +35,7 @@ const PARTS: Record<string, string[]> = {
   "tools/": [...PUBLIC, "testing/", ...ANY_LIBRARY],
   "examples/": [...PUBLIC, ...ANY_LIBRARY],
   "bench/": [...PUBLIC, "examples/isolate.ts", ...ANY_LIBRARY],
+  "tests/conformance/suite": ["mod.ts", "senders/upload.ts", "senders/tus.ts"],
   "tests": [
     "http/undici.ts",
     ...["buffer.ts", "sender.ts", "mod.ts", "internal/", "http/", "senders/"],
@@ -50,6 +51,8 @@ const PARTS: Record<string, string[]> = {
     ...ANY_LIBRARY,
   ],
 };
+/** What the conformance suite is made of: it runs on every platform. */
+const SUITE = "tests/conformance/suite";
 /** A file in a folder that is a part of its own: others have to name it. */
 const SEPARATE = ["http/undici.ts"];
 /** Data that anyone may read. */
@@ -64,6 +67,7 @@ interface Arrow {
 
 function partOf(file: string): string {
   if (SEPARATE.includes(file)) return file;
+  if (file.startsWith(SUITE)) return SUITE;
   if (file.endsWith("_test.ts") || file.startsWith("tests/")) return "tests";
   return file.includes("/") ? file.slice(0, file.indexOf("/") + 1) : file;
 }
@@ -199,6 +203,10 @@ for (
     ["examples/demo.ts", "testing/child.ts", false, true],
     ["testing/child.ts", "http/retry.ts", false, true],
     ["http/retry_test.ts", "http/retry.ts", false, false],
+    ["tests/conformance/suite.ts", "senders/tus.ts", false, false],
+    ["tests/conformance/suite/check.ts", "http/retry.ts", true, true],
+    ["tests/conformance/suite/check.ts", "node:fs", false, true],
+    ["tests/conformance/server.ts", "tests/conformance/suite.ts", true, false],
     ["attic/old.ts", "mod.ts", false, true],
   ] as const
 ) {

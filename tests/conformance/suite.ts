@@ -1,0 +1,116 @@
+/**
+ * The conformance suite: what the library promises, checked on the platform that
+ * runs it. It uses nothing but the web platform, and the library by its public
+ * names, so that it runs in Deno, Node, Bun, Workers and browsers alike. The server
+ * that it talks to is a process of its own (`server.ts`).
+ */
+import { BUFFER_CHECKS } from "./suite/buffer_checks.ts";
+import { Bench, type Check, type Environment, Refused } from "./suite/check.ts";
+
+export type { Check, Environment } from "./suite/check.ts";
+
+/** How a check has ended. */
+export interface Result {
+  readonly name: string;
+  /** It is refused if the platform cannot do it, and the library says so. */
+  readonly outcome: "passed" | "refused" | "failed";
+  /** Why it failed or was refused; or what was observed. */
+  readonly detail?: string;
+}
+
+/** How long a check may take, in ms. A hang is a failure. */
+const LIMIT = 10_000;
+
+/** All checks, in the order in which they run. */
+export const CHECKS: readonly Check[] = [...BUFFER_CHECKS];
+
+/**
+ * Runs the checks one after another.
+ *
+ * @param report Called with each result, as soon as it is there.
+ */
+export async function run(
+  environment: Environment,
+  report: (result: Result) => void = () => {},
+): Promise<Result[]> {
+  const results: Result[] = [];
+  const { filter = "" } = environment;
+  // Runs may share a server, and a page may be loaded twice.
+  const run = Math.random().toString(36).slice(2);
+  for (const [index, check] of CHECKS.entries()) {
+    if (!check.name.includes(filter)) continue;
+    const bench = new Bench(environment, `${run}-${index}`);
+    const result = await runCheck(check, bench);
+    results.push(result);
+    report(result);
+  }
+  return results;
+}
+
+async function runCheck(
+  { name, run, limit = LIMIT }: Check,
+  bench: Bench,
+): Promise<Result> {
+  const rejections = new Rejections();
+  try {
+    const detail = await within(limit, async () => {
+      const detail = await run(bench);
+      await bench.end();
+      return detail;
+    });
+    rejections.check();
+    return { name, outcome: "passed", ...detail && { detail } };
+  } catch (error) {
+    // In the background: it may be what has failed.
+    bench.end().catch(() => {});
+    const outcome = error instanceof Refused ? "refused" : "failed";
+    return { name, outcome, detail: describe(error) };
+  } finally {
+    rejections.stop();
+  }
+}
+
+/**
+ * Notes promises that reject unhandled, where the platform reports them by an event;
+ * Node ends the process instead.
+ */
+class Rejections {
+  #reason: unknown;
+  readonly #note = (event: Event) => {
+    event.preventDefault();
+    this.#reason ??= (event as Event & { reason?: unknown }).reason;
+  };
+
+  constructor() {
+    globalThis.addEventListener?.("unhandledrejection", this.#note);
+  }
+
+  check(): void {
+    if (this.#reason === undefined) return;
+    throw new Error(`unhandled rejection: ${describe(this.#reason)}`);
+  }
+
+  stop(): void {
+    globalThis.removeEventListener?.("unhandledrejection", this.#note);
+  }
+}
+
+async function within<T>(limit: number, work: () => Promise<T>): Promise<T> {
+  const late = Promise.withResolvers<never>();
+  const timer = setTimeout(
+    () => late.reject(new Error(`it took longer than ${limit} ms`)),
+    limit,
+  );
+  try {
+    return await Promise.race([work(), late.promise]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+function describe(error: unknown): string {
+  if (error instanceof Refused) return error.message;
+  if (!(error instanceof Error)) return String(error);
+  const cause = error.cause === undefined ? "" : ` (${describe(error.cause)})`;
+  return `${error.name}: ${error.message}${cause}`;
+}
