@@ -17,6 +17,7 @@ for await (const chunk of server.stdout.pipeThrough(new TextDecoderStream())) {
   if (text.includes("\n")) break;
 }
 const info: ServerInfo = JSON.parse(text);
+let last = performance.now();
 const results = await run(
   {
     name: "deno",
@@ -24,7 +25,11 @@ const results = await run(
     tus: info.tus.http,
     ...Deno.args[0] !== undefined && { filter: Deno.args[0] },
   },
-  ({ name, outcome, detail = "" }) => console.log(outcome, name, detail),
+  ({ name, outcome, detail = "" }) => {
+    const now = performance.now();
+    console.log(outcome, `${Math.round(now - last)} ms`, name, detail);
+    last = now;
+  },
 );
 await server.stdin.close();
 await server.status;

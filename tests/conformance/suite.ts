@@ -5,7 +5,9 @@
  * that it talks to is a process of its own (`server.ts`).
  */
 import { BUFFER_CHECKS } from "./suite/buffer_checks.ts";
-import { Bench, type Check, type Environment, Refused } from "./suite/check.ts";
+import { type Check, type Environment, Refused, Tools } from "./suite/check.ts";
+import { ENCODING_CHECKS } from "./suite/encoding_checks.ts";
+import { STREAM_CHECKS } from "./suite/stream_checks.ts";
 
 export type { Check, Environment } from "./suite/check.ts";
 
@@ -18,11 +20,12 @@ export interface Result {
   readonly detail?: string;
 }
 
-/** How long a check may take, in ms. A hang is a failure. */
-const LIMIT = 10_000;
-
 /** All checks, in the order in which they run. */
-export const CHECKS: readonly Check[] = [...BUFFER_CHECKS];
+export const CHECKS: readonly Check[] = [
+  ...BUFFER_CHECKS,
+  ...ENCODING_CHECKS,
+  ...STREAM_CHECKS,
+];
 
 /**
  * Runs the checks one after another.
@@ -39,8 +42,8 @@ export async function run(
   const run = Math.random().toString(36).slice(2);
   for (const [index, check] of CHECKS.entries()) {
     if (!check.name.includes(filter)) continue;
-    const bench = new Bench(environment, `${run}-${index}`);
-    const result = await runCheck(check, bench);
+    const tools = new Tools(environment, `${run}-${index}`);
+    const result = await runCheck(check, tools);
     results.push(result);
     report(result);
   }
@@ -48,21 +51,21 @@ export async function run(
 }
 
 async function runCheck(
-  { name, run, limit = LIMIT }: Check,
-  bench: Bench,
+  { name, run, limit }: Check,
+  tools: Tools,
 ): Promise<Result> {
   const rejections = new Rejections();
   try {
     const detail = await within(limit, async () => {
-      const detail = await run(bench);
-      await bench.end();
+      const detail = await run(tools);
+      await tools.end();
       return detail;
     });
     rejections.check();
     return { name, outcome: "passed", ...detail && { detail } };
   } catch (error) {
     // In the background: it may be what has failed.
-    bench.end().catch(() => {});
+    tools.end().catch(() => {});
     const outcome = error instanceof Refused ? "refused" : "failed";
     return { name, outcome, detail: describe(error) };
   } finally {

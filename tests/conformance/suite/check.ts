@@ -22,12 +22,8 @@ export interface Environment {
 /** One statement about the library. */
 export interface Check {
   readonly name: string;
-  /**
-   * How long it may take, in ms.
-   *
-   * @default {10_000}
-   */
-  readonly limit?: number;
+  /** How long it may take, in ms. A hang is a failure. */
+  readonly limit: number;
   /**
    * Checks it.
    *
@@ -35,7 +31,12 @@ export interface Check {
    * @throws {Refused} If the library refuses what the platform cannot do.
    * @throws If the statement is wrong.
    */
-  readonly run: (bench: Bench) => Promise<string | void>;
+  readonly run: (t: Tools) => Promise<string | void>;
+}
+
+/** A check, with a limit in ms. */
+export function check(name: string, run: Check["run"], limit = 10_000): Check {
+  return { name, run, limit };
 }
 
 /** The library refuses, with a clear error, what the platform cannot do. */
@@ -48,7 +49,7 @@ export class Refused extends Error {
 export const QUICK = { initialDelay: 1, maxDelay: 20, maxElapsed: 5_000 };
 
 /** What a check works with: a path of the server that no other check uses. */
-export class Bench extends Control {
+export class Tools extends Control {
   readonly environment: Environment;
   /** Where its uploads by tus go. */
   readonly tus: string;
