@@ -7,6 +7,7 @@
 import { BUFFER_CHECKS } from "./suite/buffer_checks.ts";
 import { type Check, type Environment, Refused, Tools } from "./suite/check.ts";
 import { ENCODING_CHECKS } from "./suite/encoding_checks.ts";
+import { SENDER_CHECKS } from "./suite/sender_checks.ts";
 import { STREAM_CHECKS } from "./suite/stream_checks.ts";
 
 export type { Check, Environment } from "./suite/check.ts";
@@ -25,6 +26,7 @@ export const CHECKS: readonly Check[] = [
   ...BUFFER_CHECKS,
   ...ENCODING_CHECKS,
   ...STREAM_CHECKS,
+  ...SENDER_CHECKS,
 ];
 
 /**

@@ -199,9 +199,7 @@ export class Receiver {
       throw new Error("There is no response");
     };
     await end("unread");
-    const { headers = {} } = behaviour;
-    const respond = () =>
-      new Response(behaviour.body ?? null, { status, headers });
+    const respond = () => respondAs(behaviour);
     if (early) {
       void drain(body).catch(() => {});
       return respond();
@@ -216,6 +214,18 @@ export class Receiver {
     await end("stored");
     return response;
   }
+}
+
+/** The response that a script prescribes. */
+function respondAs(
+  { status = 200, headers = {}, body, endless }: Behaviour,
+): Response {
+  if (!endless) return new Response(body ?? null, { status, headers });
+  const text = new TextEncoder().encode(body ?? "begun");
+  const stream = new ReadableStream({
+    start: (controller) => controller.enqueue(text),
+  });
+  return new Response(stream, { status, headers });
 }
 
 /** The body of a request, which is recorded as it is read. */

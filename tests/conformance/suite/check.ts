@@ -61,6 +61,16 @@ export class Tools extends Control {
     this.tus = `${environment.tus}/${id}`;
   }
 
+  /** It runs in a page of another origin than the server, so CORS applies. */
+  get isCrossOrigin(): boolean {
+    const { document, location } = globalThis as {
+      document?: unknown;
+      location?: { readonly origin: string };
+    };
+    return document !== undefined &&
+      location?.origin !== new URL(this.environment.server).origin;
+  }
+
   /** A buffer that is aborted at the end of the check, should it be open. */
   buffer(
     ...parameters: ConstructorParameters<typeof StreamBuffer>
@@ -105,6 +115,15 @@ export function keysOf({ requests }: Recorded): string[] {
   return requests.map(({ headers }) =>
     (headers["idempotency-key"] ?? "").replaceAll('"', "")
   );
+}
+
+/** What an error says anywhere, with all its causes. */
+export function everythingIn(error: unknown): string {
+  const parts: string[] = [];
+  for (let link = error; link instanceof Error; link = link.cause) {
+    parts.push(link.name, link.message, `${link.stack}`, JSON.stringify(link));
+  }
+  return parts.join("\n");
 }
 
 /** The texts of requests. */

@@ -25,6 +25,8 @@ export interface Behaviour {
   headers?: Record<string, string>;
   /** Of the response. */
   body?: string;
+  /** The body of the response never ends. */
+  endless?: boolean;
   /** Responds before it has read the body, and then reads it. */
   early?: boolean;
   /** Waits for a call of `/release/ID` before it stores and responds. */
