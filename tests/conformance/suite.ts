@@ -7,8 +7,11 @@
 import { BUFFER_CHECKS } from "./suite/buffer_checks.ts";
 import { type Check, type Environment, Refused, Tools } from "./suite/check.ts";
 import { ENCODING_CHECKS } from "./suite/encoding_checks.ts";
+import { PLATFORM_CHECKS } from "./suite/platform_checks.ts";
 import { SENDER_CHECKS } from "./suite/sender_checks.ts";
 import { STREAM_CHECKS } from "./suite/stream_checks.ts";
+import { TUS_CHECKS } from "./suite/tus_checks.ts";
+import { UPLOAD_CHECKS } from "./suite/upload_checks.ts";
 
 export type { Check, Environment } from "./suite/check.ts";
 
@@ -27,6 +30,9 @@ export const CHECKS: readonly Check[] = [
   ...ENCODING_CHECKS,
   ...STREAM_CHECKS,
   ...SENDER_CHECKS,
+  ...UPLOAD_CHECKS,
+  ...TUS_CHECKS,
+  ...PLATFORM_CHECKS,
 ];
 
 /**

@@ -190,7 +190,7 @@ export class Receiver {
       store: Store | undefined;
     },
   ): Promise<Response> {
-    const { status = 200, cut, silent, early, held } = behaviour;
+    const { status, cut, silent, early, held } = behaviour;
     /** Ends the request here, if it is to end at this stage. */
     const end = async (stage: "unread" | "read" | "stored") => {
       if (cut === stage) connection.cut();
@@ -204,12 +204,11 @@ export class Receiver {
       void drain(body).catch(() => {});
       return respond();
     }
-    const isRead = status >= 300 || cut === "read" || silent === "read";
-    if (isRead || store === undefined) await drain(body);
+    const isScripted = store === undefined || status !== undefined;
+    if (isScripted || cut === "read" || silent === "read") await drain(body);
     if (held) await this.#held.promise;
     await end("read");
-    if (isRead) return respond();
-    const response = await store?.(body) ?? respond();
+    const response = isScripted ? respond() : await store(body);
     arrival.stored = response.ok;
     await end("stored");
     return response;

@@ -50,11 +50,16 @@ export class Uploads {
     return new Response(response.body, { status, headers: moved });
   }
 
-  /** What there is of an upload. */
+  /** What there is of an upload, which may have been removed. */
   read(name: string): { bytes: Uint8Array; complete: boolean } {
     const path = `${this.#directory}/${name}`;
-    const bytes = Deno.readFileSync(path);
-    const { size } = JSON.parse(Deno.readTextFileSync(`${path}.json`));
-    return { bytes, complete: size === bytes.length };
+    try {
+      const bytes = Deno.readFileSync(path);
+      const { size } = JSON.parse(Deno.readTextFileSync(`${path}.json`));
+      return { bytes, complete: size === bytes.length };
+    } catch (error) {
+      if (!(error instanceof Deno.errors.NotFound)) throw error;
+      return { bytes: new Uint8Array(), complete: false };
+    }
   }
 }
