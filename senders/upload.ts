@@ -28,6 +28,7 @@ import { Requests } from "../http/requests.ts";
 import { checkMethod } from "../http/urls.ts";
 import { checkInteger, countOf, messageOf } from "../internal/checks.ts";
 import { handled, until, within } from "../internal/promises.ts";
+import { sleep } from "../internal/timers.ts";
 
 export type { SendContext, Sender } from "../buffer.ts";
 export { SendError, type SendErrorOptions } from "../http/errors.ts";
@@ -49,6 +50,8 @@ const ACTION = "Cannot create UploadSender";
  * back, so that what it got is nearly what it has sent.
  */
 const PIECE_SIZE = 64 * 1024;
+/** How long, in ms, sends may follow each other before the event loop turns. */
+const MAX_TURN = 50;
 const GIVE_LENGTH = "; it may need to know the size, so give `length`";
 /** Advice on a status where it differs from that of other senders. */
 const ADVICE: Record<number, string> = {
@@ -139,6 +142,8 @@ export class UploadSender implements Sender {
   #ended = false;
   /** The server has responded, and gets no more. */
   #responded = false;
+  /** When the event loop last turned for a send, by `performance.now()`. */
+  #turned = performance.now();
   /** Why the upload has failed; a failed one stays so. */
   #failure: unknown;
   readonly #closed = Promise.withResolvers<void>();
@@ -203,6 +208,7 @@ export class UploadSender implements Sender {
             }, but \`length\` is ${this.#length}`,
           );
         }
+        await this.#turn(signal);
         await this.#ready(signal);
         this.#pulled = Promise.withResolvers();
         // A copy: it is read long after the next one has been asked for, and
@@ -288,6 +294,17 @@ export class UploadSender implements Sender {
     } catch (error) {
       throw this.#fail(outer.aborted ? error : this.#explain(error));
     }
+  }
+
+  /**
+   * Lets the event loop turn, if it has not for a while. Node asks for the next
+   * chunk without a turn as long as the server takes what it gets. A caller that
+   * writes all the time would then notice neither a response nor a timer.
+   */
+  async #turn(signal: AbortSignal): Promise<void> {
+    if (performance.now() - this.#turned < MAX_TURN) return;
+    await sleep(0, signal);
+    this.#turned = performance.now();
   }
 
   /** Makes the request, if there is none, and waits until it asks for a chunk. */

@@ -816,3 +816,24 @@ Deno.test("a StreamBuffer over a UploadSender refuses sends that overlap", () =>
     "concurrency must be 1",
   );
 });
+
+Deno.test("timers fire while a caller writes all the time, and the connection takes it", async () => {
+  const out = new StreamBuffer(
+    new UploadSender("http://localhost/files", {
+      // As Node's: it reads on without a turn of the event loop.
+      async transport({ body, signal }) {
+        const reader = (body as ReadableStream<Uint8Array>).getReader();
+        while (!signal.aborted && !(await reader.read()).done);
+        return new Response();
+      },
+    }),
+    { capacity: 64 * 1024 },
+  );
+  let fired = false;
+  setTimeout(() => fired = true);
+  const bytes = new Uint8Array(64 * 1024);
+  const end = performance.now() + 5_000; // to fail, and not to hang
+  while (!fired && performance.now() < end) await out.write(bytes);
+  assert(fired, "no timer has fired");
+  await out.abort();
+});
