@@ -95,3 +95,30 @@ Deno.test({
     }
   },
 });
+
+for (
+  const method of [
+    ...["POST", "post", "PUT", "PATCH", "DELETE", "OPTIONS", "PROPFIND", "a"],
+    ...["GET", "get", "HEAD", "head", "CONNECT", "TRACE", "Track", "", "a b"],
+    ...["a\n", "é", "a/b", "!#$%&'*+-.^_`|~", "a(b)", "a:b"],
+  ]
+) {
+  Deno.test(`FetchSender() takes the method ${JSON.stringify(method)} if Request does`, () => {
+    const create = () => new FetchSender("http://localhost/", { method });
+    try {
+      new Request("http://localhost/", { method, body: "" });
+    } catch {
+      return void assertThrows(create, RangeError, "an HTTP method that may");
+    }
+    create();
+  });
+}
+
+Deno.test("FetchSender() rejects a method where Request takes any", () => {
+  const { Request } = globalThis;
+  using cleanup = new DisposableStack();
+  cleanup.defer(() => void (globalThis.Request = Request));
+  globalThis.Request = class {} as unknown as typeof Request;
+  const create = () => new FetchSender("http://localhost/", { method: "GET" });
+  assertThrows(create, RangeError, "an HTTP method that may carry a body");
+});
