@@ -129,7 +129,8 @@ export interface Sender {
    * Delivers one batch. Returning, or fulfilling the returned promise,
    * acknowledges every byte of it. Throwing or rejecting acknowledges none: the
    * same bytes are then sent again, with the same `sequence` and `offset`. There
-   * is one call at a time, unless `concurrency` of the buffer is above 1.
+   * is one call at a time, unless `concurrency` of the buffer is above 1 or
+   * `sendNow` is called.
    *
    * The buffer reads three properties of an error, if it has them, as a
    * `SendError` does. Before `retryAfter` milliseconds have passed, it sends the
