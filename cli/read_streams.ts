@@ -3,11 +3,18 @@
  * the same ring. The thread of read_ahead.ts would not do, because a process does not
  * end there as long as one of its threads waits for a pipe.
  */
-import { createReadStream } from "node:fs";
+import { createReadStream, fstatSync } from "node:fs";
 import { stat } from "node:fs/promises";
 import process from "node:process";
+import { isatty } from "node:tty";
 import type { ReadTask } from "./read_ahead.ts";
 import type { Ring } from "./ring.ts";
+
+/**
+ * How much of a file is read at a time, in bytes. With 64 KiB, Node's default, a file
+ * of 1 GiB took 1.2 to 1.8 times as long.
+ */
+const READ_SIZE = 1024 * 1024;
 
 /**
  * Puts the whole input into the ring.
@@ -30,8 +37,8 @@ export async function readStreams(
       skip -= start;
     }
     const stream = path === "-"
-      ? process.stdin
-      : createReadStream(path, { start });
+      ? openStdin()
+      : createReadStream(path, { start, highWaterMark: READ_SIZE });
     const end = () => void stream.destroy();
     signal.addEventListener("abort", end);
     try {
@@ -52,4 +59,19 @@ export async function readStreams(
       } shorter than what the server has`,
     );
   }
+}
+
+/**
+ * Standard input. `process.stdin` serves for pipes, sockets and terminals alone: it
+ * takes a directory or a block device for an empty input, without an error.
+ */
+function openStdin() {
+  const info = fstatSync(0);
+  return info.isFIFO() || info.isSocket() || isatty(0)
+    ? process.stdin
+    : createReadStream("", {
+      fd: 0,
+      autoClose: false,
+      highWaterMark: READ_SIZE,
+    });
 }
