@@ -3,10 +3,22 @@
  * the same ring. The thread of read_ahead.ts would not do, because a process does not
  * end there as long as one of its threads waits for a pipe.
  */
-import { createReadStream, fstatSync } from "node:fs";
+import {
+  closeSync,
+  constants,
+  createReadStream,
+  fstatSync,
+  open,
+  openSync,
+  type Stats,
+} from "node:fs";
 import { stat } from "node:fs/promises";
+import { Socket } from "node:net";
 import process from "node:process";
-import { isatty } from "node:tty";
+import type { Readable } from "node:stream";
+import { isatty, ReadStream } from "node:tty";
+import { promisify } from "node:util";
+import { INTERPRETER } from "./platform.ts";
 import type { ReadTask } from "./read_ahead.ts";
 import type { Ring } from "./ring.ts";
 
@@ -29,16 +41,15 @@ export async function readStreams(
   signal: AbortSignal,
 ): Promise<void> {
   for (const path of files) {
-    let start = 0;
-    if (path !== "-") {
-      const info = await stat(path);
-      // In a file, begin behind the bytes to leave out; from a pipe they must be read.
-      if (info.isFile()) start = Math.min(skip, info.size);
-      skip -= start;
-    }
-    const stream = path === "-"
-      ? openStdin()
-      : createReadStream(path, { start, highWaterMark: READ_SIZE });
+    const info = path === "-" ? undefined : await stat(path);
+    // In a file, begin behind the bytes to leave out; from a pipe they must be read.
+    const start = info?.isFile() ? Math.min(skip, info.size) : 0;
+    skip -= start;
+    const stream = info === undefined
+      ? standardInput()
+      : info.isFile()
+      ? createReadStream(path, { start, highWaterMark: READ_SIZE })
+      : await openPipe(path, info, signal);
     const end = () => void stream.destroy();
     signal.addEventListener("abort", end);
     try {
@@ -65,13 +76,40 @@ export async function readStreams(
  * Standard input. `process.stdin` serves for pipes, sockets and terminals alone: it
  * takes a directory or a block device for an empty input, without an error.
  */
-function openStdin() {
+function standardInput(): Readable {
   const info = fstatSync(0);
   return info.isFIFO() || info.isSocket() || isatty(0)
     ? process.stdin
     : createReadStream("", {
-      fd: 0,
-      autoClose: false,
-      highWaterMark: READ_SIZE,
+      ...{ fd: 0, autoClose: false, highWaterMark: READ_SIZE },
     });
+}
+
+/**
+ * A stream of a pipe or a device, such as `<(command)` of a shell. It has no
+ * positions, and Node does not end as long as a thread waits for it, which the stream
+ * of a file would have: so the event loop waits for it.
+ */
+async function openPipe(
+  path: string,
+  info: Stats,
+  signal: AbortSignal,
+): Promise<Readable> {
+  if (INTERPRETER === "bun") return createReadStream(path); // ends all the same
+  signal.throwIfAborted();
+  const release = () => releaseOpen(path);
+  signal.addEventListener("abort", release);
+  const fd = await promisify(open)(path, "r");
+  signal.removeEventListener("abort", release);
+  if (info.isFIFO()) return new Socket({ fd, readable: true, writable: false });
+  return isatty(fd) ? new ReadStream(fd) : createReadStream(path, { fd });
+}
+
+/** Ends the wait of `open` for someone who writes to a named pipe. */
+function releaseOpen(path: string): void {
+  try {
+    closeSync(openSync(path, constants.O_WRONLY | constants.O_NONBLOCK));
+  } catch {
+    // Nobody waits, or it may not be written to.
+  }
 }

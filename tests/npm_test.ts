@@ -293,6 +293,64 @@ Deno.test({
       );
 
       await t.step(
+        `Node ${node}: the command reads named pipes, and those of a shell`,
+        async () => {
+          await using server = new FaultyServer();
+          const script = 'exec "$@" <(echo one) /dev/stdin';
+          const { code, stderr } = await project.run([
+            ...["bash", "-c", script, "bash", project.node(node), project.bin],
+            server.url,
+          ], "two\n");
+          assertEquals([code, stderr], [0, ""]);
+          assertEquals(server.bodies, ["one\ntwo\n"]);
+        },
+      );
+
+      await t.step(
+        `Node ${node}: an interrupt ends a command that waits for a named pipe`,
+        async () => {
+          await using server = new FaultyServer([], respond(200));
+          const pipe = project.file(`pipe-${node}`);
+          await project.run(["mkfifo", pipe]);
+          const child = project.start([
+            ...[project.node(node), project.bin, "--interval", "1ms"],
+            ...[server.url, "-", pipe],
+          ]);
+          const writer = child.stdin.getWriter();
+          await writer.write(new TextEncoder().encode("one\n"));
+          await writer.close();
+          await server.received(1);
+          child.kill("SIGINT"); // nobody has opened the pipe
+          const { code } = await outcomeOf(child);
+          assertEquals(code, 1);
+
+          const other = project.start([
+            ...[project.node(node), project.bin, "--interval", "1ms"],
+            ...[server.url, pipe],
+          ]);
+          // Both, so that it does not wait for the other side.
+          using file = await Deno.open(pipe, { read: true, write: true });
+          await file.write(new TextEncoder().encode("two\n"));
+          await server.received(2);
+          other.kill("SIGINT"); // it stays open
+          assertEquals((await outcomeOf(other)).code, 1);
+          assertEquals(server.bodies, ["one\n", "two\n"]);
+        },
+      );
+
+      await t.step(
+        `Node ${node}: the command does not take a directory for an empty input`,
+        async () => {
+          const { code, stderr } = await project.run([
+            ...["sh", "-c", 'exec "$@" < .', "sh"],
+            ...[project.node(node), project.bin, "http://127.0.0.1:2/"],
+          ]);
+          assertEquals(code, 1);
+          assertStringIncludes(stderr, "read failed: EISDIR");
+        },
+      );
+
+      await t.step(
         `Node ${node}: the command spools, and delivers what waits`,
         async () => {
           const spool = project.file(`spool-${node}`);
