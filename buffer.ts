@@ -1652,8 +1652,10 @@ export class StreamBuffer implements AsyncDisposable {
    * Demands everything up to now, accepted or queued, sends it without waiting
    * for the retry timer, and resolves when it is settled. Calls for the same end
    * share a promise.
+   *
+   * @param maxSends How many sends may be in flight.
    */
-  #deliver(): Promise<void> {
+  #deliver(maxSends = this.#concurrency): Promise<void> {
     const end = this.#accepted + this.#queued;
     if (this.#settled === end) return RESOLVED;
     let waiter = this.#waiters.last;
@@ -1664,7 +1666,7 @@ export class StreamBuffer implements AsyncDisposable {
     }
     this.#demandAll();
     this.#release();
-    this.#advance();
+    this.#advance(maxSends);
     return waiter.promise;
   }
 
@@ -2112,7 +2114,8 @@ export class StreamBuffer implements AsyncDisposable {
     // More than once if a source brings bytes meanwhile.
     while (this.#state === "closing" && !this.#isEmpty) {
       try {
-        await this.#deliver();
+        // Of two batches that overlapped after sendNow(), each has its last chance.
+        await this.#deliver(Math.max(this.#concurrency, this.#batches.length));
       } catch (error) {
         // What overlaps with the send that failed may still be delivered, and so may
         // that batch, if the retry timer has sent it again meanwhile.

@@ -1908,6 +1908,20 @@ Deno.test("sendNow() sends the rest of a buffer that is closing", async () => {
   await closed;
 });
 
+Deno.test("sendNow(): close() sends once more each of the sends that overlapped and failed", async () => {
+  const { out, sender, gates } = overlapping(1);
+  await out.write("a");
+  void out.flush();
+  await out.write("b");
+  out.sendNow();
+  const closed = out.close();
+  for (const { reject } of gates.slice(0, 3)) reject(DOWN);
+  gates[3]!.resolve();
+  await assertRejects(() => closed, FlushError, "down");
+  assertEquals(sender.sends, ["a", "b", "a", "b"]);
+  assertEquals(textOf(out.takeUnsent()), "a");
+});
+
 Deno.test("sendNow() sends what readFrom() has read, from a copy while it reads on", async () => {
   const { out, sender } = setUp({ capacity: 8 });
   const { promise, resolve } = Promise.withResolvers<number | null>();
