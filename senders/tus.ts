@@ -377,6 +377,14 @@ export class TusSender implements Sender {
   }
 
   /**
+   * Makes the next attempt now, if one is waited for. Only a `Retry-After` is waited
+   * for.
+   */
+  retryNow(): void {
+    this.#retries.retryNow();
+  }
+
+  /**
    * The URL of the upload, for {@linkcode TusSender.resume}.
    *
    * @returns The URL; `undefined` before the upload is created.

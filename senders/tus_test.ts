@@ -1790,3 +1790,22 @@ Deno.test("a StreamBuffer over a TusSender refuses sends that overlap", () => {
     "concurrency must be 1",
   );
 });
+
+test("sendNow() ends a backoff", async () => {
+  using time = fakeTime();
+  using _ = fixedRandom(0.999);
+  const { promise: wait, resolve } = Promise.withResolvers<number>();
+  await using setting = setUp([tus(503), at(0), at(10)], {
+    retry: { initialDelay: 20_000, maxElapsed: 60_000 },
+    onRetry: (_, delay) => resolve(delay),
+  });
+  const out = new StreamBuffer(setting.sender);
+  await out.write(TEXT);
+  const flushed = out.flush();
+  assert(await wait > 19_000);
+  out.sendNow(); // no time passes
+  await flushed;
+  assertEquals(setting.lines().length, 3);
+  await out.abort();
+  assertEquals(time.countTimers(), 0);
+});
