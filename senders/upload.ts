@@ -28,7 +28,7 @@ import { Requests } from "../http/requests.ts";
 import { checkMethod } from "../http/urls.ts";
 import { checkInteger, countOf, messageOf } from "../internal/checks.ts";
 import { handled, until, within } from "../internal/promises.ts";
-import { sleep } from "../internal/timers.ts";
+import { after, sleep } from "../internal/timers.ts";
 
 export type { SendContext, Sender } from "../buffer.ts";
 export { SendError, type SendErrorOptions } from "../http/errors.ts";
@@ -50,6 +50,8 @@ const ACTION = "Cannot create UploadSender";
  * back, so that what it got is nearly what it has sent.
  */
 const PIECE_SIZE = 64 * 1024;
+/** How long a request may take to end when its body fails, in ms, in Chromium. */
+const MAX_END_TIME = 250;
 /** How long, in ms, sends may follow each other before the event loop turns. */
 const MAX_TURN = 50;
 const GIVE_LENGTH = "; it may need to know the size, so give `length`";
@@ -134,6 +136,8 @@ export class UploadSender implements Sender {
   #body: ReadableStreamDefaultController<Uint8Array<ArrayBuffer>> | undefined;
   /** Settles as the request does; `undefined` before it is made. */
   #outcome: Promise<void> | undefined;
+  /** The request is under way, and the connection waits for a chunk. */
+  #isAsking = false;
   /** Settles when the connection asks for a chunk, or there is an outcome. */
   #pulled = Promise.withResolvers<void>();
   /** The number of bytes put into the body: what the connection has accepted. */
@@ -211,6 +215,7 @@ export class UploadSender implements Sender {
         await this.#turn(signal);
         await this.#ready(signal);
         this.#pulled = Promise.withResolvers();
+        this.#isAsking = false;
         // A copy: it is read long after the next one has been asked for, and
         // the store that it comes from is reused when this returns.
         const piece = bytes.slice(at, at + PIECE_SIZE);
@@ -238,6 +243,7 @@ export class UploadSender implements Sender {
       }
       await this.#ready(signal);
       this.#ended = true;
+      this.#isAsking = false;
       this.#body?.close();
       await until(signal, this.#outcome!);
       this.#closed.resolve();
@@ -317,7 +323,10 @@ export class UploadSender implements Sender {
   async #request(): Promise<void> {
     const body: Stream = new ReadableStream({
       start: (controller) => void (this.#body = controller),
-      pull: () => this.#pulled.resolve(),
+      pull: () => {
+        this.#isAsking = true;
+        this.#pulled.resolve();
+      },
       // `fetch` has read `length` bytes, or its request has failed.
       cancel: () => void (this.#body = undefined),
     }, { highWaterMark: 0 });
@@ -347,21 +356,41 @@ export class UploadSender implements Sender {
       }
       this.#pulled.resolve();
     } catch (error) {
+      this.#isAsking = false;
       throw this.#fail(this.#explain(error));
     }
   }
 
   /** Fails the upload, unless it has failed already, and returns why. */
   #fail(failure: unknown): unknown {
-    this.#failure ??= failure;
-    // In this order: Chromium reports a body that fails before its request is
-    // aborted as an unhandled rejection.
-    this.#controller.abort(this.#failure);
-    this.#body?.error(this.#failure);
-    handled(this.#pulled.promise);
-    this.#pulled.reject(this.#failure);
-    this.#closed.reject(this.#failure);
+    if (this.#failure === undefined) {
+      this.#failure = failure;
+      this.#endRequest(failure);
+      handled(this.#pulled.promise);
+      this.#pulled.reject(failure);
+      this.#closed.reject(failure);
+    }
     return this.#failure;
+  }
+
+  /**
+   * Ends the request without completing its body, which takes two things while the
+   * connection waits for a chunk. The body fails first: if a request over HTTP/2 is
+   * aborted, Chromium often completes it, and the server would store a part of the
+   * object for the whole of it. And the request is aborted: if its body
+   * fails, Workers complete it.
+   *
+   * If both are done, Chromium reports an unhandled rejection. So there the request
+   * is only aborted if it does not end. A connection that does not wait for a chunk
+   * does not notice a body that fails, and its request is aborted first.
+   */
+  #endRequest(reason: unknown): void {
+    const abort = () => this.#controller.abort(reason);
+    if (!this.#isAsking) abort();
+    this.#body?.error(reason);
+    if (!isChromium()) return abort();
+    const cancel = after(MAX_END_TIME, abort);
+    this.#outcome?.catch(cancel);
   }
 
   /** What went wrong, and how far the upload had got. */
@@ -378,6 +407,11 @@ export class UploadSender implements Sender {
       } sent, and it is unknown how many of them the server has`;
     return reword(details, details.message + sent, { retryable: false });
   }
+}
+
+/** Whether this is Chromium, or a browser that is made of it. */
+function isChromium(): boolean {
+  return /Chrome\//.test(globalThis.navigator?.userAgent);
 }
 
 /**

@@ -84,6 +84,15 @@ function respondEarly(
   };
 }
 
+/** Makes the platform pass for another one, until disposed. */
+function userAgent(value: string): Disposable {
+  Object.defineProperty(navigator, "userAgent", { value, configurable: true });
+  return {
+    [Symbol.dispose]: () =>
+      void delete (navigator as { userAgent?: string }).userAgent,
+  };
+}
+
 /** A transport that reports when a response has reached the sender. */
 function reportingTransport() {
   const responded = Promise.withResolvers<void>();
@@ -645,24 +654,54 @@ Deno.test("a failed upload whose buffer is never closed does not keep the proces
   assertEquals(code, 0);
 });
 
-Deno.test("an upload that fails aborts its request before its body", async () => {
-  const started = Promise.withResolvers<void>();
-  let cancelled: Promise<void> | undefined;
-  const fetch = async (input: unknown) => {
-    const { body, signal } = input as Request;
-    const reader = body!.getReader();
-    signal.addEventListener("abort", () => cancelled = reader.cancel());
-    await reader.read();
-    started.resolve();
-    return await new Promise<never>(() => {});
-  };
-  const sender = new UploadSender("http://localhost/", { fetch });
-  await sender.send(ONE, context());
-  await started.promise;
-  sender.abort(new Error("enough"));
-  assert(cancelled, "the request was not aborted");
-  await cancelled; // rejects for a body that has failed
-});
+for (
+  const [platform, connection, atOnce, later] of [
+    ["Chromium", "waits for a chunk, and notices", ["body"], ["body"]],
+    [
+      ...["Chromium", "waits for a chunk, and does not notice"],
+      ...[["body"], ["body", "abort, too"]],
+    ],
+    ["Chromium", "does not wait for a chunk", ["abort"], ["abort"]],
+    [
+      ...["others", "waits for a chunk"],
+      ...[["body", "abort, too"], ["body", "abort, too"]],
+    ],
+    ["others", "does not wait for a chunk", ["abort"], ["abort"]],
+  ] as [string, string, string[], string[]][]
+) {
+  Deno.test(`an upload that fails ends its request on ${platform}, if the connection ${connection}`, async () => {
+    using _ = userAgent(platform === "Chromium" ? "Chrome/156.0" : "Deno/2");
+    using time = fakeTime();
+    const events: string[] = [];
+    const started = Promise.withResolvers<void>();
+    const fetch = async (input: unknown) => {
+      const { body, signal } = input as Request;
+      const reader = body!.getReader();
+      signal.addEventListener("abort", () => {
+        reader.cancel().then( // rejects if the body has failed
+          () => events.push("abort"),
+          () => events.push("abort, too"),
+        );
+      });
+      await reader.read();
+      started.resolve();
+      if (connection.startsWith("waits")) {
+        await reader.read().catch(() => events.push("body"));
+      }
+      if (connection.endsWith("and notices")) throw new TypeError("the body");
+      return await new Promise<never>(() => {});
+    };
+    const sender = new UploadSender("http://localhost/", { fetch });
+    await sender.send(ONE, context());
+    await started.promise;
+    await roundTrips(1);
+    sender.abort(new Error("enough"));
+    await roundTrips(1);
+    assertEquals(events, atOnce);
+    await time.tickAsync(1_000);
+    assertEquals(events, later);
+  });
+}
 
 test("send() and close() reject with an AbortError after abort(), and make no request", async () => {
   await using server = new FaultyServer();
