@@ -7,7 +7,7 @@ const ALLOWED_HEADERS = [
   ...["upload-length", "upload-metadata", "upload-offset"],
 ];
 /** Those that are not simple methods. */
-const ALLOWED_METHODS = ["DELETE", "PATCH", "PUT"];
+const ALLOWED_METHODS = ["DELETE", "OPTIONS", "PATCH", "PUT"];
 /** Those that the library reads. */
 const EXPOSED_HEADERS = [
   ...["date", "location", "retry-after", "tus-checksum-algorithm"],

