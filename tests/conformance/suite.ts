@@ -7,6 +7,7 @@
 import { BUFFER_CHECKS } from "./suite/buffer_checks.ts";
 import { type Check, type Environment, Refused, Tools } from "./suite/check.ts";
 import { ENCODING_CHECKS } from "./suite/encoding_checks.ts";
+import { turn } from "./suite/memory.ts";
 import { PLATFORM_CHECKS } from "./suite/platform_checks.ts";
 import { SENDER_CHECKS } from "./suite/sender_checks.ts";
 import { STREAM_CHECKS } from "./suite/stream_checks.ts";
@@ -69,7 +70,7 @@ async function runCheck(
       await tools.end();
       return detail;
     });
-    rejections.check();
+    await rejections.check();
     return { name, outcome: "passed", ...detail && { detail } };
   } catch (error) {
     // In the background: it may be what has failed.
@@ -86,24 +87,40 @@ async function runCheck(
  * Node ends the process instead.
  */
 class Rejections {
-  #reason: unknown;
+  readonly #reasons = new Map<unknown, unknown>();
   readonly #note = (event: Event) => {
     event.preventDefault();
-    this.#reason ??= (event as Event & { reason?: unknown }).reason;
+    const { promise, reason } = event as Event & Rejection;
+    this.#reasons.set(promise, reason);
+  };
+  /** Workers report a rejection at once, and one that is handled a moment later too. */
+  readonly #forget = (event: Event) => {
+    this.#reasons.delete((event as Event & Rejection).promise);
   };
 
   constructor() {
     globalThis.addEventListener?.("unhandledrejection", this.#note);
+    globalThis.addEventListener?.("rejectionhandled", this.#forget);
   }
 
-  check(): void {
-    if (this.#reason === undefined) return;
-    throw new Error(`unhandled rejection: ${describe(this.#reason)}`);
+  /** @throws {Error} If there is one. */
+  async check(): Promise<void> {
+    await turn();
+    const [reason] = this.#reasons.values();
+    if (this.#reasons.size === 0) return;
+    throw new Error(`unhandled rejection: ${describe(reason)}`);
   }
 
   stop(): void {
     globalThis.removeEventListener?.("unhandledrejection", this.#note);
+    globalThis.removeEventListener?.("rejectionhandled", this.#forget);
   }
+}
+
+/** What the event of a rejection has. */
+interface Rejection {
+  readonly promise: unknown;
+  readonly reason: unknown;
 }
 
 async function within<T>(limit: number, work: () => Promise<T>): Promise<T> {

@@ -519,7 +519,6 @@ const HEADERS: readonly Check[] = [
       const wrong = [
         { "a b": "sesame" },
         { "X-Token": "sesame\nX-Evil: 1" },
-        { "X-Token": "sesame \u{1F600}" },
         "Authorization: sesame",
       ];
       for (const headers of wrong) {
