@@ -1,6 +1,7 @@
 /** Handles the requests under test as their scripts say, and records them. */
 import { Buffer } from "node:buffer";
 import { createHash } from "node:crypto";
+import { setTimeout as sleep } from "node:timers/promises";
 import { brotliDecompressSync, gunzipSync, inflateSync } from "node:zlib";
 import { Condition } from "../../../testing/condition.ts";
 import type {
@@ -157,7 +158,13 @@ export class Receiver {
     this.#changes.notify();
     const behaviour = this.#take(request.method);
     try {
-      const body = record(request.body, arrival, connection, behaviour);
+      const { cut } = behaviour;
+      const body = record(
+        request.body,
+        arrival,
+        typeof cut === "number" ? cut : Infinity,
+        () => this.#cutWithin(arrival, connection),
+      );
       const response = await this.#respond(
         { request, arrival, connection, behaviour, body, store },
       );
@@ -169,6 +176,17 @@ export class Receiver {
       arrival.ended = true;
       this.#changes.notify();
     }
+  }
+
+  /**
+   * Closes the connection within a body. By then the tus server has written what it
+   * got, so that a part of a batch is there.
+   */
+  async #cutWithin(arrival: Arrival, connection: Connection): Promise<void> {
+    const end = Number(arrival.headers["upload-offset"] ?? 0) + arrival.size;
+    const size = () => this.upload?.().bytes.length ?? end;
+    while (size() < end && !arrival.ended) await sleep(1);
+    connection.cut();
   }
 
   /** The behaviour that the next request with this method gets. */
@@ -227,12 +245,17 @@ function respondAs(
   return new Response(stream, { status, headers });
 }
 
-/** The body of a request, which is recorded as it is read. */
+/**
+ * The body of a request, which is recorded as it is read.
+ *
+ * @param limit How many bytes there may be, before it fails.
+ * @param cut Called before it fails.
+ */
 function record(
   body: ReadableStream<Uint8Array> | null,
   arrival: Arrival,
-  connection: Connection,
-  { cut }: Behaviour,
+  limit: number,
+  cut: () => Promise<void>,
 ): ReadableStream<Uint8Array> | null {
   if (body === null) {
     arrival.complete = true;
@@ -240,10 +263,13 @@ function record(
   }
   return body.pipeThrough(
     new TransformStream<Uint8Array, Uint8Array>({
-      transform(chunk, controller) {
-        arrival.add(chunk);
-        controller.enqueue(chunk);
-        if (typeof cut === "number" && arrival.size >= cut) connection.cut();
+      async transform(chunk, controller) {
+        const part = chunk.subarray(0, limit - arrival.size);
+        arrival.add(part);
+        controller.enqueue(part);
+        if (arrival.size < limit) return;
+        await cut();
+        controller.error(new Error("The connection was cut"));
       },
       flush() {
         arrival.complete = true;
