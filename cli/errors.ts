@@ -13,6 +13,17 @@ export class UsageError extends Error {}
 export class AccessError extends UsageError {}
 
 /**
+ * Why something failed, for a message that says itself what that was. `node:` begins
+ * with a code, and repeats what it did: "EACCES: permission denied, open 'FILE'".
+ */
+export function reasonOf(error: unknown): string {
+  const { code, message } = error as Error & { code?: string };
+  return code !== undefined && message.startsWith(`${code}: `)
+    ? message.slice(code.length + 2).replace(/, \w+(?: '.*')?$/s, "")
+    : message;
+}
+
+/**
  * Calls `fn`, and reports its failure as invalid usage: "cannot read FILE: no such
  * file or directory", or "cannot read FILE: add --allow-read=FILE".
  *
@@ -26,16 +37,13 @@ export async function tryTo<T>(
   try {
     return await fn();
   } catch (error) {
-    const { code, message } = error as Error & { code?: string };
+    const { message } = error as Error;
     const [, kind, path] = message.match(
       /^Requires (read|write) access to "(.*)", run again/s,
     ) ?? [];
     const reason = kind !== undefined
       ? `add --allow-${kind}=${path}`
-      // "EACCES: permission denied, open 'FILE'"
-      : code !== undefined && message.startsWith(`${code}: `)
-      ? message.slice(code.length + 2).replace(/, \w+(?: '.*')?$/s, "")
-      : message;
+      : reasonOf(error);
     throw new AccessError(`cannot ${action}: ${reason}`);
   }
 }

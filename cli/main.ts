@@ -35,7 +35,7 @@ import { deliverCommand, resumeCommand } from "./resume_command.ts";
 import { Interrupts } from "./signals.ts";
 import type { SpoolFile } from "./spool_file.ts";
 import { inTermsOfTheCommand } from "./terms.ts";
-import { AccessError, UsageError } from "./errors.ts";
+import { AccessError, reasonOf, UsageError } from "./errors.ts";
 import { NAME, VERSION } from "./version.ts";
 
 /**
@@ -170,7 +170,7 @@ async function transfer(
   // How much the server has of an upload in one request is unknown.
   const isSaved = failure !== undefined && mode !== "upload" &&
     await saveUndelivered(job, input, lines, interrupts);
-  if (input.error !== undefined) log(`read failed: ${input.error.message}`);
+  if (input.error !== undefined) log(`read failed: ${reasonOf(input.error)}`);
   // The rest of the object is complete only if the input was read to its end.
   const hasWholeRest = isSaved && job.upload !== undefined &&
     !interrupts.received &&

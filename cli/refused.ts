@@ -1,6 +1,7 @@
 /** `--refused`: the file that receives the batches that the server refused. */
 import { SendError } from "../mod.ts";
 import { AppendFile, inputFiles } from "./append_file.ts";
+import { reasonOf } from "./errors.ts";
 import { count, log } from "./log.ts";
 import { inTermsOfTheCommand } from "./terms.ts";
 
@@ -85,7 +86,7 @@ export class RefusedFile {
       await file.sync();
       if (!signal.aborted) return true;
     } catch (error) {
-      log(`cannot write ${file.path}: ${(error as Error).message}`);
+      log(`cannot write ${file.path}: ${reasonOf(error)}`);
     }
     const end = size + file.written - before;
     // Not if another command has appended to it meanwhile.

@@ -5,7 +5,7 @@ import {
   SpoolError,
   type SpoolInfo,
 } from "../spool/mod.ts";
-import { AccessError, UsageError } from "./errors.ts";
+import { AccessError, reasonOf, UsageError } from "./errors.ts";
 import { count, log, StandardOutput, stdout } from "./log.ts";
 import type { Values } from "./options.ts";
 import { duration } from "./progress.ts";
@@ -93,7 +93,7 @@ async function exportSpool(file: string): Promise<number> {
     try {
       await writeAll(bytes);
     } catch (error) {
-      log(`cannot write to standard output: ${(error as Error).message}`);
+      log(`cannot write to standard output: ${reasonOf(error)}`);
       return 1;
     }
   }

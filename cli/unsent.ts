@@ -1,6 +1,6 @@
 /** `--unsent`: the file that receives everything that could not be delivered. */
 import { AppendFile, inputFiles } from "./append_file.ts";
-import { AccessError } from "./errors.ts";
+import { AccessError, reasonOf } from "./errors.ts";
 import { count, log } from "./log.ts";
 import type { Mode } from "./options.ts";
 
@@ -63,7 +63,7 @@ export class UnsentFile {
       }
     }
     await file.sync().catch((error) => failure ??= error);
-    if (failure) log(`cannot write ${this.path}: ${failure.message}`);
+    if (failure) log(`cannot write ${this.path}: ${reasonOf(failure)}`);
     const { written } = file;
     if (written > 0) log(`${count(written, "byte")} saved to ${this.path}`);
     if (written < total) {

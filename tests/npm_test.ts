@@ -346,7 +346,10 @@ Deno.test({
             ...[project.node(node), project.bin, "http://127.0.0.1:2/"],
           ]);
           assertEquals(code, 1);
-          assertStringIncludes(stderr, "read failed: EISDIR");
+          assertStringIncludes(
+            stderr,
+            "read failed: illegal operation on a directory",
+          );
         },
       );
 

@@ -16,29 +16,25 @@ const ROOT = fileURLToPath(new URL("../", import.meta.url));
 const FIELDS = {
   description:
     "Collects many small writes and sends them to a web server in few requests, without losing, reordering or silently dropping a byte",
-  keywords: [
-    ...[
-      "buffer",
-      "batch",
-      "stream",
-      "http",
-      "retry",
-      "backpressure",
-      "logging",
-    ],
-    ...["telemetry", "ndjson", "upload", "tus"],
-  ],
+  keywords: "buffer batch stream http retry backpressure logging telemetry"
+    .split(" ").concat("ndjson", "upload", "tus"),
   // Promise.withResolvers, and node:sqlite without a flag.
   engines: { node: ">=22.13" },
   sideEffects: ["./cli/*.js"],
 };
 
-/** The command as a program of Node's. */
+/** The command as a program of Node's. An older one cannot load the modules. */
 const BIN = "cli/bin.js";
 const PROGRAM = `#!/usr/bin/env node
-import { main } from "./main.js";
-import { runProgram } from "./program.js";
-
+const [major, minor] = process.versions.node.split(".").map(Number);
+if (major < 22 || major === 22 && minor < 13) {
+  console.error(
+    \`stream-buffer: needs Node 22.13 or newer, and this is \${process.version}\`,
+  );
+  process.exit(2);
+}
+const { main } = await import("./main.js");
+const { runProgram } = await import("./program.js");
 await runProgram(main);
 `;
 
