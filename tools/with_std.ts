@@ -48,6 +48,10 @@ function useJsr(): string[] {
 /** Flags for the stand-ins. The lock has everything else, so it must not change. */
 function useStandIns(): string[] {
   const imports: Record<string, string> = { ...config.imports };
+  // What deno.json implies, a plain import map has to say.
+  for (const [name, specifier] of Object.entries(config.imports)) {
+    imports[`${name}/`] = `${specifier.replace(":", ":/")}/`;
+  }
   for (const name of names) {
     const file = `testing/std/${name.slice("@std/".length)}.ts`;
     imports[name] = new URL(file, ROOT).href;
