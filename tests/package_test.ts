@@ -32,7 +32,10 @@ const PARTS: Record<string, string[]> = {
     ...["spool/mod.ts", "node:"],
   ],
   "testing/": [...PUBLIC, "examples/receiver.ts", ...ANY_LIBRARY],
-  "tools/": [...PUBLIC, "testing/", ...ANY_LIBRARY],
+  "tools/": [
+    ...[...PUBLIC, "testing/", "examples/page/server.ts"],
+    ...ANY_LIBRARY,
+  ],
   "examples/": [...PUBLIC, ...ANY_LIBRARY],
   "bench/": [...PUBLIC, "examples/isolate.ts", ...ANY_LIBRARY],
   "tests/conformance/suite": ["mod.ts", "senders/upload.ts", "senders/tus.ts"],
