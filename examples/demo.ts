@@ -141,6 +141,7 @@ async function demo(): Promise<void> {
     const rest = cells.map((cell, i) => cell.padStart(widths[i + 1]!));
     console.log([name!.padEnd(widths[0]!), ...rest].join("  ").trimEnd());
   }
+  console.log("\nTo watch a stream, and break its server: deno task page");
   if (wrong > 0) Deno.exit(1);
 }
 

@@ -210,6 +210,7 @@ Deno.test("demo.ts delivers every byte by every method", async () => {
   const rows = stdout.split("\n");
   assertEquals(code, 0);
   assertEquals(rows.filter((row) => row.endsWith("yes")).length, 6);
+  assertMatch(stdout, /deno task page\n$/);
 });
 
 Deno.test("ndjson.ts sends whole records in few requests", async () => {
