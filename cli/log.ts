@@ -7,6 +7,7 @@
  * is ignored: there is nobody left to tell.
  */
 import { write } from "node:fs";
+import { setTimeout as sleep } from "node:timers/promises";
 import { IS_DENO } from "./platform.ts";
 
 /**
@@ -19,6 +20,8 @@ const MAX_PENDING = 64 * 1024;
  * terminal, and little for the user of one that is stuck.
  */
 const END_GRACE = 1_000;
+/** How long to wait, in ms, before something is written again to a full pipe. */
+const FULL_PIPE_DELAY = 10;
 
 /** Where messages go. */
 interface Output {
@@ -26,8 +29,9 @@ interface Output {
 }
 
 /**
- * Standard output or standard error, by its descriptor. A write to a pipe that nobody
- * reads keeps a process from ending, except on Deno by Deno's own `write`.
+ * Standard output or standard error, by its descriptor. Node does not wait for a pipe
+ * that is full, and reports that as an error. On Deno a write would, and keep the
+ * process from ending, except by Deno's own `write`.
  */
 export class StandardOutput implements Output {
   readonly #descriptor: 1 | 2;
@@ -36,13 +40,16 @@ export class StandardOutput implements Output {
     this.#descriptor = descriptor;
   }
 
-  write(p: Uint8Array): Promise<number> {
+  async write(p: Uint8Array): Promise<number> {
     const { promise, resolve, reject } = Promise.withResolvers<number>();
     write(this.#descriptor, p, (error, size) => {
-      if (error) reject(error);
+      if (error?.code === "EAGAIN") resolve(0);
+      else if (error) reject(error);
       else resolve(size);
     });
-    return promise;
+    const size = await promise;
+    if (size === 0) await sleep(FULL_PIPE_DELAY, undefined, { ref: false });
+    return size;
   }
 }
 

@@ -334,7 +334,35 @@ Deno.test({
           await server.received(2);
           other.kill("SIGINT"); // it stays open
           assertEquals((await outcomeOf(other)).code, 1);
+          await other.stdin.close().catch(() => {});
           assertEquals(server.bodies, ["one\n", "two\n"]);
+        },
+      );
+
+      await t.step(
+        `Node ${node}: a message is written when a full pipe has room again`,
+        async () => {
+          const script = project.file(
+            "full.mjs",
+            `import { writeSync } from "node:fs";
+            import { log, stderr } from "./node_modules/${config.name}/cli/log.js";
+            process.stderr; // from now on Node does not wait for it
+            try {
+              for (;;) writeSync(2, "x");
+            } catch {
+              log("kept");
+              writeSync(1, "full");
+            }
+            while (!stderr.isIdle) await new Promise(setImmediate);`,
+          );
+          const child = project.start([project.node(node), script]);
+          await child.stdin.close();
+          const output = child.stdout.getReader();
+          await output.read();
+          output.releaseLock();
+          const { code, stderr } = await outcomeOf(child);
+          assertEquals(code, 0);
+          assertMatch(stderr, /xstream-buffer: kept\n$/);
         },
       );
 
