@@ -8,6 +8,13 @@ export const FIREFOX: Program = {
   package: "firefox-esr",
 };
 
+/**
+ * A name of 127.0.0.1 in browsers, and one that they do not trust: pages that it
+ * serves by `http:` lack what is reserved to secure contexts, such as
+ * `crypto.subtle`.
+ */
+export const INSECURE_HOST = "page.test";
+
 /** Arguments of Chromium: it may run as root, and makes no requests of its own. */
 const CHROMIUM_ARGUMENTS = [
   "--no-sandbox",
@@ -16,6 +23,7 @@ const CHROMIUM_ARGUMENTS = [
   "--disable-background-networking",
   "--disable-component-update",
   "--disable-sync",
+  `--host-resolver-rules=MAP ${INSECURE_HOST} 127.0.0.1`,
 ];
 
 /**
@@ -30,6 +38,7 @@ export async function openBrowser(
     browser: isChromium ? "chrome" : "firefox",
     executablePath: find(program)!,
     args: isChromium ? CHROMIUM_ARGUMENTS : [],
+    extraPrefsFirefox: { "network.dns.localDomains": INSECURE_HOST },
     headless: true,
     acceptInsecureCerts: true,
   });

@@ -1,15 +1,15 @@
 /** What a server owes to a page of another origin (https://fetch.spec.whatwg.org/#http-cors-protocol). */
 
 /** Those that the library sends, and one that the checks add. */
-const ALLOWED_HEADERS = [
+export const ALLOWED_HEADERS = [
   ...["authorization", "content-encoding", "content-type", "idempotency-key"],
   ...["tus-resumable", "upload-checksum", "upload-defer-length"],
   ...["upload-length", "upload-metadata", "upload-offset"],
 ];
 /** Those that are not simple methods. */
-const ALLOWED_METHODS = ["DELETE", "OPTIONS", "PATCH", "PUT"];
+export const ALLOWED_METHODS = ["DELETE", "OPTIONS", "PATCH", "PUT"];
 /** Those that the library reads. */
-const EXPOSED_HEADERS = [
+export const EXPOSED_HEADERS = [
   ...["date", "location", "retry-after", "tus-checksum-algorithm"],
   ...["tus-extension", "tus-max-size", "tus-resumable", "tus-version"],
   ...["upload-length", "upload-metadata", "upload-offset"],

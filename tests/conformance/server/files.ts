@@ -4,6 +4,8 @@ const TYPES: Record<string, string> = {
   css: "text/css",
   html: "text/html; charset=utf-8",
   js: "text/javascript",
+  // Without its types.
+  ts: "text/javascript",
   json: "application/json",
   map: "application/json",
 };

@@ -118,8 +118,10 @@ const CORS: readonly Check[] = [
 ];
 
 const FEATURES: readonly Check[] = [
-  check("the version of HTTP", async (t) => {
-    await (await fetch(t.url, { method: "POST" })).text();
+  check("the version of HTTP that FetchSender speaks", async (t) => {
+    const out = t.stream();
+    await out.write("bytes");
+    await out.close();
     const { requests } = await t.record();
     return requests[0]!.version;
   }),

@@ -1,0 +1,29 @@
+/** How the suite is run on a platform. */
+import type { Front } from "../runtimes.ts";
+import type { Stage } from "../stage.ts";
+import type { Environment } from "../suite.ts";
+
+/** What there is to run. */
+export interface Job {
+  readonly environment: Environment;
+  readonly front: Front;
+  readonly stage: Stage;
+  /** Called with each line that the client prints: a `Result`, or something else. */
+  readonly print: (line: string) => void;
+  /** Ends the run, and all that it has started. */
+  readonly signal: AbortSignal;
+}
+
+/**
+ * Runs the suite once. When it settles, nothing is left running.
+ *
+ * @returns The version of the platform.
+ * @throws {Missing} If the platform is not installed.
+ */
+export type Drive = (job: Job) => Promise<string>;
+
+/** The platform is not installed. */
+export class Missing extends Error {
+  /** The name of the error. */
+  override readonly name = "Missing";
+}
