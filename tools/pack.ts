@@ -55,12 +55,13 @@ async function run(program: string, ...args: string[]): Promise<void> {
 /**
  * Makes the package.
  *
- * @param folder Where to.
+ * @param folder Where to; it is created if it does not exist.
  * @returns The path of the archive.
  */
 export async function pack(folder: string): Promise<string> {
   const name = config.name.slice(1).replace("/", "-");
   const archive = join(folder, `${name}-${config.version}.tgz`);
+  await Deno.mkdir(folder, { recursive: true });
   const work = await Deno.makeTempDir();
   try {
     const packed = join(work, "packed.tgz");
