@@ -2,9 +2,14 @@
 import puppeteer, { type Browser } from "puppeteer-core";
 import { find, type Program, testWith } from "./real_servers.ts";
 
-export const CHROMIUM: Program = { command: "chromium", package: "chromium" };
+export const CHROMIUM: Program = {
+  command: "chromium",
+  aliases: ["chromium-browser", "google-chrome"],
+  package: "chromium",
+};
 export const FIREFOX: Program = {
   command: "firefox-esr",
+  aliases: ["firefox"],
   package: "firefox-esr",
 };
 

@@ -26,6 +26,8 @@ const POLL_INTERVAL = 5;
 /** A program, and the Debian package that contains it. */
 export interface Program {
   readonly command: string;
+  /** What it is called on other systems. */
+  readonly aliases?: readonly string[];
   readonly package: string;
 }
 
@@ -42,18 +44,24 @@ export const CLICKHOUSE: Program = {
 export const OPENSSL: Program = { command: "openssl", package: "openssl" };
 
 /** Returns the path of a program, if it is installed. */
-export function find({ command }: Program): string | undefined {
+export function find(
+  { command, aliases = [] }: Program,
+): string | undefined {
   // Debian installs servers in folders that are not on every user's path.
-  const folders = `${Deno.env.get("PATH")}:/usr/local/sbin:/usr/sbin`;
-  return folders.split(":").map((folder) => `${folder}/${command}`).find(
-    (path) => {
-      try {
-        return Deno.statSync(path).isFile;
-      } catch {
-        return false;
-      }
-    },
+  const folders = `${Deno.env.get("PATH")}:/usr/local/sbin:/usr/sbin`.split(
+    ":",
   );
+  return [command, ...aliases]
+    .flatMap((name) => folders.map((folder) => `${folder}/${name}`))
+    .find(isFile);
+}
+
+function isFile(path: string): boolean {
+  try {
+    return Deno.statSync(path).isFile;
+  } catch {
+    return false;
+  }
 }
 
 /**

@@ -1,12 +1,9 @@
 /** What the suite runs on, and over which connections. */
-import type { Drive } from "./drivers/driver.ts";
+import type { Drive, Front } from "./drivers/driver.ts";
 import { driveBrowser } from "./drivers/browser.ts";
 import { driveProgram } from "./drivers/program.ts";
 import { driveWorkerd } from "./drivers/workerd.ts";
 import { CHROMIUM, FIREFOX } from "../../testing/browsers.ts";
-
-/** An origin of the server, by its name in `ServerInfo`. */
-export type Front = "http" | "cors" | "https";
 
 /** A platform with one implementation of what the library uses. */
 export interface Runtime {

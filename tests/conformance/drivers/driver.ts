@@ -1,7 +1,9 @@
 /** How the suite is run on a platform. */
-import type { Front } from "../runtimes.ts";
 import type { Stage } from "../stage.ts";
 import type { Environment } from "../suite.ts";
+
+/** An origin of the server, by its name in `ServerInfo`. */
+export type Front = "http" | "cors" | "https";
 
 /** What there is to run. */
 export interface Job {

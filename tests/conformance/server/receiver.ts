@@ -209,6 +209,8 @@ export class Receiver {
     },
   ): Promise<Response> {
     const { status, cut, silent, early, held } = behaviour;
+    // It may be released while its body is read.
+    const { promise: released } = this.#held;
     /** Ends the request here, if it is to end at this stage. */
     const end = async (stage: "unread" | "read" | "stored") => {
       if (cut === stage) connection.cut();
@@ -224,7 +226,7 @@ export class Receiver {
     }
     const isScripted = store === undefined || status !== undefined;
     if (isScripted || cut === "read" || silent === "read") await drain(body);
-    if (held) await this.#held.promise;
+    if (held) await released;
     await end("read");
     const response = isScripted ? respond() : await store(body);
     arrival.stored = response.ok;
