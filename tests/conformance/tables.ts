@@ -1,13 +1,8 @@
 /** The tables of `docs/runtimes.md`, made from what is recorded. */
+import type { Front } from "./drivers/driver.ts";
 import { fileURLToPath } from "node:url";
 import { readRecorded, type Recorded } from "./results.ts";
-import {
-  type Front,
-  RUNS,
-  RUNTIME_NAMES,
-  type RuntimeName,
-  RUNTIMES,
-} from "./runtimes.ts";
+import { RUNS, RUNTIME_NAMES, type RuntimeName, RUNTIMES } from "./runtimes.ts";
 
 const PAGE = new URL("../../docs/runtimes.md", import.meta.url);
 
