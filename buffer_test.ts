@@ -1780,6 +1780,35 @@ Deno.test("sendNow() sends one batch more than concurrency, and the rest in its 
   assertEquals(sender.text, "aaaabbbbccccdddd");
 });
 
+Deno.test("sendNow() makes no more room than one more store, however often it is called", async () => {
+  const { out, gates } = overlapping(1);
+  for (const text of ["aaaa", "bbbb", "cccc"]) {
+    void out.write(text);
+    out.sendNow();
+    out.sendNow();
+  }
+  assert(await isPending(out.write("dddd")), "it was called before");
+  for (const { resolve } of gates) resolve();
+  await out.close();
+  assertEquals(out.stats.bytesDelivered, 16);
+});
+
+Deno.test("a sender that ends the buffer is not given the batches that were to follow", async () => {
+  const sends: string[] = [];
+  let isDown = true;
+  const out: StreamBuffer = new StreamBuffer((bytes) => {
+    sends.push(textOf(bytes));
+    if (isDown) throw DOWN;
+    void out.abort(DOWN);
+  }, { capacity: 4, concurrency: 2, flushInterval: 0 });
+  void out.write("aaaa");
+  void out.write("bbbb");
+  await settle();
+  isDown = false;
+  void out.flush(); // of both
+  assertEquals(sends, ["aaaa", "bbbb", "aaaa"]);
+});
+
 Deno.test("sendNow() sends what has failed at once, and with it the store", async () => {
   using time = fakeTime();
   const { out, sender } = setUp({}, [down, down, down]);

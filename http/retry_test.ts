@@ -10,6 +10,7 @@ import {
 } from "@std/assert";
 import { FlushError } from "../buffer.ts";
 import { SendError } from "../sender.ts";
+import { isPending, roundTrips } from "../testing/event_loop.ts";
 import { fakeTime, fixedRandom } from "../testing/fake_time.ts";
 import {
   type Behaviour,
@@ -538,11 +539,29 @@ test("sendNow() does not cut a Retry-After short", async () => {
   assertEquals(await waits.promise, 9_000);
   out.sendNow();
   await time.tickAsync(8_999);
+  await roundTrips(); // a request would have arrived
   assertEquals(server.requests.length, 1);
   await time.tickAsync(1);
   await flushed;
   assertEquals(server.bodies, ["kept", "kept"]);
   await out.close();
+});
+
+test("sendNow() ends the backoff of a buffer that is closing", async () => {
+  using _time = fakeTime();
+  using _ = fixedRandom(0.999);
+  await using server = new FaultyServer([respond(503)]);
+  const waits = Promise.withResolvers<number>();
+  const out = streamTo(server.url, {
+    retry: { initialDelay: 20_000 },
+    onRetry: (_, delay) => waits.resolve(delay),
+  });
+  await out.write("kept");
+  const closed = out.close();
+  assertEquals(await waits.promise, 1_000);
+  out.sendNow(); // no time passes
+  assert(!await isPending(closed));
+  assertEquals(server.bodies, ["kept", "kept"]);
 });
 
 test("a batch for which there is no time left at the end is not refused in place of another", async () => {
