@@ -5,7 +5,7 @@
  */
 import { dirname } from "node:path";
 import { fileURLToPath } from "node:url";
-import { Missing } from "./drivers/driver.ts";
+import { Missing } from "./drivers/missing.ts";
 
 /** Where a package has its program, by runtime and system. */
 const PROGRAMS: Record<string, Record<string, [string, string]>> = {

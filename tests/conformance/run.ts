@@ -10,7 +10,7 @@
  * nothing. `--filter` runs only checks whose name has the text.
  */
 import { parseArgs } from "node:util";
-import { Missing } from "./drivers/driver.ts";
+import { Missing } from "./drivers/missing.ts";
 import { execute, type Setting } from "./execute.ts";
 import { checksOf, compare, readRecorded, writeRecorded } from "./results.ts";
 import {

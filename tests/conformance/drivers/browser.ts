@@ -3,7 +3,8 @@ import type { Browser } from "puppeteer-core";
 import { INSECURE_HOST, openBrowser } from "../../../testing/browsers.ts";
 import { find, type Program } from "../../../testing/real_servers.ts";
 import type { Environment } from "../suite.ts";
-import { type Drive, type Job, Missing } from "./driver.ts";
+import type { Drive, Job } from "./driver.ts";
+import { Missing } from "./missing.ts";
 
 /** How long a browser may take to close before it is killed, in ms. */
 const CLOSE_TIMEOUT = 5_000;

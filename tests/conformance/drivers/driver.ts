@@ -20,12 +20,6 @@ export interface Job {
  * Runs the suite once. When it settles, nothing is left running.
  *
  * @returns The version of the platform.
- * @throws {Missing} If the platform is not installed.
+ * @throws {Missing} (`missing.ts`) If the platform is not installed.
  */
 export type Drive = (job: Job) => Promise<string>;
-
-/** The platform is not installed. */
-export class Missing extends Error {
-  /** The name of the error. */
-  override readonly name = "Missing";
-}
