@@ -18,6 +18,7 @@ export class Connection {
   readonly front: Front;
   readonly version: "HTTP/1.1" | "HTTP/2";
   readonly #client: Deno.Conn;
+  readonly #closed = Promise.withResolvers<void>();
 
   constructor(
     front: Front,
@@ -29,8 +30,14 @@ export class Connection {
     this.#client = client;
   }
 
+  /** Resolves when either side has closed it. */
+  get closed(): Promise<void> {
+    return this.#closed.promise;
+  }
+
   /** Closes it, whatever is under way. */
   cut(): void {
+    this.#closed.resolve();
     try {
       this.#client.close();
     } catch {

@@ -214,7 +214,7 @@ export class Receiver {
     /** Ends the request here, if it is to end at this stage. */
     const end = async (stage: "unread" | "read" | "stored") => {
       if (cut === stage) connection.cut();
-      else if (silent === stage) await aborted(request.signal);
+      else if (silent === stage) await abandoned(request, connection);
       else return;
       throw new Error("There is no response");
     };
@@ -284,10 +284,15 @@ async function drain(body: ReadableStream<Uint8Array> | null): Promise<void> {
   await body?.pipeTo(new WritableStream());
 }
 
-/** Waits until the client has given up. */
-async function aborted(signal: AbortSignal): Promise<void> {
-  if (signal.aborted) return;
+/**
+ * Waits until the client has given up. It resets a stream of HTTP/2, which aborts the
+ * signal. Else it closes the connection, of which the signal does not always learn.
+ */
+async function abandoned(
+  { signal }: Request,
+  connection: Connection,
+): Promise<void> {
   const { promise, resolve } = Promise.withResolvers<Event>();
   signal.addEventListener("abort", resolve);
-  await promise;
+  if (!signal.aborted) await Promise.race([promise, connection.closed]);
 }

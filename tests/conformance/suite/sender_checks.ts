@@ -136,7 +136,7 @@ const REQUESTS: readonly Check[] = [
     const { object } = await t.record();
     equal(object.size, size, "bytes at the server");
     equal(object.sha256, await t.digest(1, size), "SHA-256");
-  }, 60_000),
+  }, 120_000),
 ];
 
 const RETRIES: readonly Check[] = [

@@ -116,7 +116,7 @@ export const UPLOAD_CHECKS: readonly Check[] = [
     const { object } = await t.record();
     equal(object.size, size, "bytes at the server");
     equal(object.sha256, await t.digest(3, size), "SHA-256");
-  }, 30_000),
+  }, 120_000),
   uploadCheck("UploadSender sends an empty object", async (t) => {
     await upload(t).close();
     const { requests } = await t.record();
