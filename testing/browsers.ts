@@ -1,5 +1,5 @@
 /** Real browsers for tests: installed programs, driven over their own protocols. */
-import puppeteer, { type Browser } from "puppeteer-core";
+import puppeteer, { type Browser, type LaunchOptions } from "puppeteer-core";
 import { find, type Program, testWith } from "./real_servers.ts";
 
 export const CHROMIUM: Program = {
@@ -34,9 +34,12 @@ const CHROMIUM_ARGUMENTS = [
 /**
  * Starts a browser without a window, with a profile of its own that is removed when
  * it is closed.
+ *
+ * @param options Of the driver, besides those that are set here.
  */
 export async function openBrowser(
   program: Program,
+  options: LaunchOptions = {},
 ): Promise<Browser & AsyncDisposable> {
   const isChromium = program === CHROMIUM;
   const browser = await puppeteer.launch({
@@ -46,6 +49,7 @@ export async function openBrowser(
     extraPrefsFirefox: { "network.dns.localDomains": INSECURE_HOST },
     headless: true,
     acceptInsecureCerts: true,
+    ...options,
   });
   return Object.assign(browser, {
     [Symbol.asyncDispose]: () => browser.close(),

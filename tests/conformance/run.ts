@@ -45,7 +45,10 @@ async function runAll(
       if (!await runOne(run, how, setting)) failed++;
     }
   };
-  await Promise.all(Array.from({ length: CONCURRENCY }, work));
+  const all = Array.from({ length: CONCURRENCY }, work);
+  // When it is interrupted, each of them has something to close.
+  await Promise.allSettled(all);
+  await Promise.all(all);
   return failed;
 }
 

@@ -163,6 +163,11 @@ const info: ServerInfo = {
   certificate,
 };
 console.log(JSON.stringify(info));
-await Deno.stdin.readable.pipeTo(new WritableStream());
+const interrupted = Promise.withResolvers<void>();
+Deno.addSignalListener("SIGINT", interrupted.resolve);
+await Promise.race([
+  Deno.stdin.readable.pipeTo(new WritableStream()),
+  interrupted.promise,
+]);
 await folder[Symbol.asyncDispose]();
 Deno.exit();

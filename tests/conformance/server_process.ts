@@ -36,7 +36,8 @@ export async function startServer(dir: string): Promise<ServerProcess> {
   return {
     info: JSON.parse(line),
     async [Symbol.asyncDispose]() {
-      await process.stdin.close();
+      // A terminal interrupts it, too.
+      await process.stdin.close().catch(() => {});
       await reader.cancel();
       await process.status;
     },

@@ -9,6 +9,9 @@ import { Missing } from "./missing.ts";
 /** How long a browser may take to close before it is killed, in ms. */
 const CLOSE_TIMEOUT = 5_000;
 
+/** The driver would end this process at once; the signal of the job closes all. */
+const SIGNALS = { handleSIGINT: false, handleSIGTERM: false };
+
 /** What the page has (`page/index.html`). */
 declare const conformance: (environment: Environment) => Promise<void>;
 
@@ -21,7 +24,7 @@ export function driveBrowser(program: Program): Drive {
       );
     }
     await job.stage.project();
-    const browser = await openBrowser(program);
+    const browser = await openBrowser(program, SIGNALS);
     try {
       const version = await browser.version();
       await Promise.race([runIn(browser, job), rejectOnAbort(job.signal)]);
