@@ -11,7 +11,7 @@
  */
 import { parseArgs } from "node:util";
 import { Missing } from "./drivers/missing.ts";
-import { execute, type Setting } from "./execute.ts";
+import { execute, type Report, type Setting } from "./execute.ts";
 import { checksOf, compare, readRecorded, writeRecorded } from "./results.ts";
 import {
   EXCUSED,
@@ -21,6 +21,7 @@ import {
   RUNTIMES,
 } from "./runtimes.ts";
 import { setStage } from "./stage.ts";
+import type { Result } from "./suite.ts";
 import { writeTables } from "./tables.ts";
 
 /** Runs at a time: each is mostly one process that waits for the server. */
@@ -52,74 +53,92 @@ async function runAll(
   return failed;
 }
 
+/** What became of a run. */
+interface Verdict {
+  readonly isGood: boolean;
+  readonly text: string;
+  /** What to print below it. */
+  readonly lines?: readonly string[];
+}
+
 /** Returns whether all is well. */
 async function runOne(
   run: Run,
-  { update, filter = "" }: Omit<Request, "runs">,
+  how: Omit<Request, "runs">,
   setting: Setting,
 ): Promise<boolean> {
   const begin = performance.now();
-  const show = (text: string, lines: string[] = []) => {
-    const seconds = ((performance.now() - begin) / 1_000).toFixed(1);
-    console.log(`${run.name.padEnd(16)} ${text} (${seconds} s)`);
-    for (const line of lines) console.log(`    ${line}`);
-  };
-  const { version, results } = await execute(run, setting).catch((error) => {
-    setting.signal.throwIfAborted();
-    return { version: error as Error, results: [] };
-  });
-  if (version instanceof Error) {
-    const excuse = EXCUSED[Deno.build.os]?.[run.runtime];
-    const { cause } = version;
-    if (cause instanceof Missing && excuse !== undefined) {
-      show(`skipped: ${excuse}`);
-      return true;
-    }
-    show(`did not end: ${messageOf(cause)}`, version.message.split("\n"));
-    return false;
-  }
+  const { isGood, text, lines = [] } = await execute(run, setting).then(
+    (report) => judge(run, report, how),
+    (error) => {
+      setting.signal.throwIfAborted();
+      return explain(run, error);
+    },
+  );
+  const seconds = ((performance.now() - begin) / 1_000).toFixed(1);
+  console.log(`${run.name.padEnd(16)} ${text} (${seconds} s)`);
+  for (const line of lines) console.log(`    ${line}`);
+  return isGood;
+}
 
+/** Why a run has not ended. */
+function explain({ runtime }: Run, error: Error): Verdict {
+  const { cause } = error;
+  if (!(cause instanceof Missing)) {
+    const lines = error.message.split("\n");
+    return { isGood: false, text: `did not end: ${messageOf(cause)}`, lines };
+  }
+  const excuse = EXCUSED[Deno.build.os]?.[runtime];
+  return excuse === undefined
+    ? { isGood: false, text: `is missing: ${cause.message}` }
+    : { isGood: true, text: `skipped: ${excuse}` };
+}
+
+/** Compares the results of a run with what is recorded, or records them. */
+function judge(
+  { name, runtime }: Run,
+  { version, results }: Report,
+  { update, filter = "" }: Omit<Request, "runs">,
+): Verdict {
+  const text = `${RUNTIMES[runtime].title} ${version}: ${countsOf(results)}`;
   const failures = results.filter(({ outcome }) => outcome === "failed");
-  const refused = results.filter(({ outcome }) => outcome === "refused");
-  const passed = results.length - failures.length - refused.length;
-  const counts = [
-    `${passed} passed`,
-    ...refused.length > 0 ? [`${refused.length} refused`] : [],
-    ...failures.length > 0 ? [`${failures.length} failed`] : [],
-  ].join(", ");
-  const platform = `${RUNTIMES[run.runtime].title} ${version}`;
   if (failures.length > 0) {
-    show(`${platform}: ${counts}; a failure cannot be recorded`, [
-      ...failures.flatMap(({ name, detail }) => [name, `  ${detail}`]),
-    ]);
-    return false;
+    return {
+      isGood: false,
+      text: `${text}; a failure cannot be recorded`,
+      lines: failures.flatMap(({ name, detail }) => [name, `  ${detail}`]),
+    };
   }
   const checks = checksOf(results);
   if (update) {
-    writeRecorded(run.name, { version, checks });
-    show(`${platform}: ${counts}, recorded`);
-    return true;
+    writeRecorded(name, { version, checks });
+    return { isGood: true, text: `${text}, recorded` };
   }
-  const recorded = readRecorded(run.name);
-  if (recorded === undefined) {
-    show(`${platform}: ${counts}, but nothing is recorded: run --update`);
-    return false;
-  }
-  const expected = Object.entries(recorded.checks)
-    .filter(([name]) => name.includes(filter));
+  const recorded = readRecorded(name);
+  const expected = Object.entries(recorded?.checks ?? {})
+    .filter(([check]) => check.includes(filter));
   const differences = compare(Object.fromEntries(expected), checks);
   if (differences.length === 0) {
-    show(`${platform}: ${counts}, as recorded`);
-    return true;
+    return { isGood: true, text: `${text}, as recorded` };
   }
-  show(
-    `${platform}: ${counts}, but that differs from what is recorded of ${recorded.version}`,
-    [
+  const reference = recorded === undefined
+    ? "nothing is recorded"
+    : `that differs from what is recorded of ${recorded.version}`;
+  return {
+    isGood: false,
+    text: `${text}, but ${reference}`,
+    lines: [
       ...differences,
-      `If that is right, record it: deno task conformance --update ${run.name}`,
+      `If that is right, record it: deno task conformance --update ${name}`,
     ],
-  );
-  return false;
+  };
+}
+
+function countsOf(results: readonly Result[]): string {
+  return (["passed", "refused", "failed"] as const).flatMap((outcome) => {
+    const { length } = results.filter((result) => result.outcome === outcome);
+    return length > 0 ? [`${length} ${outcome}`] : [];
+  }).join(", ");
 }
 
 function messageOf(error: unknown): string {
