@@ -153,6 +153,7 @@ export class Receiver {
     connection: Connection,
     store: Store | undefined,
   ): Promise<Response> {
+    const { promise: released } = this.#held; // before anyone learns of it
     const arrival = new Arrival(request, connection.version);
     this.#arrivals.push(arrival);
     this.#changes.notify();
@@ -166,7 +167,7 @@ export class Receiver {
         () => this.#cutWithin(arrival, connection),
       );
       const response = await this.#respond(
-        { request, arrival, connection, behaviour, body, store },
+        { request, arrival, connection, behaviour, body, store, released },
       );
       arrival.status = response.status;
       return response;
@@ -199,13 +200,14 @@ export class Receiver {
   }
 
   async #respond(
-    { request, arrival, connection, behaviour, body, store }: {
+    { request, arrival, connection, behaviour, body, store, released }: {
       request: Request;
       arrival: Arrival;
       connection: Connection;
       behaviour: Behaviour;
       body: ReadableStream<Uint8Array> | null;
       store: Store | undefined;
+      released: Promise<void>;
     },
   ): Promise<Response> {
     const { status, cut, silent, early, held } = behaviour;
