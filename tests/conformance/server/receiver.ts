@@ -211,8 +211,6 @@ export class Receiver {
     },
   ): Promise<Response> {
     const { status, cut, silent, early, held } = behaviour;
-    // It may be released while its body is read.
-    const { promise: released } = this.#held;
     /** Ends the request here, if it is to end at this stage. */
     const end = async (stage: "unread" | "read" | "stored") => {
       if (cut === stage) connection.cut();
