@@ -23,14 +23,17 @@ export async function startServer(dir: string): Promise<ServerProcess> {
     // It ends when this does, so that nothing is left when this process is killed.
     stdin: "piped",
     stdout: "piped",
-    stderr: "null",
+    stderr: "piped",
   }).spawn();
+  const errors = new Response(process.stderr).text();
   const reader = process.stdout.pipeThrough(new TextDecoderStream())
     .getReader();
   let line = "";
   while (!line.includes("\n")) {
     const { value, done } = await reader.read();
-    if (done) throw new Error("the server of the suite did not start");
+    if (done) {
+      throw new Error(`the server of the suite did not start: ${await errors}`);
+    }
     line += value;
   }
   return {
@@ -39,6 +42,7 @@ export async function startServer(dir: string): Promise<ServerProcess> {
       // A terminal interrupts it, too.
       await process.stdin.close().catch(() => {});
       await reader.cancel();
+      await errors;
       await process.status;
     },
   };
