@@ -129,12 +129,12 @@ export interface Sender {
    * Delivers one batch. Returning, or fulfilling the returned promise,
    * acknowledges every byte of it. Throwing or rejecting acknowledges none: the
    * same bytes are then sent again, with the same `sequence` and `offset`. There
-   * is one call at a time, unless `concurrency` of the buffer is above 1 or
-   * `sendNow` is called.
+   * is one call at a time, unless `concurrency` of the buffer is above 1, or
+   * `sendNow` is called and the sender is not `ordered`.
    *
    * The buffer reads three properties of an error, if it has them, as a
    * `SendError` does. Before `retryAfter` milliseconds have passed, it sends the
-   * bytes again only for `flush` and `close`. If `refused` is true, the content
+   * bytes again only for `flush`, `sendNow` and `close`. If `refused` is true, the content
    * of the batch is at fault, and `deadLetter` is offered it, under the name
    * `key`.
    *
@@ -155,8 +155,8 @@ export interface Sender {
    */
   abort?(reason: unknown): Promise<void> | void;
   /**
-   * Called by {@linkcode StreamBuffer.sendNow}. A sender that waits before it tries
-   * again should try now.
+   * Called by {@linkcode StreamBuffer.sendNow}. A sender that is waiting before its
+   * next attempt should make it now.
    */
   retryNow?(): void;
   /**
@@ -975,17 +975,17 @@ export class StreamBuffer implements AsyncDisposable {
   }
 
   /**
-   * Sends everything in the store at once, even if `concurrency` sends are in flight or
-   * the server is failing, and retries now what would be retried later. It is for a
+   * Sends what is in the store now, even if `concurrency` sends are in flight or the
+   * server is failing, and retries now what would be retried later. It is for a
    * program that may be stopped before it can await anything, such as a page that the
-   * visitor leaves: see {@linkcode flushOnHide}. `flush` and `close` are better
-   * wherever there is time for them.
+   * visitor leaves: see {@linkcode flushOnHide}. Use `flush` or `close` wherever there
+   * is time to await them.
    *
    * Sends overlap then, even if `concurrency` is 1: a receiver gets their order from
-   * `sequence` and `offset`. There is one more of them than `concurrency`, so writes
-   * that wait for room behind the store go on waiting; they are sent next, and so is
-   * everything if there is one such send already. A sender that makes one object of
-   * all sends is called in turn, as ever.
+   * `sequence` and `offset`. At most one send more than `concurrency` is made. If that
+   * one is in flight already, the store is sent when there is a free send; so are, in
+   * any case, writes that wait for room behind the store. A sender that is `ordered`
+   * still gets one send at a time.
    *
    * @example Usage
    * ```ts

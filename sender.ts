@@ -104,15 +104,16 @@ export interface FetchSenderOptions extends AttemptOptions {
    */
   idempotencyKey?: string | false;
   /**
-   * Browsers only: lets requests outlive their page, so that one in flight arrives
-   * when the visitor leaves. See {@linkcode flushOnHide}, which sends the rest then.
+   * Browsers only: lets requests outlive their page, so that one in flight still
+   * arrives when the visitor leaves. {@linkcode flushOnHide} sends the rest then.
    * Outside of pages it has no effect.
    *
    * A page may have 64 KiB in flight in such requests, those of other code included
    * ({@link https://fetch.spec.whatwg.org/#http-network-or-cache-fetch | Fetch standard}).
-   * A batch for which there is no room is sent in an ordinary request; so `streamTo`
-   * makes `capacity` small enough for a store and all sends in flight. It excludes
-   * `compression`, which takes longer than a page that is left has.
+   * A batch for which there is no room is sent in an ordinary request. So the default
+   * `capacity` of `streamTo` is 64 KiB / (1 + `concurrency`) then: the store and all
+   * sends in flight fit. It excludes `compression`, which takes longer than a page
+   * that is left has.
    *
    * @default {false}
    */
@@ -263,8 +264,8 @@ export class FetchSender implements Sender, AsyncDisposable {
   }
 
   /**
-   * Makes the next attempt of every send that waits for one now. Only a `Retry-After`
-   * is waited for.
+   * Ends the backoff of every send, so that it makes its next attempt now. It does not
+   * cut a `Retry-After` short.
    */
   retryNow(): void {
     this.#retries.retryNow();

@@ -52,7 +52,8 @@ export async function withinKeepalive<T>(
 /** Options of {@linkcode flushOnHide}. */
 export interface FlushOnHideOptions {
   /**
-   * Ends it when aborted: abort it when the buffer is closed, if the page lives on.
+   * Stops this when aborted: abort it when you close the buffer of a page that stays
+   * open.
    *
    * @default {none: it ends with the page}
    */
@@ -61,20 +62,19 @@ export interface FlushOnHideOptions {
 
 /**
  * Sends what a buffer holds whenever its page is hidden: when the visitor leaves it,
- * closes it, or turns to another tab, after which a browser may end a page without
+ * closes it, or turns to another tab, after which a browser may end the page without
  * notice. It calls {@linkcode StreamBuffer.sendNow} at each `visibilitychange` to
  * hidden and each `pagehide`
  * ({@link https://html.spec.whatwg.org/multipage/document-lifecycle.html#unloading-documents | HTML, "Unloading documents"}).
  *
- * Requests end with their page, unless the sender has `keepalive`. Browsers let 64 KiB
- * of those be in flight, so that with the `capacity` that `streamTo` chooses for
- * `keepalive` the batches in flight and the store arrive. What is written while more
- * than that is waiting, and what the server refuses, is lost with the page; if the
- * visitor comes back to it, the buffer still holds what was not acknowledged, and
- * sends it.
+ * Requests end with their page, unless the sender has `keepalive`. Browsers allow
+ * 64 KiB of those in flight, which the batches in flight and the store do not exceed
+ * with the default `capacity` of `streamTo` for `keepalive`. Writes that still wait for
+ * room, and what the server refuses, are lost with the page. If the visitor comes back
+ * to it, the buffer still holds what was not acknowledged, and sends it.
  *
- * No code of the page runs after its last event. So a header function that waits for
- * anything but what is there already is too late, and so is a retry.
+ * No code of the page runs after its last event. So a header function that waits for a
+ * timer or the network is too late, and so is a retry.
  *
  * @example Usage
  * ```ts ignore
