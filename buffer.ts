@@ -2186,18 +2186,33 @@ function toStream(source: Source): ReadableStream<Chunk> | undefined {
   if (typeof source === "object" && source !== null) {
     if ("getReader" in source) return source;
     // The readers of web streams have a `read`, too, which would detach the
-    // store; that of a Node stream returns `null` before its end.
-    if ("read" in source && !("releaseLock" in source || "pipe" in source)) {
-      return undefined;
-    }
+    // store; that of a Node stream returns `null` before its end, and that of a
+    // FileHandle an object.
+    const isOther = "releaseLock" in source || "pipe" in source ||
+      "readableWebStream" in source;
+    if ("read" in source && !isOther) return undefined;
     if ("stream" in source) return source.stream();
     if ("body" in source) return source.body ?? new Blob().stream();
   }
   throw new TypeError(
     `Cannot read: source must be a ReadableStream, a Blob, a Response, or have a method "read" as Deno.FsFile has, received ${
       show(source)
-    }; ReadableStream.from() makes a stream of any iterable`,
+    }${adviceForSource(source)}`,
   );
+}
+
+/** What to do with what is no source, for the end of the message. */
+function adviceForSource(source: unknown): string {
+  const isBytes = ArrayBuffer.isView(source) || source instanceof ArrayBuffer;
+  if (typeof source === "string" || isBytes) {
+    return "; write() takes text and bytes";
+  }
+  if (property(source, "pipe") !== undefined) {
+    return "; Readable.toWeb() of node:stream makes a ReadableStream of it";
+  }
+  return property(source, "readableWebStream") !== undefined
+    ? "; its readableWebStream() is one, and openAsBlob() of node:fs makes a Blob of a file"
+    : "; ReadableStream.from() makes a stream of any iterable";
 }
 
 /** The BYOB reader of a byte stream; `undefined` for another one, which has none. */

@@ -38,6 +38,7 @@ import {
 } from "@std/assert";
 import { concat } from "@std/bytes";
 import fc from "fast-check";
+import { open } from "node:fs/promises";
 import { Readable } from "node:stream";
 import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
@@ -298,15 +299,18 @@ Deno.test("bad input changes nothing: readFrom() rejects what is not a Source", 
   const { out, sender } = setUp({ capacity: 8 });
   await out.write("abc");
   const stream = new Blob(["x"]).stream();
+  await using file = await open(new URL(import.meta.url));
   for (
     const [source, shown] of [
       [undefined, "undefined"],
       [null, "null"],
-      ["text", '"text"'],
-      [{ reads: true }, "an object (Object)"],
+      ["text", '"text"; write() takes text and bytes'],
+      [new Uint8Array(1), "an object (Uint8Array); write() takes"],
+      [file, "an object (FileHandle); its readableWebStream() is one"],
+      [{ reads: true }, "an object (Object); ReadableStream.from() makes"],
       [stream.getReader({ mode: "byob" }), "ReadableStreamBYOBReader"],
       [new Blob().stream().getReader(), "ReadableStreamDefaultReader"],
-      [Readable.from(["x"]), "an object (Readable)"],
+      [Readable.from(["x"]), "an object (Readable); Readable.toWeb() of"],
     ] as const
   ) {
     const error = await assertRejects(
