@@ -263,8 +263,12 @@ export const UPLOAD_CHECKS: readonly Check[] = [
       const reason = new Error("the source failed");
       let pulls = 0;
       const source = new ReadableStream({
-        pull(controller) {
-          if (pulls++ === 8) throw reason;
+        async pull(controller) {
+          if (pulls++ === 8) {
+            // Otherwise the server may see nothing of it.
+            await t.record({ begun: 1 });
+            throw reason;
+          }
           controller.enqueue(bytesOf(7, 64 * KIB));
         },
       });
