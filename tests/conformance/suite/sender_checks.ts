@@ -280,7 +280,7 @@ const CONNECTIONS: readonly Check[] = [
     equal(textOf(object), "onetwo", "what the server has");
   }),
   check("a failure without a response says so", async (t) => {
-    // A platform may repeat a request by itself, but not for ever.
+    // A platform may repeat a request on its own, but not indefinitely.
     await t.script(Array.from({ length: 20 }, () => ({ cut: "read" })));
     const out = t.stream({ retry: ONCE });
     await out.write("one");
