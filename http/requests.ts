@@ -110,6 +110,15 @@ export class Requests {
         }, so give only one of them`,
       );
     }
+    // A certificate or a proxy that is silently not used would be worse. A `fetch` of
+    // the caller's is given the client, and may know it.
+    if (
+      client !== undefined && fetch === undefined && !("Deno" in globalThis)
+    ) {
+      throw new TypeError(
+        `${action}: client is an option for Deno alone; give a fetch or a transport instead`,
+      );
+    }
     this.#transport = transport ?? fetchTransport(fetch, client);
     this.#blocksPorts = transport === undefined &&
       (fetch ?? globalThis.fetch) === globalThis.fetch;

@@ -199,7 +199,32 @@ Deno.test({
       .filter(([, , text]) => text!.includes("https://example.com/ingest"));
     assertEquals(blocks.length, 5);
     project.file("app.log", "from a file\n");
+    project.file(
+      "client.mjs",
+      `import { FetchSender } from "${config.name}";
+      const client = { close() {} };
+      const url = "http://127.0.0.1:2/";
+      new FetchSender(url, { client, fetch });
+      try {
+        new FetchSender(url, { client });
+      } catch ({ name, message }) {
+        console.log(name, message);
+      }`,
+    );
     for (const node of Object.keys(NODES)) {
+      await t.step(
+        `Node ${node}: client is refused, except beside a fetch`,
+        async () => {
+          const { stdout, stderr } = await project.run([
+            ...[project.node(node), "client.mjs"],
+          ]);
+          assertEquals([stdout, stderr], [
+            "TypeError Cannot create FetchSender: client is an option for Deno alone; give a fetch or a transport instead\n",
+            "",
+          ]);
+        },
+      );
+
       for (const [index, [, kind, text]] of blocks.entries()) {
         await t.step(
           `Node ${node} runs block ${index + 1} of docs/node.md`,
