@@ -33,7 +33,11 @@
 import type { DatabaseSync, StatementSync } from "node:sqlite";
 import { randomUuid } from "../internal/random.ts";
 import { DAMAGED_ADVICE, SpoolError, toSpoolError } from "./errors.ts";
-import { isReadable, type Modules, processId } from "./platform.ts";
+import {
+  isReadable,
+  type Modules,
+  processId,
+} from "../internal/node/platform.ts";
 import {
   describeOwner,
   OwnerFile,

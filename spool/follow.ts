@@ -11,7 +11,7 @@ import {
 import { notify } from "../internal/promises.ts";
 import { sleep } from "../internal/timers.ts";
 import type { FileRecord } from "./database.ts";
-import { absolutePath, type Modules } from "./platform.ts";
+import { absolutePath, type Modules } from "../internal/node/platform.ts";
 import { internalsOf, type SpoolInternals } from "./internals.ts";
 import type { Spool } from "./spool.ts";
 

@@ -9,7 +9,7 @@ import { temporary } from "../testing/temporary.ts";
 import { StreamBuffer } from "../buffer.ts";
 import { SpoolError } from "./errors.ts";
 import { follow, type FollowOptions } from "./follow.ts";
-import type { Modules } from "./platform.ts";
+import type { Modules } from "../internal/node/platform.ts";
 import { internalsOf, type SpoolInternals } from "./internals.ts";
 import { Spool, type SpoolOptions, type SpoolStats } from "./spool.ts";
 

@@ -1,7 +1,7 @@
 /** Looking at a spool, and taking out what waits in it, without delivering. */
 import { type SpoolError, toSpoolError } from "./errors.ts";
 import { SpoolDatabase } from "./database.ts";
-import { loadModules, spoolPath } from "./platform.ts";
+import { loadModules, realPath } from "../internal/node/platform.ts";
 import { OwnerFile, type Published } from "./side_files.ts";
 
 /** What a spool holds, as {@linkcode inspectSpool} finds it. */
@@ -65,7 +65,7 @@ export interface SpoolOwner {
 export function inspectSpool(path: string | URL): SpoolInfo {
   const action = "Cannot inspect the spool";
   const modules = loadModules(action);
-  const file = spoolPath(action, path, modules);
+  const file = realPath(action, path, modules);
   try {
     const database = new SpoolDatabase(modules, file, "power", false);
     const { published } = database;
@@ -146,7 +146,7 @@ export function* readSpool(
 ): Generator<Uint8Array<ArrayBuffer>, void, undefined> {
   const action = "Cannot read the spool";
   const modules = loadModules(action);
-  const file = spoolPath(action, path, modules);
+  const file = realPath(action, path, modules);
   const database = new SpoolDatabase(modules, file, "power", false);
   try {
     yield* database.waiting(options.onDamage);

@@ -3,7 +3,7 @@
  * types of the entry point need none of `node:`.
  */
 import type { FileRecord, SpoolDatabase } from "./database.ts";
-import type { Modules } from "./platform.ts";
+import type { Modules } from "../internal/node/platform.ts";
 
 /** What `follow` may do with a spool. */
 export interface SpoolInternals {

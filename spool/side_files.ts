@@ -4,7 +4,11 @@
  * must not be opened by anyone but SQLite: on POSIX, closing any descriptor of a
  * file drops all locks that the process has on it.
  */
-import { hostName, type Modules, processId } from "./platform.ts";
+import {
+  hostName,
+  type Modules,
+  processId,
+} from "../internal/node/platform.ts";
 
 /** What a spool publishes about itself while it is open. */
 export interface Published {

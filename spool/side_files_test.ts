@@ -1,7 +1,7 @@
 /** What a spool publishes beside its file. */
 import { assertEquals } from "@std/assert";
 import { temporary } from "../testing/temporary.ts";
-import { loadModules } from "./platform.ts";
+import { loadModules } from "../internal/node/platform.ts";
 import { OwnerFile } from "./side_files.ts";
 
 Deno.test("OwnerFile says what was written last", async () => {

@@ -24,7 +24,7 @@ import { FetchSender, type FetchSenderOptions } from "../sender.ts";
 import { type Cut, type FileRecord, SpoolDatabase } from "./database.ts";
 import { SpoolError } from "./errors.ts";
 import { internalsOf } from "./internals.ts";
-import { loadModules, nextTurn, spoolPath } from "./platform.ts";
+import { loadModules, nextTurn, realPath } from "../internal/node/platform.ts";
 
 const ACTION = "Cannot create Spool";
 const DEFAULT_DRAIN_TIMEOUT = 5_000;
@@ -290,7 +290,7 @@ export class Spool implements Sender, AsyncDisposable {
     checkDuration(ACTION, { drainTimeout }, 0);
     check(ACTION, { onError, deadLetter }, "a function", "function");
     const modules = loadModules(ACTION);
-    const file = spoolPath(ACTION, path, modules);
+    const file = realPath(ACTION, path, modules);
     this.#sender = target;
     this.#requestBytes = requestBytes;
     this.#maxBytes = maxBytes;

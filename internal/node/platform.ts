@@ -1,5 +1,5 @@
 /**
- * What the spool needs of the runtime. Built-in modules are looked up when a spool is
+ * What files need of the runtime. Built-in modules are looked up when a file is
  * opened: a static import would fail before any code of ours runs, with a message
  * that does not say which platforms have them.
  */
@@ -9,9 +9,9 @@ import type * as path from "node:path";
 import type * as sqlite from "node:sqlite";
 import type * as url from "node:url";
 import type * as zlib from "node:zlib";
-import { check, show } from "../internal/checks.ts";
+import { check, show } from "../checks.ts";
 
-/** The built-in modules that the spool uses. */
+/** The built-in modules that are used. */
 export interface Modules {
   readonly fs: typeof fs;
   readonly path: typeof path;
@@ -66,7 +66,8 @@ export function loadModules(action: string): Modules {
   } as Modules;
 }
 
-function builtin(id: string): unknown {
+/** A built-in module; `undefined` if this platform lacks it. */
+export function builtin(id: string): unknown {
   try {
     return process?.getBuiltinModule?.(id);
   } catch {
@@ -141,13 +142,13 @@ export function absolutePath(
 }
 
 /**
- * The absolute path of a spool, without links: what stands beside it is found by
+ * The absolute path of a file, without links: what stands beside it is found by
  * whichever name it was opened. Deno may permit only the path with the link, as of
  * systemd's state folders; then it is that.
  *
  * @throws As `absolutePath` does.
  */
-export function spoolPath(
+export function realPath(
   action: string,
   path: string | URL,
   modules: Modules,
