@@ -13,6 +13,9 @@ const PUBLIC = Object.values(config.exports).map((path) => path.slice(2));
 /** What only tests, benchmarks and programs for maintainers import. */
 const ANY_LIBRARY = ["node:", "npm:", "jsr:"];
 
+/** Parts within the folder of another one: who may import them has to name them. */
+const SEPARATE = ["http/undici.ts", "internal/node/"];
+
 /**
  * A part is a file at the top level, or a folder, and lists what it may import
  * besides itself: parts, files, or schemes. `type` in front of one restricts it
@@ -23,10 +26,15 @@ const PARTS: Record<string, string[]> = {
   "buffer.ts": ["internal/"],
   "sender.ts": ["buffer.ts", "http/", "internal/"],
   "internal/": [],
+  "internal/node/": ["internal/", "type node:"],
   "http/": ["type buffer.ts", "internal/"],
   "http/undici.ts": ["http/", "internal/", "npm:undici@"],
   "senders/": ["type buffer.ts", "http/", "internal/"],
-  "spool/": ["buffer.ts", "sender.ts", "internal/", "type node:"],
+  "spool/": [
+    ...["buffer.ts", "sender.ts", "internal/", "internal/node/"],
+    "type node:",
+  ],
+  "receiver/": ["internal/", "internal/node/", "type node:"],
   "cli/": [
     ...["mod.ts", "senders/upload.ts", "senders/tus.ts", "http/undici.ts"],
     ...["spool/mod.ts", "node:"],
@@ -40,10 +48,11 @@ const PARTS: Record<string, string[]> = {
   "bench/": [...PUBLIC, "examples/isolate.ts", ...ANY_LIBRARY],
   "tests/conformance/suite": ["mod.ts", "senders/upload.ts", "senders/tus.ts"],
   "tests": [
-    "http/undici.ts",
+    ...SEPARATE,
     ...["buffer.ts", "sender.ts", "mod.ts", "internal/", "http/", "senders/"],
     ...[
       "spool/",
+      "receiver/",
       "cli/",
       "testing/",
       "tools/",
@@ -56,8 +65,6 @@ const PARTS: Record<string, string[]> = {
 };
 /** What the conformance suite is made of: it runs on every platform. */
 const SUITE = "tests/conformance/suite";
-/** A file in a folder that is a part of its own: others have to name it. */
-const SEPARATE = ["http/undici.ts"];
 /** Data that anyone may read. */
 const DATA = ["deno.json"];
 
@@ -69,7 +76,8 @@ interface Arrow {
 }
 
 function partOf(file: string): string {
-  if (SEPARATE.includes(file)) return file;
+  const separate = SEPARATE.find((part) => file.startsWith(part));
+  if (separate !== undefined && !file.endsWith("_test.ts")) return separate;
   if (file.startsWith(SUITE)) return SUITE;
   if (file.endsWith("_test.ts") || file.startsWith("tests/")) return "tests";
   return file.includes("/") ? file.slice(0, file.indexOf("/") + 1) : file;
@@ -84,8 +92,8 @@ function wrongArrows(arrows: Arrow[]): string[] {
     return !DATA.includes(to) && partOf(to) !== part &&
       !allowed.some((name) => {
         const [, type, target] = name.match(/^(type )?(.*)$/)!;
-        const matches = SEPARATE.includes(to)
-          ? to === target
+        const matches = SEPARATE.includes(partOf(to))
+          ? partOf(to) === target
           : to.startsWith(target!);
         return (isType || !type) && matches;
       });
@@ -193,8 +201,14 @@ for (
     ["senders/tus.ts", "testing/child.ts", false, true],
     ["cli/main.ts", "mod.ts", false, false],
     ["spool/spool.ts", "sender.ts", false, false],
-    ["spool/platform.ts", "node:sqlite", true, false],
-    ["spool/platform.ts", "node:sqlite", false, true],
+    ["internal/node/platform.ts", "node:sqlite", true, false],
+    ["internal/node/platform.ts", "node:sqlite", false, true],
+    ["internal/node/platform.ts", "internal/checks.ts", false, false],
+    ["internal/checks.ts", "internal/node/platform.ts", true, true],
+    ["buffer.ts", "internal/node/platform.ts", true, true],
+    ["receiver/receive.ts", "internal/node/platform.ts", false, false],
+    ["receiver/receive.ts", "buffer.ts", true, true],
+    ["receiver/receive.ts", "spool/spool.ts", true, true],
     ["spool/spool.ts", "http/errors.ts", true, true],
     ["buffer.ts", "spool/spool.ts", true, true],
     ["cli/main.ts", "spool/mod.ts", false, false],
@@ -234,7 +248,8 @@ Deno.test("the library imports nothing but itself, the command only node: beside
     from === "http/undici.ts"
       ? /^npm:undici@\^7\./.test(to)
       : to.startsWith("node:") &&
-        (from.startsWith("cli/") || isType && from.startsWith("spool/"));
+        (from.startsWith("cli/") ||
+          isType && /^(spool|receiver|internal\/node)\//.test(from));
   for (const path of PUBLIC) {
     const outside = (await listArrows([path]))
       .filter(({ to }) => to.includes(":") && !to.startsWith(ROOT));

@@ -1,0 +1,200 @@
+/** Reading the body of a request, within bounds. */
+import type * as zlib from "node:zlib";
+import { countOf, property } from "../internal/checks.ts";
+import { builtin } from "../internal/node/platform.ts";
+import { Refusal } from "./refusal.ts";
+import type { Claim } from "./room.ts";
+
+/**
+ * How much is allocated before more has arrived, in bytes: about what one read of a
+ * socket yields.
+ */
+const FIRST_SIZE = 64 * 1024;
+
+/** How a body is read. */
+export interface ReadOptions {
+  /** How large it may be, before and after its `Content-Encoding` is undone. */
+  readonly maxBytes: number;
+  /** Takes the memory. In the end it has that of the result. */
+  readonly claim: Claim;
+  /** Aborted when it has taken too long. */
+  readonly signal: AbortSignal;
+}
+
+/**
+ * The whole body of a request, with its `Content-Encoding` undone.
+ *
+ * @throws {Refusal} If there is no such thing.
+ */
+export async function readBody(
+  { headers, body }: Request,
+  options: ReadOptions,
+): Promise<Uint8Array<ArrayBuffer>> {
+  const decode = decoderFor(headers.get("Content-Encoding"));
+  const length = lengthOf(headers.get("Content-Length"));
+  const { maxBytes, claim, signal } = options;
+  if (length !== undefined && length > maxBytes) throw tooLarge(maxBytes);
+  const encoded = await readAll(body, length, options);
+  // Deno takes some resets of an HTTP/2 stream for the end of the body
+  // (https://github.com/hyperium/hyper/issues/3681).
+  if (length !== undefined && encoded.length !== length) {
+    throw new Refusal(
+      400,
+      `the body ended after ${countOf(encoded.length)} of ${length}`,
+    );
+  }
+  if (decode === undefined) return encoded;
+  await takeRoom(claim, maxBytes, signal);
+  const bytes = await decode(encoded, maxBytes);
+  claim.keep(bytes.length);
+  return bytes;
+}
+
+function lengthOf(header: string | null): number | undefined {
+  return header !== null && /^\d+$/.test(header) ? Number(header) : undefined;
+}
+
+function tooLarge(maxBytes: number): Refusal {
+  return new Refusal(413, `a body may have ${countOf(maxBytes)} at most`);
+}
+
+/** Takes memory, and waits until there is some. */
+async function takeRoom(
+  claim: Claim,
+  size: number,
+  signal: AbortSignal,
+): Promise<void> {
+  try {
+    await claim.take(size, signal);
+  } catch {
+    throw Refusal.busy("too many requests are being received");
+  }
+}
+
+async function readAll(
+  body: ReadableStream<Uint8Array<ArrayBuffer>> | null,
+  length: number | undefined,
+  { maxBytes, claim, signal }: ReadOptions,
+): Promise<Uint8Array<ArrayBuffer>> {
+  // One array that grows: a client may send one byte at a time, and as many arrays
+  // would take far more memory than their bytes.
+  let bytes = new Uint8Array(0);
+  let size = 0;
+  if (body === null) return bytes;
+  const reader = body.getReader();
+  const cancel = () => void reader.cancel(signal.reason).catch(() => {});
+  signal.addEventListener("abort", cancel);
+  try {
+    for (;;) {
+      const { done, value } = await reader.read();
+      if (signal.aborted) throw new Refusal(408, "the body takes too long");
+      if (done) {
+        claim.keep(size);
+        return size === bytes.length ? bytes : bytes.slice(0, size);
+      }
+      const end = size + value.length;
+      if (end > maxBytes) throw tooLarge(maxBytes);
+      if (end > bytes.length) {
+        const doubled = Math.max(end, 2 * bytes.length, FIRST_SIZE);
+        const capacity = Math.max(end, Math.min(doubled, length ?? maxBytes));
+        await takeRoom(claim, capacity - bytes.length, signal);
+        const grown = new Uint8Array(capacity);
+        grown.set(bytes);
+        bytes = grown;
+      }
+      bytes.set(value, size);
+      size = end;
+    }
+  } catch (error) {
+    cancel();
+    if (error instanceof Refusal) throw error;
+    throw new Refusal(400, "the body ended early", { cause: error });
+  } finally {
+    signal.removeEventListener("abort", cancel);
+  }
+}
+
+/** Undoes a coding. */
+type Decoder = (
+  encoded: Uint8Array<ArrayBuffer>,
+  maxBytes: number,
+) => Promise<Uint8Array<ArrayBuffer>>;
+
+/** `gunzip` and its like. */
+type Unzip = (
+  encoded: Uint8Array,
+  options: zlib.ZlibOptions,
+  callback: zlib.CompressCallback,
+) => void;
+
+/**
+ * What undoes each coding (RFC 9110, section 8.4.1; RFC 7932), where the platform has
+ * `node:zlib`. `DecompressionStream` has no bound: on Deno it makes 268 MB of 203 bytes
+ * in one step.
+ */
+function decoders(): Map<string, Decoder> {
+  const all = new Map<string, Decoder>();
+  const modules = builtin("node:zlib") as typeof zlib | undefined;
+  if (modules === undefined) return all;
+  const { gunzip, inflate, brotliDecompress } = modules;
+  all.set("gzip", (encoded, max) => unzip(gunzip, encoded, max));
+  all.set("deflate", (encoded, max) => unzip(inflate, encoded, max));
+  if (!hasBrotliStream()) return all;
+  return all.set("br", async (encoded, max) => {
+    // On Deno, `brotliDecompress` takes a body that was cut off for a whole one. So it
+    // only makes sure that the result has no more than `max` bytes.
+    await unzip(brotliDecompress, encoded, max);
+    try {
+      const stream = new DecompressionStream("brotli" as CompressionFormat);
+      const decoded = new Blob([encoded]).stream().pipeThrough(stream);
+      return new Uint8Array(await new Response(decoded).arrayBuffer());
+    } catch (error) {
+      throw garbled(error);
+    }
+  });
+}
+
+function hasBrotliStream(): boolean {
+  try {
+    new DecompressionStream("brotli" as CompressionFormat);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+function unzip(
+  method: Unzip,
+  encoded: Uint8Array,
+  maxBytes: number,
+): Promise<Uint8Array<ArrayBuffer>> {
+  return new Promise((resolve, reject) => {
+    method(encoded, { maxOutputLength: maxBytes }, (error, decoded) => {
+      if (error === null) {
+        const { buffer, byteOffset, length } = decoded;
+        resolve(new Uint8Array(buffer as ArrayBuffer, byteOffset, length));
+      } else {
+        const isTooLarge = property(error, "code") === "ERR_BUFFER_TOO_LARGE";
+        reject(isTooLarge ? tooLarge(maxBytes) : garbled(error));
+      }
+    });
+  });
+}
+
+function garbled(cause: unknown): Refusal {
+  const message = "the body is not what its Content-Encoding says";
+  return new Refusal(400, message, { cause });
+}
+
+/** What undoes the coding that a header names; `undefined` if nothing has to. */
+function decoderFor(header: string | null): Decoder | undefined {
+  const name = header?.trim().toLowerCase() || "identity";
+  if (name === "identity") return undefined;
+  const all = decoders();
+  const decoder = all.get(name === "x-gzip" ? "gzip" : name);
+  if (decoder !== undefined) return decoder;
+  const names = [...all.keys(), "identity"].join(", ");
+  throw new Refusal(415, `Content-Encoding may be one of ${names}`, {
+    headers: { "Accept-Encoding": names },
+  });
+}

@@ -1,0 +1,120 @@
+/** The memory that all requests of a receiver share. */
+import { Queue } from "../internal/queue.ts";
+
+/** A request that waits for room. */
+interface Waiter {
+  readonly claim: Claim;
+  readonly size: number;
+  readonly resolve: () => void;
+  /** Whether it has given up. */
+  hasLeft: boolean;
+}
+
+/**
+ * A number of bytes that requests share. Those that find too few wait, first come, first
+ * served.
+ *
+ * A request takes room as its bytes arrive, so that one that sends nothing costs nothing.
+ * But then all of them could come to wait for room that none of them gives back. So one
+ * of those that wait, the first, may go beyond the limit, and no other until it ends. As
+ * every request is bounded and ends within its timeouts, so are the memory and the wait.
+ */
+export class Room {
+  /** Negative as long as one has gone beyond the limit. */
+  #free: number;
+  readonly #waiting = new Queue<Waiter>();
+  /** The one that may. */
+  #exempt: Claim | undefined;
+
+  /** @param size How many bytes there are. */
+  constructor(size: number) {
+    this.#free = size;
+  }
+
+  /**
+   * Takes bytes for a claim, at once or later.
+   *
+   * @throws The reason of `signal`, if it is aborted before.
+   */
+  async take(claim: Claim, size: number, signal: AbortSignal): Promise<void> {
+    signal.throwIfAborted();
+    const isFirst = this.#waiting.isEmpty && size <= this.#free;
+    if (isFirst || claim === this.#exempt) {
+      this.#free -= size;
+      return;
+    }
+    const { promise, resolve, reject } = Promise.withResolvers<void>();
+    const waiter = { claim, size, resolve, hasLeft: false };
+    const leave = () => {
+      waiter.hasLeft = true;
+      reject(signal.reason);
+      this.#advance(); // those behind it may want less
+    };
+    signal.addEventListener("abort", leave);
+    this.#waiting.push(waiter);
+    this.#advance();
+    try {
+      await promise;
+    } finally {
+      signal.removeEventListener("abort", leave);
+    }
+  }
+
+  /** Gives back bytes that a claim has taken. */
+  give(size: number): void {
+    this.#free += size;
+    this.#advance();
+  }
+
+  /** Ends a claim, which has given everything back. */
+  end(claim: Claim): void {
+    if (claim === this.#exempt) this.#exempt = undefined;
+    this.#advance();
+  }
+
+  #advance(): void {
+    for (;;) {
+      const waiter = this.#waiting.first;
+      if (waiter === undefined) return;
+      if (!waiter.hasLeft) {
+        const { claim, size, resolve } = waiter;
+        if (size > this.#free) {
+          this.#exempt ??= claim;
+          if (claim !== this.#exempt) return;
+        }
+        this.#free -= size;
+        resolve();
+      }
+      this.#waiting.shift();
+    }
+  }
+}
+
+/** What one request has taken. */
+export class Claim {
+  readonly #room: Room;
+  #size = 0;
+
+  constructor(room: Room) {
+    this.#room = room;
+  }
+
+  /** Takes `size` bytes more; rejects when `signal` is aborted. */
+  async take(size: number, signal: AbortSignal): Promise<void> {
+    await this.#room.take(this, size, signal);
+    this.#size += size;
+  }
+
+  /** Gives back all that it has taken but `size` bytes. */
+  keep(size: number): void {
+    const rest = this.#size - size;
+    this.#size = size;
+    this.#room.give(rest);
+  }
+
+  /** Gives back everything. */
+  [Symbol.dispose](): void {
+    this.keep(0);
+    this.#room.end(this);
+  }
+}
