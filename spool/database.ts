@@ -30,38 +30,20 @@
  * is kept in a file of its own (`Reserve`), and nothing is added to the spool unless
  * it is there: a transaction that settles something can always be made.
  */
-import type { DatabaseSync, StatementSync } from "node:sqlite";
+import {
+  type FileFormat,
+  LockedDatabase,
+  MAX_WAL,
+  PAGE_SIZE,
+  type Value,
+} from "../internal/node/database.ts";
+import { DAMAGED_ADVICE } from "../internal/node/file_errors.ts";
+import { OwnerFile } from "../internal/node/owner_file.ts";
+import type { Modules } from "../internal/node/platform.ts";
 import { randomUuid } from "../internal/random.ts";
-import { DAMAGED_ADVICE, SpoolError, toSpoolError } from "./errors.ts";
-import {
-  isReadable,
-  type Modules,
-  processId,
-} from "../internal/node/platform.ts";
-import {
-  describeOwner,
-  OwnerFile,
-  type Published,
-  Reserve,
-} from "./side_files.ts";
+import { SpoolError, toSpoolError } from "./errors.ts";
+import { type Published, Reserve } from "./side_files.ts";
 
-/** What the header of the database says it is: "SBuf". */
-const APPLICATION_ID = 0x53427566;
-/** The version of the tables. A change that older code does not understand raises it. */
-const VERSION = 1;
-/** What a file of SQLite begins with (https://www.sqlite.org/fileformat2.html). */
-const MAGIC = "SQLite format 3\0";
-/** What a rollback journal begins with, as long as its transaction is under way. */
-const JOURNAL_MAGIC = 0xd9d505f920a163d7n;
-/**
- * The size of a page, in bytes. Commits of 256 KiB take longer with pages of 4 KiB; with
- * pages of 64 KiB each small commit writes that much (`deno task bench spool_commit`).
- */
-const PAGE_SIZE = 16 * 1024;
-/** How large the WAL may grow before a checkpoint, in bytes. */
-const MAX_WAL = 4 * 1024 * 1024;
-/** About what a transaction adds to the WAL besides the bytes of its row. */
-const TRANSACTION_SIZE = 4 * PAGE_SIZE;
 /**
  * The room that is kept, in bytes, besides that of the largest row: for the WAL up to
  * a checkpoint, and for what the checkpoint adds to the database.
@@ -74,12 +56,6 @@ const MAX_ROW = 1_000_000_000 - 1_024;
  * and usually they are delivered soon.
  */
 const MAX_MOVED = 4 * 1024 * 1024;
-/**
- * How many pages a step of shrinking frees. It takes some milliseconds: SQLite seeks
- * each page in the list of all unused ones. `vacuum` would be faster, but Deno forbids
- * it to a program that is not allowed to read and write every file.
- */
-const PAGES_PER_STEP = 256;
 /** How many cuts are recorded at once, at most, so that they share a sync. */
 const MAX_CUTS = 8;
 
@@ -114,8 +90,26 @@ const TABLES = [
   )`,
 ];
 
-/** The files that this module has open. */
-const OPEN_FILES = new Set<string>();
+/** How a spool is recognised, and begins. */
+const FORMAT: FileFormat = {
+  noun: "spool",
+  user: "Spool",
+  applicationId: 0x53427566, // "SBuf"
+  version: 1,
+  Error: SpoolError,
+  create(db, modules) {
+    for (const table of TABLES) db.run(table);
+    const state: State = {
+      ...{ id: randomUuid(), settled: 0, sequence: 0 },
+      ...NO_CUTS,
+      ...{ delivered: 0, diverted: 0, lost: 0, follows: null },
+    };
+    db.run(
+      "insert into spool values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+      ...[...valuesOf(state), checksumOf(modules, state)],
+    );
+  },
+};
 
 /** What has to survive the process besides the bytes: see the columns of its table. */
 interface State {
@@ -172,10 +166,9 @@ export class SpoolDatabase {
   /** Where it is. */
   readonly path: string;
   readonly #isPower: boolean;
-  readonly #db: DatabaseSync;
-  readonly #owner: OwnerFile;
+  readonly #db: LockedDatabase;
+  readonly #owner: OwnerFile<Published>;
   readonly #reserve: Reserve;
-  readonly #statements = new Map<string, StatementSync>();
   /** A part of every key that is made by this opening, and by no other. */
   readonly #epoch = randomUuid().replaceAll("-", "").slice(16);
   #state!: State;
@@ -186,14 +179,6 @@ export class SpoolDatabase {
   #nextNumber = 0;
   /** The largest row that was added, in bytes. */
   #largestRow = 0;
-  /** About how large the WAL is, in bytes. */
-  #walSize = 0;
-  #isSynced: boolean | undefined;
-  /** Node 22.13 has no `isOpen`. */
-  #isClosed = false;
-  /** Which file it is, whatever its name. */
-  readonly #identity: string;
-
   /**
    * Opens a file, and locks it.
    *
@@ -212,216 +197,46 @@ export class SpoolDatabase {
     this.path = path;
     this.#isPower = durability === "power";
     this.#owner = new OwnerFile(modules, path);
-    let db: DatabaseSync | undefined;
+    this.#db = new LockedDatabase(modules, path, FORMAT, this.#owner, create);
     try {
-      this.#inspect(create);
-      db = this.#db = new modules.sqlite.DatabaseSync(path);
-      this.#prepare();
       this.#reserve = new Reserve(modules, path);
       this.#load();
-      this.#emptyWal();
+      this.#db.emptyWal();
       this.#announce();
-      this.#identity = identify(modules.fs.statSync(path));
-      OPEN_FILES.add(this.#identity);
     } catch (error) {
-      db?.close();
-      throw this.#explain(error);
+      this.#db.close();
+      throw toSpoolError(`Cannot open the spool ${path}`, error);
     }
   }
 
   // -- Opening --
 
-  /**
-   * Looks at the file before SQLite does, which may begin by changing it: it repairs
-   * what a crash has left, no matter whose file it is.
-   */
-  #inspect(create: boolean): void {
-    const { fs, path: { dirname } } = this.#modules;
-    const info = fs.statSync(this.path, { throwIfNoEntry: false });
-    if (info === undefined) {
-      if (!create) throw this.#refusal("there is no such file", "io");
-      const folder = dirname(this.path);
-      if (isReadable(folder) && !isFolder(fs, folder)) {
-        throw this.#refusal(`there is no folder ${folder}`, "io");
-      }
-    } else if (!info.isFile()) {
-      const kind = info.isDirectory() ? "a folder" : "not a regular file";
-      throw this.#refusal(`it is ${kind}`, "io");
-    }
-    const wal = this.#sizeOf("-wal");
-    if (!info?.size && wal) {
-      // SQLite would delete it.
-      const state = info ? "empty" : "missing";
-      throw this.#refusal(
-        `it is ${state}, but ${this.path}-wal is not${DAMAGED_ADVICE}`,
-        "damaged",
-      );
-    }
-    if (info === undefined) return;
-    // SQLite itself finds out whether this process has it open. Reading it here would
-    // drop the lock. A thread of this process is known by the side file only.
-    const isOwn = this.#owner.read()?.pid === processId();
-    if (isOwn || OPEN_FILES.has(identify(info))) return;
-    const header = new DataView(new ArrayBuffer(100));
-    // Opened for writing as well, because SQLite does not say what prevents that.
-    const descriptor = fs.openSync(this.path, "r+");
-    try {
-      fs.readSync(descriptor, header, 0, 100, 0);
-    } finally {
-      fs.closeSync(descriptor);
-    }
-    if (info.size === 0 || this.#isHalfCreated()) return;
-    const magic = String.fromCharCode(...new Uint8Array(header.buffer, 0, 16));
-    if (magic !== MAGIC) {
-      // Without the permission to know whether it is half created, SQLite finds out. It
-      // changes nothing in a file that is not a database.
-      if (isReadable(`${this.path}-journal`)) throw this.#foreign();
-      return;
-    }
-    const applicationId = header.getUint32(68);
-    // A process that was killed at once leaves an empty database, of one page.
-    if (applicationId === 0 && info.size === PAGE_SIZE) return;
-    this.#identify(applicationId, header.getUint32(60));
-    const whole = header.getUint16(16) * header.getUint32(28);
-    // After a crash during a checkpoint, some pages are in the WAL alone.
-    if (wal !== undefined && info.size + wal < whole) {
-      throw this.#refusal(
-        `it is damaged: ${info.size} bytes are left of ${whole}${DAMAGED_ADVICE}`,
-        "damaged",
-      );
-    }
-  }
-
-  /**
-   * Whether the process that was creating the file ended, or the power failed, before
-   * that was done. The journal of the transaction says so: there was one page before,
-   * at most, and so no table. Whatever the file holds, SQLite undoes it.
-   */
-  #isHalfCreated(): boolean {
-    if (!this.#sizeOf("-journal")) return false;
-    const { fs } = this.#modules;
-    const header = new DataView(new ArrayBuffer(20));
-    const descriptor = fs.openSync(`${this.path}-journal`, "r");
-    try {
-      fs.readSync(descriptor, header, 0, 20, 0);
-    } finally {
-      fs.closeSync(descriptor);
-    }
-    return header.getBigUint64(0) === JOURNAL_MAGIC &&
-      header.getUint32(16) <= 1;
-  }
-
-  /**
-   * The size of a file of SQLite, in bytes: 0 if there is none, and `undefined` without
-   * the permission to know that.
-   */
-  #sizeOf(suffix: "-wal" | "-journal"): number | undefined {
-    const path = `${this.path}${suffix}`;
-    if (!isReadable(path)) return undefined;
-    const { fs } = this.#modules;
-    return fs.statSync(path, { throwIfNoEntry: false })?.size ?? 0;
-  }
-
-  /** Throws unless these are of a spool that this version understands. */
-  #identify(applicationId: number, version: number): void {
-    if (applicationId !== APPLICATION_ID) throw this.#foreign();
-    if (version <= VERSION) return;
-    throw this.#refusal(
-      `it was made by a later version of this library (format ${version}; this one knows up to ${VERSION}); use that version`,
-      "newer",
-    );
-  }
-
-  /** Whether there is no table in the file, or none once SQLite has looked at it. */
-  #isNew(): boolean {
-    const { size } = this.#modules.fs.statSync(this.path);
-    return size <= PAGE_SIZE || this.#isHalfCreated();
-  }
-
-  /** Locks the file, makes sure that it is a spool, and sets it up. */
-  #prepare(): void {
-    const db = this.#db;
-    // The lock is taken by `begin exclusive`, and from then on kept: no other connection
-    // ever writes, and none of what SQLite does for several of them is needed. None of
-    // it is done by exec(), whose errors have no code on Deno.
-    this.#run("pragma locking_mode = exclusive");
-    if (this.#isNew()) {
-      // The first two things to be set, and the second one is written at once.
-      this.#run(`pragma page_size = ${PAGE_SIZE}`);
-      this.#run("pragma auto_vacuum = incremental");
-    }
-    this.#run("begin exclusive");
-    const { application_id } = this.#get("pragma application_id");
-    const { user_version } = this.#get("pragma user_version");
-    const { tables } = this.#get(
-      "select count(*) as tables from sqlite_master",
-    );
-    if (tables === 0 && application_id === 0) this.#create();
-    else this.#identify(application_id, user_version);
-    this.#run("commit");
-    const { journal_mode } = this.#get("pragma journal_mode = wal");
-    if (journal_mode !== "wal") {
-      throw new Error(`its journal mode is ${journal_mode}, and must be wal`);
-    }
-    db.exec(`
-      pragma wal_autocheckpoint = 0;
-      pragma temp_store = memory;
-      pragma journal_size_limit = ${2 * MAX_WAL};
-      pragma fullfsync = 1;
-      pragma checkpoint_fullfsync = 1;
-    `);
-  }
-
-  /** Creates the tables, in the transaction under way. */
-  #create(): void {
-    this.#run(`pragma application_id = ${APPLICATION_ID}`);
-    this.#run(`pragma user_version = ${VERSION}`);
-    for (const table of TABLES) this.#run(table);
-    this.#run(
-      "insert into spool values ('', 0, 0, null, null, 0, 0, 0, null, 0)",
-    );
-    this.#saveState({
-      ...{ id: randomUuid(), settled: 0, sequence: 0 },
-      ...NO_CUTS,
-      ...{ delivered: 0, diverted: 0, lost: 0, follows: null },
-    });
-  }
-
   /** Reads everything that is kept in memory. */
   #load(): void {
-    const row = this.#get("select * from spool");
-    const first = this.#get(
+    const row = this.#db.get("select * from spool");
+    const first = this.#db.get(
       "select offset, number, at from batch order by offset limit 1",
     );
-    const last = this.#get(
+    const last = this.#db.get(
       "select offset, number, length(bytes) as size from batch order by offset desc limit 1",
     );
     const { crc, ...state } = row ?? {};
     const { settled } = state;
     const end = last === undefined ? settled : last.offset + last.size;
     if (
-      crc !== this.#checksumOf(state) ||
+      crc !== checksumOf(this.#modules, state) ||
       (first !== undefined && first.offset !== settled) ||
       endsOf(state).some((cutEnd) => !(settled < cutEnd && cutEnd <= end))
     ) {
-      throw this.#refusal(
-        `it is damaged: its parts are inconsistent${DAMAGED_ADVICE}`,
-        "damaged",
+      throw new SpoolError(
+        `Cannot open the spool ${this.path}: it is damaged: its parts are inconsistent${DAMAGED_ADVICE}`,
+        { code: "damaged" },
       );
     }
     this.#state = state;
     this.#end = end;
     this.#first = first;
     this.#nextNumber = last === undefined ? 0 : last.number + 1;
-  }
-
-  /** Empties the WAL that a killed process has left: the next one may be killed, too. */
-  #emptyWal(): void {
-    try {
-      this.#checkpoint();
-    } catch {
-      this.#walSize = MAX_WAL; // the next transaction tries again
-    }
   }
 
   /** Writes who has the file open, even if the disk is full. */
@@ -433,32 +248,6 @@ export class SpoolDatabase {
       this.#reserve.lend();
       this.#owner.write(this.published);
     }
-  }
-
-  get #openAction(): string {
-    return `Cannot open the spool ${this.path}`;
-  }
-
-  #refusal(reason: string, code: SpoolError["code"]): SpoolError {
-    return new SpoolError(`${this.#openAction}: ${reason}`, { code });
-  }
-
-  #foreign(): SpoolError {
-    return this.#refusal(
-      "it is not a spool, and was not changed; choose another path",
-      "foreign",
-    );
-  }
-
-  /** The error of a failure to open the file, with who has it open, if it is that. */
-  #explain(thrown: unknown): SpoolError {
-    const error = toSpoolError(this.#openAction, thrown);
-    if (error.code !== "in-use") return error;
-    const owner = describeOwner(this.#owner.read());
-    return new SpoolError(
-      `${this.#openAction}: ${owner}; only one Spool at a time can use it`,
-      { code: "in-use", cause: error.cause },
-    );
   }
 
   // -- What is in it --
@@ -513,10 +302,10 @@ export class SpoolDatabase {
     const at = Date.now();
     const [offset, number] = [this.#end, this.#nextNumber];
     const crc = this.#checksum({ offset, number, at, bytes });
-    this.#attempt(action, () => {
+    this.#db.attempt(action, () => {
       this.#makeRoom(size);
-      this.#transaction(this.#isPower, size, () => {
-        this.#run(
+      this.#db.transaction(this.#isPower, size, () => {
+        this.#db.run(
           // One that seemed to fail may have been added all the same.
           "insert or replace into batch values (?, ?, ?, ?, ?)",
           ...[offset, number, at, crc, bytes],
@@ -525,7 +314,7 @@ export class SpoolDatabase {
       });
     }, () => {
       // It may be the file itself that has no room for the reserve.
-      if (this.settled === this.#end) this.#freePages(0);
+      if (this.settled === this.#end) this.#db.freePages(0);
     });
     this.#end += size;
     this.#nextNumber++;
@@ -537,7 +326,7 @@ export class SpoolDatabase {
     this.#largestRow = Math.max(this.#largestRow, size);
     this.#reserve.ensure(MIN_RESERVE + this.#largestRow);
     // The latest checkpoint has failed. What follows must not make it larger.
-    if (this.#walSize >= MAX_WAL) this.#checkpoint();
+    if (this.#db.walSize >= MAX_WAL) this.#db.checkpoint();
   }
 
   // -- Delivering --
@@ -555,7 +344,7 @@ export class SpoolDatabase {
       this.#withReserve("record what is sent next", () => {
         const cuts = this.#cutsFrom(settled, maxSize);
         let state: State;
-        this.#transaction(true, 0, () => state = this.#saveState(cuts));
+        this.#db.transaction(true, 0, () => state = this.#saveState(cuts));
         this.#state = state!;
       });
     }
@@ -623,13 +412,13 @@ export class SpoolDatabase {
       const isSynced = rest.length === 0 && next.cut_ends !== null;
       let state: State;
       let first: Row | undefined;
-      this.#transaction(isSynced, 0, () => {
-        this.#run("delete from batch where offset < ?", end);
+      this.#db.transaction(isSynced, 0, () => {
+        this.#db.run("delete from batch where offset < ?", end);
         state = this.#saveState({
           ...{ settled: end, sequence: sequence + 1, ...next },
           [outcome]: this.#state[outcome] + end - settled,
         });
-        first = this.#get(
+        first = this.#db.get(
           "select number, at from batch order by offset limit 1",
         );
       });
@@ -662,10 +451,10 @@ export class SpoolDatabase {
     const limit = position + maxSize;
     if (this.#end <= limit) return this.#end;
     // Where a row begins, the one before it ends.
-    const next = this.#get(
+    const next = this.#db.get(
       "select offset from batch where offset > ? and offset <= ? order by offset desc limit 1",
       ...[position, limit],
-    ) ?? this.#get(
+    ) ?? this.#db.get(
       "select offset from batch where offset > ? order by offset limit 1",
       position,
     );
@@ -679,10 +468,10 @@ export class SpoolDatabase {
    */
   #saveState(changes: Partial<State>): State {
     const state = { ...this.#state, ...changes };
-    this.#run(
+    this.#db.run(
       "update spool set id = ?, settled = ?, sequence = ?, cut_epoch = ?, cut_ends = ?, delivered = ?, diverted = ?, lost = ?, follows = ?, crc = ?",
       ...valuesOf(state),
-      this.#checksumOf(state),
+      checksumOf(this.#modules, state),
     );
     return state;
   }
@@ -693,30 +482,7 @@ export class SpoolDatabase {
    */
   #withReserve<T>(aim: string, work: () => T): T {
     const action = `Cannot ${aim} in the spool ${this.path}`;
-    return this.#attempt(action, work, () => this.#reserve.release());
-  }
-
-  /**
-   * Makes a transaction. If the disk is full, it is made once more after a checkpoint:
-   * the WAL is then written from its beginning, in the room that it has.
-   */
-  #attempt<T>(action: string, work: () => T, makeRoom?: () => void): T {
-    try {
-      return work();
-    } catch (thrown) {
-      const error = toSpoolError(action, thrown);
-      // Not every system reports a full disk as such.
-      const mayBeFull = error.code === "full" || error.code === "io";
-      // After the end, the reserve is that of whoever has opened the file since.
-      if (!mayBeFull || this.#isClosed) throw error;
-    }
-    try {
-      makeRoom?.();
-      this.#checkpoint();
-      return work();
-    } catch (error) {
-      throw toSpoolError(action, error);
-    }
+    return this.#db.attempt(action, work, () => this.#reserve.release());
   }
 
   /**
@@ -730,24 +496,17 @@ export class SpoolDatabase {
   shrink(maxUnused: number): boolean {
     const waiting = this.#end - this.settled;
     if (waiting > MAX_MOVED) return false;
-    const { freelist_count: pages } = this.#get("pragma freelist_count");
+    const pages = this.#db.unusedPages;
     // Without a reserve nothing is added, and there may be no room for one before.
     const isUrgent = waiting === 0 && !this.#reserve.isThere;
     const maxPages = isUrgent ? 0 : maxUnused / PAGE_SIZE;
     if (pages <= maxPages) return false;
-    this.#withReserve("give back disk space", () => this.#freePages(waiting));
-    const { freelist_count: left } = this.#get("pragma freelist_count");
+    this.#withReserve(
+      "give back disk space",
+      () => this.#db.freePages(waiting),
+    );
+    const left = this.#db.unusedPages;
     return maxPages < left && left < pages;
-  }
-
-  /** @param size How many bytes it may have to move. */
-  #freePages(size: number): void {
-    this.#transaction(false, size, () => {
-      // Not exec(), which frees a single page.
-      this.#all(`pragma incremental_vacuum(${PAGES_PER_STEP})`);
-    });
-    // Only now does the file become shorter.
-    this.#checkpoint();
   }
 
   // -- A file that is followed --
@@ -759,7 +518,7 @@ export class SpoolDatabase {
 
   /** What is known of the files that were at that path, in the order of reading. */
   get files(): FileRecord[] {
-    return this.#all("select * from file order by id") as FileRecord[];
+    return this.#db.all("select * from file order by id") as FileRecord[];
   }
 
   /**
@@ -779,10 +538,10 @@ export class SpoolDatabase {
   ): void {
     this.#withReserve("remember what is followed", () => {
       let state: State;
-      this.#transaction(this.#isPower, 0, () => {
+      this.#db.transaction(this.#isPower, 0, () => {
         for (const file of files) this.#saveFile(file);
         for (const { id } of forgotten) {
-          this.#run("delete from file where id = ?", id);
+          this.#db.run("delete from file where id = ?", id);
         }
         state = this.#saveState({
           follows: follows ?? this.#state.follows,
@@ -794,7 +553,7 @@ export class SpoolDatabase {
   }
 
   #saveFile(file: FileRecord): void {
-    this.#run(
+    this.#db.run(
       "insert or replace into file values (?, ?, ?, ?, ?, ?, ?)",
       ...[file.id, file.inode, file.born, file.position],
       ...[file.head_crc, file.tail_crc, file.state],
@@ -837,7 +596,7 @@ export class SpoolDatabase {
 
   /** Gives back what is not needed, and closes the file. Called again, it does nothing. */
   close(): void {
-    if (this.#isClosed) return;
+    if (this.#db.isClosed) return;
     try {
       if (this.settled === this.#end) {
         while (this.shrink(0));
@@ -846,59 +605,17 @@ export class SpoolDatabase {
     } catch {
       // What waits is committed. The next opening does it.
     }
-    this.#isClosed = true;
-    OPEN_FILES.delete(this.#identity);
-    this.#statements.clear();
     // While it is still locked: afterwards it is that of whoever opens the file next.
     this.#owner.remove();
     this.#db.close();
   }
 
-  // -- SQLite --
-
-  /**
-   * Runs a transaction. If anything fails, none of it has happened.
-   *
-   * @param isSynced Whether it survives a power cut once this returns.
-   * @param size About how many bytes it writes.
-   */
-  #transaction(isSynced: boolean, size: number, work: () => void): void {
-    if (this.#isSynced !== isSynced) {
-      this.#db.exec(`pragma synchronous = ${isSynced ? "full" : "normal"}`);
-      this.#isSynced = isSynced;
-    }
-    this.#run("begin immediate");
-    try {
-      work();
-      this.#run("commit");
-    } catch (error) {
-      try {
-        this.#run("rollback");
-      } catch {
-        // After some errors SQLite has done that itself.
-      }
-      throw error;
-    }
-    this.#walSize += size + TRANSACTION_SIZE;
-    if (this.#walSize < MAX_WAL) return;
-    try {
-      this.#checkpoint();
-    } catch {
-      // The transaction is made. The next one that adds something retries this.
-    }
-  }
-
-  /** Moves everything from the WAL to the database, so that the WAL begins anew. */
-  #checkpoint(): void {
-    this.#get("pragma wal_checkpoint(passive)");
-    this.#walSize = 0;
-  }
-
   /** The rows of a part of the stream. */
   #rows(offset: number, end: number): Iterable<Row> {
-    return this.#prepared(
+    return this.#db.iterate(
       "select * from batch where offset >= ? and offset < ? order by offset",
-    ).iterate(offset, end) as unknown as Iterable<Row>;
+      ...[offset, end],
+    ) as Iterable<Row>;
   }
 
   /** Throws unless a row is what was added at this position. */
@@ -922,38 +639,11 @@ export class SpoolDatabase {
     return crc32(bytes, crc32(`${offset} ${number} ${at}`));
   }
 
-  #checksumOf(state: State): number {
-    return this.#modules.zlib.crc32(JSON.stringify(valuesOf(state)));
-  }
-
   #damaged(position: number): SpoolError {
     return new SpoolError(
       `The spool ${this.path} is damaged: the bytes at offset ${position} are not those that were added; readSpool, with onDamage, reads the rest`,
       { code: "damaged" },
     );
-  }
-
-  // The columns are those of the statement, which the type cannot know.
-  // deno-lint-ignore no-explicit-any
-  #get(sql: string, ...values: Value[]): any {
-    return this.#prepared(sql).get(...values);
-  }
-
-  #all(sql: string): unknown[] {
-    return this.#prepared(sql).all();
-  }
-
-  #run(sql: string, ...values: Value[]): void {
-    this.#prepared(sql).run(...values);
-  }
-
-  #prepared(sql: string): StatementSync {
-    let statement = this.#statements.get(sql);
-    if (statement === undefined) {
-      statement = this.#db.prepare(sql);
-      this.#statements.set(sql, statement);
-    }
-    return statement;
   }
 }
 
@@ -967,18 +657,11 @@ function valuesOf(state: State): Value[] {
   ];
 }
 
+function checksumOf({ zlib }: Modules, state: State): number {
+  return zlib.crc32(JSON.stringify(valuesOf(state)));
+}
+
 /** Where the cuts that are recorded end. */
 function endsOf({ cut_ends }: Pick<State, "cut_ends">): number[] {
   return cut_ends?.split(",").map(Number) ?? [];
-}
-
-/** What a column may be given. */
-type Value = string | number | null | Uint8Array;
-
-function identify({ dev, ino }: { dev: number; ino: number }): string {
-  return `${dev} ${ino}`;
-}
-
-function isFolder(fs: Modules["fs"], path: string): boolean {
-  return fs.statSync(path, { throwIfNoEntry: false })?.isDirectory() === true;
 }

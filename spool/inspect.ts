@@ -1,8 +1,9 @@
 /** Looking at a spool, and taking out what waits in it, without delivering. */
 import { type SpoolError, toSpoolError } from "./errors.ts";
 import { SpoolDatabase } from "./database.ts";
+import { OwnerFile } from "../internal/node/owner_file.ts";
 import { loadModules, realPath } from "../internal/node/platform.ts";
-import { OwnerFile, type Published } from "./side_files.ts";
+import type { Published } from "./side_files.ts";
 
 /** What a spool holds, as {@linkcode inspectSpool} finds it. */
 export interface SpoolInfo {
@@ -73,7 +74,7 @@ export function inspectSpool(path: string | URL): SpoolInfo {
     return toInfo(published, undefined);
   } catch (error) {
     const { code } = toSpoolError(action, error);
-    const owner = new OwnerFile(modules, file).read();
+    const owner = new OwnerFile<Published>(modules, file).read();
     if (code !== "in-use" || owner === undefined) throw error;
     const { pid, host, updated } = owner;
     return toInfo(owner, {
