@@ -27,6 +27,12 @@
 export { MemoryStore } from "./memory_store.ts";
 export { receive, type ReceiveOptions } from "./receive.ts";
 export {
+  SqliteStore,
+  type SqliteStoreOptions,
+  type SqliteTransaction,
+  type SqliteValue,
+} from "./sqlite_store.ts";
+export {
   type AddResult,
   type Batch,
   BatchRefusedError,

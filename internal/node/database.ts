@@ -433,6 +433,11 @@ export class LockedDatabase {
     this.#prepared(sql).run(...values);
   }
 
+  /** A statement that is used once: all others are kept. */
+  prepare(sql: string): StatementSync {
+    return this.#db.prepare(sql);
+  }
+
   #prepared(sql: string): StatementSync {
     let statement = this.#statements.get(sql);
     if (statement === undefined) {

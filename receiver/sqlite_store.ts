@@ -1,0 +1,376 @@
+/** A store in an SQLite database. */
+import { check } from "../internal/checks.ts";
+import type { LockedDatabase } from "../internal/node/database.ts";
+import { codeOf } from "../internal/node/file_errors.ts";
+import { loadModules, realPath } from "../internal/node/platform.ts";
+import {
+  BatchDatabase,
+  formatOf,
+  type Row,
+  toStoreError,
+} from "./batch_database.ts";
+import { digestOf, equals, oldest, streamOf } from "./bytes.ts";
+import { Groups, type Job } from "./group.ts";
+import {
+  type AddResult,
+  type Batch,
+  type OnBatch,
+  type Pruned,
+  type Store,
+  StoreError,
+} from "./store.ts";
+
+const ACTION = "Cannot open the store";
+
+/** "SBrs", in the header of the file. */
+const FORMAT = formatOf("SqliteStore", 0x53427273);
+
+/** What a column of SQLite may be given, and holds. */
+export type SqliteValue = string | number | bigint | null | Uint8Array;
+
+/** Makes changes in the transaction that stores a batch, or in one of its own. */
+export interface SqliteTransaction {
+  /**
+   * Runs a statement that yields no rows.
+   *
+   * @param sql One statement, with a `?` for each value.
+   * @param values What they stand for.
+   * @throws {TypeError} If the transaction has ended, or the statement would end it.
+   * @throws {Error} Whatever SQLite throws.
+   */
+  run(sql: string, ...values: SqliteValue[]): void;
+  /**
+   * Runs a query, and returns its rows.
+   *
+   * @param sql One statement, with a `?` for each value.
+   * @param values What they stand for.
+   * @throws As `run` does.
+   */
+  all(sql: string, ...values: SqliteValue[]): Record<string, SqliteValue>[];
+}
+
+/** Options of a {@linkcode SqliteStore}. */
+export interface SqliteStoreOptions {
+  /**
+   * What a batch survives once it is stored: `"power"` syncs the disk, `"process"` does
+   * not, so that a power cut or a crash of the system may undo the latest batches, which
+   * their senders take for delivered.
+   *
+   * @default {"power"}
+   */
+  durability?: "power" | "process";
+}
+
+/** What is added, and whose `onBatch` sees it. */
+interface Item {
+  readonly batch: Batch;
+  readonly onBatch: OnBatch<SqliteTransaction> | undefined;
+}
+
+/** What was thrown by code that is not ours. */
+class Thrown {
+  constructor(readonly error: unknown) {}
+}
+
+/**
+ * Keeps batches in an SQLite database, by `node:sqlite`: the store for one receiver on
+ * one machine. It works in Deno 2.8, Node 22.13 and Bun 1.4.5 or newer.
+ *
+ * - **Key and bytes are stored in one transaction**, which is synced before `add` is
+ *   fulfilled. Batches that arrive at the same time share one.
+ * - **In order**: {@linkcode SqliteStore.read} sorts by sequence number, whatever the
+ *   order of arrival.
+ * - **Every byte is checked** against its digest when it is read.
+ * - **One process at a time.** The file is locked as long as it is open; a second one is
+ *   told who has it. A process that is killed leaves no lock.
+ * - **What is not a store is not changed.**
+ *
+ * `onBatch` is given a {@linkcode SqliteTransaction}, and must not return a promise: the
+ * transaction ends when it returns.
+ *
+ * @example Usage
+ * ```ts
+ * import { receive, SqliteStore } from "@stream-buffer/stream-buffer/receiver";
+ *
+ * const path = `${Deno.makeTempDirSync()}/received.db`;
+ * await using store = new SqliteStore(path);
+ * const handler = receive({ store });
+ *
+ * await handler(
+ *   new Request("http://localhost/", {
+ *     method: "POST",
+ *     headers: { "Idempotency-Key": '"example-0"' },
+ *     body: "hello\n",
+ *   }),
+ * );
+ * const text = await new Response(store.read("example")).text();
+ * console.assert(text === "hello\n");
+ * ```
+ *
+ * @example Rows of a table of your own, each exactly once
+ * ```ts
+ * import { receive, SqliteStore } from "@stream-buffer/stream-buffer/receiver";
+ *
+ * const path = `${Deno.makeTempDirSync()}/received.db`;
+ * await using store = new SqliteStore(path);
+ * store.transaction((db) => db.run("create table if not exists line (text)"));
+ *
+ * const handler = receive({
+ *   store,
+ *   onBatch({ bytes }, db) {
+ *     const lines = new TextDecoder().decode(bytes).trimEnd().split("\n");
+ *     for (const line of lines) db.run("insert into line values (?)", line);
+ *   },
+ * });
+ *
+ * for (let attempt = 1; attempt <= 2; attempt++) {
+ *   await handler(
+ *     new Request("http://localhost/", {
+ *       method: "POST",
+ *       headers: { "Idempotency-Key": '"example-0"' },
+ *       body: "one\ntwo\n",
+ *     }),
+ *   );
+ * }
+ * const rows = store.transaction((db) => db.all("select text from line"));
+ * console.assert(rows.length === 2);
+ * ```
+ */
+export class SqliteStore implements Store<SqliteTransaction>, AsyncDisposable {
+  readonly #database: BatchDatabase;
+  readonly #groups: Groups<Item, AddResult>;
+
+  /**
+   * Opens the file, and creates it if it does not exist.
+   *
+   * @param path Where it is, or is to be. SQLite makes other files beside it, whose names
+   *   begin with this one.
+   * @param options What to change.
+   * @throws {TypeError} If this platform has no `node:sqlite`.
+   * @throws {StoreError} If it cannot be opened, is in use, or is not a store.
+   */
+  constructor(path: string | URL, options: SqliteStoreOptions = {}) {
+    const { durability = "power" } = options;
+    checkDurability({ durability });
+    const modules = loadModules(ACTION);
+    const file = realPath(ACTION, path, modules);
+    this.#database = new BatchDatabase(modules, file, FORMAT, durability);
+    this.#groups = new Groups(
+      ({ batch }) => batch.bytes.length,
+      (jobs) => this.#addAll(jobs),
+    );
+  }
+
+  /**
+   * Stores a batch, if its key is not known.
+   *
+   * @param batch The batch.
+   * @param onBatch Called within the transaction, if it is new.
+   * @returns What was done.
+   * @throws {StoreError} If it cannot be stored.
+   */
+  add(
+    batch: Batch,
+    onBatch?: OnBatch<SqliteTransaction>,
+  ): Promise<AddResult> {
+    return this.#groups.add({ batch, onBatch });
+  }
+
+  #addAll(jobs: readonly Job<Item, AddResult>[]): void {
+    let size = 0;
+    for (const { input } of jobs) size += input.batch.bytes.length;
+    let results: (AddResult | Thrown)[];
+    this.#database.change("Cannot add to", size, () => {
+      results = jobs.map(({ input }) => this.#addOne(input));
+    });
+    jobs.forEach(({ resolve, reject }, index) => {
+      const result = results[index]!;
+      if (result instanceof Thrown) reject(result.error);
+      else resolve(result);
+    });
+  }
+
+  /** Adds one of several, in the transaction under way. */
+  #addOne({ batch, onBatch }: Item): AddResult | Thrown {
+    const result = this.#database.outcomeOf(batch);
+    if (result === "known" || result === "conflict") return result;
+    if (onBatch !== undefined) {
+      const called = this.#call((transaction) => onBatch(batch, transaction));
+      if (called instanceof Thrown) return called;
+    }
+    this.#database.insert(batch);
+    return result;
+  }
+
+  /**
+   * Runs statements of your own in one transaction: to create the tables that `onBatch`
+   * writes to, and to query them, as no other connection can while the store is open.
+   *
+   * @param work Runs them. It must not return a promise.
+   * @returns What it returns.
+   * @throws {StoreError} If the transaction cannot be made.
+   * @throws Whatever `work` throws. Then nothing has changed.
+   */
+  transaction<T>(work: (transaction: SqliteTransaction) => T): T {
+    let result: T | Thrown;
+    this.#database.change("Cannot change", 0, () => {
+      result = this.#call(work);
+    });
+    if (result! instanceof Thrown) throw result.error;
+    return result!;
+  }
+
+  /** Calls code that is not ours. If it fails, what it has changed is undone. */
+  #call<T>(work: (transaction: SqliteTransaction) => T): T | Thrown {
+    const { db } = this.#database;
+    const transaction = new Transaction(db);
+    db.run("savepoint batch");
+    try {
+      const result = work(transaction);
+      if (result instanceof Promise) {
+        result.catch(() => {});
+        throw new TypeError(
+          "Cannot wait for a promise in a transaction of a SqliteStore: it ends when the function returns",
+        );
+      }
+      db.run("release batch");
+      return result;
+    } catch (error) {
+      try {
+        db.run("rollback to batch");
+        db.run("release batch");
+      } catch {
+        throw error; // SQLite has undone the whole transaction
+      }
+      // Then it is not the fault of that code.
+      return new Thrown(
+        codeOf(error) === "full"
+          ? toStoreError(`Cannot add to the store ${db.path}`, error)
+          : error,
+      );
+    } finally {
+      transaction.end();
+    }
+  }
+
+  /**
+   * The bytes that are stored of a stream, in order.
+   *
+   * @param id The stream.
+   * @returns Its bytes; none if it is not known. The stream fails with a `StoreError` if
+   *   a batch is not what was stored, or the store is closed.
+   */
+  read(id: string): ReadableStream<Uint8Array<ArrayBuffer>> {
+    return streamOf(this.#read(id));
+  }
+
+  async *#read(id: string): AsyncGenerator<Uint8Array<ArrayBuffer>> {
+    const action = `Cannot read from the store ${this.#database.db.path}`;
+    let last: Row | undefined;
+    for (;;) {
+      const row = this.#next(action, id, last);
+      if (row === undefined) return;
+      const { bytes, digest, sequence } = row;
+      const isWhole = bytes instanceof Uint8Array &&
+        equals(await digestOf(bytes), digest);
+      if (!isWhole) {
+        throw new StoreError(
+          `${action}: batch ${sequence} of ${id} is not what was stored`,
+          { code: "damaged" },
+        );
+      }
+      yield bytes;
+      last = { ...row, bytes: null };
+    }
+  }
+
+  #next(action: string, id: string, last: Row | undefined): Row | undefined {
+    this.#database.throwIfClosed("Cannot read from");
+    try {
+      return this.#database.next(id, last);
+    } catch (error) {
+      throw toStoreError(action, error);
+    }
+  }
+
+  /**
+   * Forgets the batches that arrived longer ago than `age`. Their keys stay known: if
+   * one comes again, it is not stored again. The file becomes shorter when more than
+   * half of it is unused.
+   *
+   * @param age How long ago, in milliseconds.
+   * @returns How much was forgotten.
+   * @throws {RangeError} If `age` is negative, or not a number.
+   * @throws {StoreError} If that fails.
+   */
+  async prune(age: number): Promise<Pruned> {
+    const limit = oldest("Cannot prune the SqliteStore", age);
+    return await this.#database.forget("at < ?", limit);
+  }
+
+  /** Stores what has been added, and closes the file. Called again, it does nothing. */
+  async close(): Promise<void> {
+    await this.#groups.idle();
+    this.#database.close();
+  }
+
+  /** Closes the file. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close();
+  }
+}
+
+/** A transaction, as code that is not ours sees it. */
+class Transaction implements SqliteTransaction {
+  readonly #db: LockedDatabase;
+  #hasEnded = false;
+
+  constructor(db: LockedDatabase) {
+    this.#db = db;
+  }
+
+  run(sql: string, ...values: SqliteValue[]): void {
+    this.#check(sql);
+    this.#db.prepare(sql).run(...values);
+  }
+
+  all(sql: string, ...values: SqliteValue[]): Record<string, SqliteValue>[] {
+    this.#check(sql);
+    return this.#db.prepare(sql).all(...values);
+  }
+
+  #check(sql: string): void {
+    if (this.#hasEnded) {
+      throw new TypeError(
+        "Cannot run a statement: the transaction has ended; it does when the function that was given it returns",
+      );
+    }
+    const [verb = ""] = /^\s*\w+/.exec(sql) ?? [];
+    if (ENDING.includes(verb.trim().toLowerCase())) {
+      throw new TypeError(
+        `Cannot run a statement: ${verb.trim()} is the affair of the store`,
+      );
+    }
+  }
+
+  end(): void {
+    this.#hasEnded = true;
+  }
+}
+
+/** What begins and ends transactions, or is impossible in one. */
+const ENDING = [
+  ...["begin", "commit", "end", "rollback", "savepoint", "release"],
+  ...["attach", "detach", "vacuum", "pragma"],
+];
+
+/** Checks the option of that name. */
+export function checkDurability(option: { durability: string }): void {
+  check(
+    ACTION,
+    option,
+    '"power" or "process"',
+    "string",
+    (value) => value === "power" || value === "process",
+  );
+}
