@@ -27,7 +27,7 @@ import {
 
 const TABLES = [
   `create table batch (
-    number integer primary key,  -- 1, 2, 3, … in the order of arrival
+    number integer primary key autoincrement, -- in the order of arrival
     id text not null,
     sequence integer not null,
     epoch text not null,         -- empty if there is none

@@ -1,5 +1,4 @@
 /** What stores share. */
-import { check } from "../internal/checks.ts";
 
 /** Whether two arrays have the same bytes. */
 export function equals(a: Uint8Array, b: Uint8Array): boolean {
@@ -36,23 +35,4 @@ export function streamOf<T>(
     },
     { highWaterMark: 0 },
   );
-}
-
-/**
- * The time before which batches are forgotten, in milliseconds since 1970.
- *
- * @param age How long ago, in milliseconds.
- * @throws {TypeError} If `age` is not a number.
- * @throws {RangeError} If it is negative or `NaN`.
- */
-export function oldest(action: string, age: number): number {
-  // Left out, it would forget everything: it is no option.
-  check(
-    action,
-    { age: age ?? null },
-    "a number of milliseconds, 0 or more",
-    "number",
-    (age) => age >= 0,
-  );
-  return Date.now() - age;
 }

@@ -1,5 +1,6 @@
 /** A store in memory: for tests, and for what need not survive the process. */
-import { equals, oldest, streamOf } from "./bytes.ts";
+import { equals, streamOf } from "./bytes.ts";
+import { oldest } from "./options.ts";
 import { Ranges } from "./ranges.ts";
 import type { AddResult, Batch, OnBatch, Pruned, Store } from "./store.ts";
 

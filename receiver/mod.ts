@@ -24,6 +24,7 @@
  *
  * @module
  */
+export { FileStore, type FileStoreOptions } from "./file_store.ts";
 export { MemoryStore } from "./memory_store.ts";
 export { receive, type ReceiveOptions } from "./receive.ts";
 export {

@@ -1,5 +1,4 @@
 /** A store in an SQLite database. */
-import { check } from "../internal/checks.ts";
 import type { LockedDatabase } from "../internal/node/database.ts";
 import { codeOf } from "../internal/node/file_errors.ts";
 import { loadModules, realPath } from "../internal/node/platform.ts";
@@ -9,8 +8,9 @@ import {
   type Row,
   toStoreError,
 } from "./batch_database.ts";
-import { digestOf, equals, oldest, streamOf } from "./bytes.ts";
+import { digestOf, equals, streamOf } from "./bytes.ts";
 import { Groups, type Job } from "./group.ts";
+import { checkDurability, oldest } from "./options.ts";
 import {
   type AddResult,
   type Batch,
@@ -151,7 +151,7 @@ export class SqliteStore implements Store<SqliteTransaction>, AsyncDisposable {
    */
   constructor(path: string | URL, options: SqliteStoreOptions = {}) {
     const { durability = "power" } = options;
-    checkDurability({ durability });
+    checkDurability(ACTION, { durability });
     const modules = loadModules(ACTION);
     const file = realPath(ACTION, path, modules);
     this.#database = new BatchDatabase(modules, file, FORMAT, durability);
@@ -363,14 +363,3 @@ const ENDING = [
   ...["begin", "commit", "end", "rollback", "savepoint", "release"],
   ...["attach", "detach", "vacuum", "pragma"],
 ];
-
-/** Checks the option of that name. */
-export function checkDurability(option: { durability: string }): void {
-  check(
-    ACTION,
-    option,
-    '"power" or "process"',
-    "string",
-    (value) => value === "power" || value === "process",
-  );
-}

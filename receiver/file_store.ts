@@ -1,0 +1,554 @@
+/**
+ * A store in a file, which has the bytes of all batches, one after another, and nothing
+ * else. Beside it is a database, `FILE-keys`, with the key of each batch and where its
+ * bytes are.
+ *
+ * WHAT IS THERE AFTER A CRASH. Bytes are written and synced first, and then their keys,
+ * in one transaction. Only that makes them part of the store: what the file has behind
+ * them is cut off when it is opened, or overwritten.
+ *
+ * ```text
+ *  base (0, before anything is forgotten)       #end
+ *   |---- batch ----|---- batch ----|-- batch ---|-- bytes without a key --
+ * ```
+ *
+ * FORGETTING. A file cannot lose its beginning. So what is kept is copied to `FILE-new`,
+ * which takes the place of the file: the database says so first, and until it says that
+ * this is done, whoever opens the store does it. Positions count from the beginning of
+ * the stream of all batches, so that those of the rows remain.
+ */
+import type * as crypto from "node:crypto";
+import { countOf } from "../internal/checks.ts";
+import {
+  builtin,
+  loadModules,
+  type Modules,
+  nextTurn,
+  realPath,
+} from "../internal/node/platform.ts";
+import {
+  BatchDatabase,
+  formatOf,
+  type Row,
+  toStoreError,
+} from "./batch_database.ts";
+import { digestOf, equals, streamOf } from "./bytes.ts";
+import { Groups, type Job } from "./group.ts";
+import { Mutex } from "./mutex.ts";
+import { checkDurability, oldest } from "./options.ts";
+import {
+  type AddResult,
+  type Batch,
+  type OnBatch,
+  type Pruned,
+  type Store,
+  StoreError,
+  type StoreErrorCode,
+} from "./store.ts";
+
+const ACTION = "Cannot open the store";
+
+/** "SBrf", in the header of the database. */
+const FORMAT = formatOf("FileStore", 0x53427266, [
+  `create table file (          -- has one row
+    base integer not null,      -- position of the first byte that the file has
+    inode text not null,        -- which file it was; empty before there was one
+    swapping integer not null   -- 1 if FILE-new takes its place, unless it has
+  )`,
+  "insert into file values (0, '', 0)",
+  "create index batch_id on batch (id)",
+]);
+
+/** How much is copied at once, in bytes. */
+const CHUNK = 1024 * 1024;
+
+/** Options of a {@linkcode FileStore}. */
+export interface FileStoreOptions {
+  /**
+   * What a batch survives once it is stored: `"power"` syncs the disk, `"process"` does
+   * not, so that a power cut or a crash of the system may undo the latest batches, which
+   * their senders take for delivered.
+   *
+   * @default {"power"}
+   */
+  durability?: "power" | "process";
+}
+
+/** The row of the table `file`. */
+interface FileRow {
+  readonly base: number;
+  readonly inode: string;
+  readonly swapping: number;
+}
+
+/**
+ * Appends batches to a file, which other programs may read: `tail -f`, `grep`, `cp`.
+ * Beside it is a database with the keys, which needs `node:sqlite`: Deno 2.8, Node 22.13
+ * and Bun 1.4.5 or newer have it.
+ *
+ * - **The file has whole batches, each once**, in the order of their arrival. That is the
+ *   order of their stream, unless sends overlap (`concurrency`, `sendNow`).
+ * - **A batch is stored when bytes and key are synced.** Batches that arrive at the same
+ *   time share that. What a crash has left without a key is cut off.
+ * - **Every byte is checked** against its digest when {@linkcode FileStore.read} reads it.
+ * - **One process at a time.** A second one is told who has it.
+ * - **A file that is not a store is not changed.**
+ *
+ * `onBatch` is called before its batch is written, and may return a promise. There is no
+ * transaction: what it does may happen again.
+ *
+ * @example Usage
+ * ```ts
+ * import { FileStore, receive } from "@stream-buffer/stream-buffer/receiver";
+ *
+ * const path = `${Deno.makeTempDirSync()}/received.log`;
+ * await using store = new FileStore(path);
+ * const handler = receive({ store });
+ *
+ * await handler(
+ *   new Request("http://localhost/", {
+ *     method: "POST",
+ *     headers: { "Idempotency-Key": '"example-0"' },
+ *     body: "hello\n",
+ *   }),
+ * );
+ * console.assert(Deno.readTextFileSync(path) === "hello\n");
+ * ```
+ */
+export class FileStore implements Store<undefined>, AsyncDisposable {
+  readonly #modules: Modules;
+  readonly #path: string;
+  readonly #isPower: boolean;
+  readonly #database: BatchDatabase;
+  readonly #groups: Groups<Batch, AddResult>;
+  /** Held by what writes to the file. */
+  readonly #writing = new Mutex();
+  readonly #pruning = new Mutex();
+  #descriptor: number;
+  /** Position of the first byte that the file has. */
+  #base: number;
+  /** Position after the last batch. */
+  #end: number;
+
+  /**
+   * Opens the file, and creates it if it does not exist.
+   *
+   * @param path Where it is, or is to be. The names of the files beside it begin with
+   *   this one.
+   * @param options What to change.
+   * @throws {TypeError} If this platform has no `node:sqlite`.
+   * @throws {StoreError} If it cannot be opened, is in use, or is not a store.
+   */
+  constructor(path: string | URL, options: FileStoreOptions = {}) {
+    const { durability = "power" } = options;
+    checkDurability(ACTION, { durability });
+    this.#modules = loadModules(ACTION);
+    this.#path = realPath(ACTION, path, this.#modules);
+    this.#isPower = durability === "power";
+    const keys = `${this.#path}-keys`;
+    this.#throwIfForeign(keys);
+    const { db } = this.#database = new BatchDatabase(
+      this.#modules,
+      keys,
+      FORMAT,
+      durability,
+    );
+    try {
+      const row: FileRow = db.get("select * from file");
+      const last = this.#lastRow();
+      this.#base = row.base;
+      this.#end = Math.max(row.base, last ? last.position! + last.size : 0);
+      this.#finishSwap(row);
+      this.#descriptor = this.#open(row, last);
+    } catch (error) {
+      this.#database.close();
+      throw toStoreError(`${ACTION} ${this.#path}`, error);
+    }
+    this.#groups = new Groups(
+      ({ bytes }) => bytes.length,
+      (jobs) => this.#writing.run(() => this.#addAll(jobs)),
+    );
+  }
+
+  // -- Opening --
+
+  #refusal(reason: string, code: StoreErrorCode): StoreError {
+    return new StoreError(`${ACTION} ${this.#path}: ${reason}`, { code });
+  }
+
+  /** Throws if there is something at the path that is not a file of a store. */
+  #throwIfForeign(keys: string): void {
+    const { fs } = this.#modules;
+    const info = fs.statSync(this.#path, { throwIfNoEntry: false });
+    if (info === undefined) return;
+    if (!info.isFile()) {
+      const kind = info.isDirectory() ? "a folder" : "not a regular file";
+      throw this.#refusal(`it is ${kind}`, "io");
+    }
+    const hasKeys = fs.statSync(keys, { throwIfNoEntry: false }) !== undefined;
+    if (info.size > 0 && !hasKeys) {
+      throw this.#refusal(
+        `it has ${
+          countOf(info.size)
+        } and no keys beside it, in ${keys}; choose another path`,
+        "foreign",
+      );
+    }
+  }
+
+  /** The batch that arrived last. */
+  #lastRow(): Row | undefined {
+    return this.#database.db.get(
+      "select * from batch order by number desc limit 1",
+    );
+  }
+
+  /** Does what remains of a swap that was interrupted. */
+  #finishSwap({ swapping }: FileRow): void {
+    const { fs } = this.#modules;
+    const copy = `${this.#path}-new`;
+    if (swapping === 0) {
+      fs.rmSync(copy, { force: true }); // it was not finished
+      return;
+    }
+    if (fs.existsSync(copy)) this.#rename(copy);
+    this.#set("swapping = 0");
+  }
+
+  #rename(copy: string): void {
+    const { fs, path } = this.#modules;
+    fs.renameSync(copy, this.#path);
+    try {
+      const folder = fs.openSync(path.dirname(this.#path), "r");
+      fs.fsyncSync(folder);
+      fs.closeSync(folder);
+    } catch {
+      // Windows has no such thing. Elsewhere the database says what is left to do.
+    }
+  }
+
+  /** Changes the row of the table `file`. */
+  #set(assignment: string, ...values: (string | number)[]): void {
+    this.#database.change("Cannot change", 0, () => {
+      this.#database.db.run(`update file set ${assignment}`, ...values);
+    });
+  }
+
+  /** Opens the file itself, and cuts off what has no key. */
+  #open({ inode }: FileRow, last: Row | undefined): number {
+    const { fs } = this.#modules;
+    const expected = this.#end - this.#base;
+    if (expected > 0 && !fs.existsSync(this.#path)) {
+      throw this.#refusal(
+        `it is missing, but ${this.#path}-keys is not`,
+        "damaged",
+      );
+    }
+    const flags = fs.constants.O_RDWR | fs.constants.O_CREAT;
+    const descriptor = fs.openSync(this.#path, flags, 0o644);
+    try {
+      const info = fs.fstatSync(descriptor);
+      if (info.size < expected) {
+        throw this.#refusal(
+          `it has ${countOf(info.size)}, and should have ${expected}`,
+          "damaged",
+        );
+      }
+      const own = identify(info);
+      const isSame = last === undefined || last.position! < this.#base
+        ? info.size === expected || inode === own
+        : this.#hasBytesOf(last, descriptor);
+      if (!isSame) {
+        throw this.#refusal(
+          `its bytes are not those whose keys ${this.#path}-keys has`,
+          "damaged",
+        );
+      }
+      fs.ftruncateSync(descriptor, expected);
+      if (inode !== own) this.#set("inode = ?", own);
+      return descriptor;
+    } catch (error) {
+      fs.closeSync(descriptor);
+      throw error;
+    }
+  }
+
+  /** Whether the file has the bytes of a batch where it should. */
+  #hasBytesOf(row: Row, descriptor: number): boolean {
+    const { createHash } = builtin("node:crypto") as typeof crypto;
+    const bytes = this.#readSync(row, descriptor);
+    return equals(createHash("sha256").update(bytes).digest(), row.digest);
+  }
+
+  #readSync(
+    { position, size }: Row,
+    descriptor: number,
+  ): Uint8Array<ArrayBuffer> {
+    const bytes = new Uint8Array(size);
+    let done = 0;
+    while (done < size) {
+      const start = position! - this.#base + done;
+      const { fs } = this.#modules;
+      const read = fs.readSync(descriptor, bytes, done, size - done, start);
+      if (read === 0) return bytes.subarray(0, done);
+      done += read;
+    }
+    return bytes;
+  }
+
+  // -- Adding --
+
+  /**
+   * Stores a batch, if its key is not known.
+   *
+   * @param batch The batch.
+   * @param onBatch Called before it is written, if it is new.
+   * @returns What was done.
+   * @throws {StoreError} If it cannot be stored.
+   */
+  async add(batch: Batch, onBatch?: OnBatch<undefined>): Promise<AddResult> {
+    // Before it is of a group: the others should not wait for it.
+    if (onBatch !== undefined && isNew(this.#outcomeOf(batch))) {
+      await onBatch(batch, undefined);
+    }
+    return await this.#groups.add(batch);
+  }
+
+  #outcomeOf(batch: Batch): AddResult {
+    this.#database.throwIfClosed("Cannot add to");
+    try {
+      return this.#database.outcomeOf(batch);
+    } catch (error) {
+      throw toStoreError(`Cannot add to the store ${this.#path}`, error);
+    }
+  }
+
+  async #addAll(jobs: readonly Job<Batch, AddResult>[]): Promise<void> {
+    const added: { job: Job<Batch, AddResult>; result: AddResult }[] = [];
+    const keys = new Set<string>();
+    for (const job of jobs) {
+      const { input: batch, resolve, reject } = job;
+      if (keys.has(batch.key)) {
+        // Once the other is stored, it is known.
+        this.#groups.add(batch).then(resolve, reject);
+        continue;
+      }
+      const result = this.#outcomeOf(batch);
+      if (!isNew(result)) resolve(result);
+      else {
+        keys.add(batch.key);
+        added.push({ job, result });
+      }
+    }
+    if (added.length === 0) return;
+    await this.#append(added.map(({ job }) => job.input));
+    for (const { job, result } of added) job.resolve(result);
+  }
+
+  /** Writes batches, and makes them part of the store. */
+  async #append(batches: readonly Batch[]): Promise<void> {
+    let end = this.#end;
+    try {
+      for (const { bytes } of batches) end = await this.#write(bytes, end);
+      if (this.#isPower) await this.#sync(this.#descriptor);
+      this.#database.change("Cannot add to", 0, () => {
+        let position = this.#end;
+        for (const batch of batches) {
+          this.#database.insert(batch, position);
+          position += batch.bytes.length;
+        }
+      });
+      this.#end = end;
+    } catch (error) {
+      try {
+        const { fs } = this.#modules;
+        fs.ftruncateSync(this.#descriptor, this.#end - this.#base);
+      } catch {
+        // The next one overwrites it, and the next opening cuts it off.
+      }
+      throw toStoreError(`Cannot add to the store ${this.#path}`, error);
+    }
+  }
+
+  /** Writes bytes at a position, and returns the one behind them. */
+  #write(bytes: Uint8Array, position: number): Promise<number> {
+    const { promise, resolve, reject } = Promise.withResolvers<number>();
+    const { fs } = this.#modules;
+    const write = (done: number) => {
+      if (done === bytes.length) return resolve(position + done);
+      const start = position - this.#base + done;
+      fs.write(
+        this.#descriptor,
+        ...[bytes, done, bytes.length - done, start] as const,
+        (error, count) => error ? reject(error) : write(done + count),
+      );
+    };
+    write(0);
+    return promise;
+  }
+
+  #sync(descriptor: number): Promise<void> {
+    return new Promise((resolve, reject) => {
+      const { fs } = this.#modules;
+      fs.fdatasync(descriptor, (error) => error ? reject(error) : resolve());
+    });
+  }
+
+  // -- Reading --
+
+  /**
+   * The bytes that are stored of a stream, in the order of their arrival.
+   *
+   * @param id The stream.
+   * @returns Its bytes; none if it is not known. The stream fails with a `StoreError` if
+   *   a batch is not what was stored, or the store is closed.
+   */
+  read(id: string): ReadableStream<Uint8Array<ArrayBuffer>> {
+    return streamOf(this.#read(id));
+  }
+
+  async *#read(id: string): AsyncGenerator<Uint8Array<ArrayBuffer>> {
+    for (let number = 0;;) {
+      const found = this.#nextRow(id, number);
+      if (found === undefined) return;
+      const { row, bytes } = found;
+      if (!equals(await digestOf(bytes), row.digest)) {
+        throw new StoreError(
+          `Cannot read from the store ${this.#path}: batch ${row.sequence} of ${id} is not what was stored`,
+          { code: "damaged" },
+        );
+      }
+      yield bytes;
+      ({ number } = row);
+    }
+  }
+
+  #nextRow(
+    id: string,
+    number: number,
+  ): { row: Row; bytes: Uint8Array<ArrayBuffer> } | undefined {
+    this.#database.throwIfClosed("Cannot read from");
+    try {
+      // Those before the base are about to be forgotten.
+      const row: Row | undefined = this.#database.db.get(
+        "select * from batch where id = ? and number > ? and position >= ? order by number limit 1",
+        ...[id, number, this.#base],
+      );
+      if (row === undefined) return undefined;
+      return { row, bytes: this.#readSync(row, this.#descriptor) };
+    } catch (error) {
+      throw toStoreError(`Cannot read from the store ${this.#path}`, error);
+    }
+  }
+
+  // -- Forgetting --
+
+  /**
+   * Forgets batches from the beginning of the file, up to the first one that arrived
+   * less than `age` ago. Their keys stay known: if one comes again, it is not stored
+   * again. What is kept is copied to a new file, so call it when most of it can go. A
+   * program that has the old file open keeps reading that.
+   *
+   * @param age How long ago, in milliseconds.
+   * @returns How much was forgotten.
+   * @throws {RangeError} If `age` is negative, or not a number.
+   * @throws {StoreError} If that fails.
+   */
+  async prune(age: number): Promise<Pruned> {
+    const limit = oldest("Cannot prune the FileStore", age);
+    return await this.#pruning.run(async () => {
+      this.#database.throwIfClosed("Cannot prune");
+      const kept: Row | undefined = this.#database.db.get(
+        "select * from batch where at >= ? order by number limit 1",
+        limit,
+      );
+      const number = kept?.number ?? (this.#lastRow()?.number ?? 0) + 1;
+      const base = kept?.position ?? this.#end;
+      try {
+        if (base > this.#base) await this.#cutOffBeginning(base);
+      } catch (error) {
+        throw toStoreError(`Cannot prune the store ${this.#path}`, error);
+      }
+      return await this.#database.forget("number < ?", number);
+    });
+  }
+
+  /** Makes a file that begins at `base`, and puts it in the place of this one. */
+  async #cutOffBeginning(base: number): Promise<void> {
+    const { fs } = this.#modules;
+    const copy = `${this.#path}-new`;
+    const descriptor = fs.openSync(copy, "w+", 0o644);
+    let isInPlace = false;
+    try {
+      let position = base;
+      const copyChunk = () => {
+        const size = Math.min(this.#end - position, CHUNK);
+        const bytes = this.#readSync(
+          { position, size } as Row,
+          this.#descriptor,
+        );
+        if (bytes.length < size) throw new Error("the file has become shorter");
+        for (let done = 0; done < size;) {
+          const start = position - base + done;
+          done += fs.writeSync(descriptor, bytes, done, size - done, start);
+        }
+        position += size;
+      };
+      while (this.#end - position > CHUNK) {
+        copyChunk();
+        await nextTurn();
+        this.#database.throwIfClosed("Cannot prune");
+      }
+      await this.#sync(descriptor);
+      await this.#writing.run(() => {
+        this.#database.throwIfClosed("Cannot prune");
+        // From here on in one turn, so that nobody reads in between.
+        while (position < this.#end) copyChunk();
+        fs.fsyncSync(descriptor);
+        const inode = identify(fs.fstatSync(descriptor));
+        this.#set("base = ?, inode = ?, swapping = 1", base, inode);
+        isInPlace = true;
+        fs.closeSync(descriptor);
+        fs.closeSync(this.#descriptor);
+        this.#rename(copy);
+        this.#descriptor = fs.openSync(this.#path, "r+");
+        this.#base = base;
+        this.#set("swapping = 0");
+      });
+    } catch (error) {
+      if (isInPlace) {
+        // Only an opening knows what there is now, and does the rest.
+        this.#database.close();
+      } else {
+        fs.closeSync(descriptor);
+        fs.rmSync(copy, { force: true });
+      }
+      throw error;
+    }
+  }
+
+  // -- The end --
+
+  /** Stores what has been added, and closes the file. Called again, it does nothing. */
+  async close(): Promise<void> {
+    await this.#groups.idle();
+    await this.#writing.run(() => {
+      if (this.#database.db.isClosed) return;
+      this.#modules.fs.closeSync(this.#descriptor);
+      this.#database.close();
+    });
+  }
+
+  /** Closes the file. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close();
+  }
+}
+
+function isNew(result: AddResult): boolean {
+  return result === "stored" || result === "overlap";
+}
+
+function identify({ dev, ino }: { dev: number; ino: number }): string {
+  return `${dev} ${ino}`;
+}
