@@ -37,6 +37,26 @@ import {
   type TransportResponse,
 } from "@stream-buffer/stream-buffer";
 import {
+  type AddResult,
+  type Batch,
+  BatchRefusedError,
+  FileStore,
+  type FileStoreOptions,
+  MemoryStore,
+  type OnBatch,
+  type Pruned,
+  receive,
+  type ReceiveOptions,
+  SqliteStore,
+  type SqliteStoreOptions,
+  type SqliteTransaction,
+  type SqliteValue,
+  type Store,
+  StoreError,
+  type StoreErrorCode,
+  type StoreErrorOptions,
+} from "@stream-buffer/stream-buffer/receiver";
+import {
   follow,
   type FollowOptions,
   inspectSpool,
@@ -317,6 +337,59 @@ export function look(): SpoolErrorCode | undefined {
     if (error instanceof SpoolError) return error.code;
     throw error;
   }
+}
+
+/** A store of one's own is one class of two methods. */
+class CountingStore implements Store<undefined> {
+  readonly #keys = new Set<string>();
+
+  async add(batch: Batch, onBatch?: OnBatch<undefined>): Promise<AddResult> {
+    if (this.#keys.has(batch.key)) return "known";
+    await onBatch?.(batch, undefined);
+    this.#keys.add(batch.key);
+    return batch.digest.length === 32 ? "stored" : "conflict";
+  }
+
+  read(id: string): ReadableStream<Uint8Array<ArrayBuffer>> {
+    const code: StoreErrorCode = "io";
+    const options: StoreErrorOptions = { code };
+    throw new StoreError(`Cannot read ${id}`, options);
+  }
+}
+
+export const receiveOptions: ReceiveOptions<undefined> = {
+  store: new CountingStore(),
+  maxBytes: 1_000_000,
+  maxPendingBytes: 8_000_000,
+  bodyTimeout: 10_000,
+  storeTimeout: 10_000,
+  requireKey: false,
+  onBatch({ key, id, epoch, sequence, part, from, bytes, headers, received }) {
+    const type: string | null = headers.get("Content-Type");
+    console.log(key, id, epoch, sequence, part, from, received, type);
+    if (bytes.length === 0) throw new BatchRefusedError("it is empty");
+  },
+  onError: (error, request) => console.error(error, request.url),
+};
+
+export async function received(request: Request): Promise<Response> {
+  const options: SqliteStoreOptions & FileStoreOptions = {
+    durability: "process",
+  };
+  await using file = new FileStore(new URL("file:///var/log"), options);
+  await using store = new SqliteStore("received.db", options);
+  const insert = (db: SqliteTransaction, value: SqliteValue) =>
+    db.run("insert into line values (?)", value);
+  const handler = receive({
+    store,
+    onBatch: ({ bytes }, db) => insert(db, bytes),
+  });
+  const count = store.transaction((db) => db.all("select 1").length);
+  const pruned: Pruned = await store.prune(86_400_000);
+  await new MemoryStore().prune(count + pruned.batches + pruned.bytes);
+  console.log(await new Response(file.read("id")).text());
+  await receive(receiveOptions)(request.clone());
+  return await handler(request);
 }
 
 export const flushErrorOptions: FlushErrorOptions = {
