@@ -35,7 +35,8 @@ export function parseKey(key: string): Key | undefined {
   const [, whole, part = "", from = "0", to = "0"] = PART.exec(key) ?? [];
   const batch = whole === undefined ? undefined : parseBatch(whole);
   // An id may end like a part: "logs/2025-0" is batch 0 of "logs/2025".
-  return batch !== undefined && Number(from) <= Number(to)
+  const isPart = Number(from) < Number(to) && Number.isSafeInteger(Number(to));
+  return batch !== undefined && isPart
     ? { ...batch, key, part, from: Number(from) }
     : parseBatch(key);
 }
@@ -47,7 +48,10 @@ function parseBatch(key: string): Key | undefined {
   return { key, id, epoch, sequence, part: "", from: 0 };
 }
 
-/** The key of a request that is alone: it is a stream with one batch. */
+/**
+ * The key of a request that is alone: it is a stream with one batch. No other key has
+ * an empty part, so that "a" is not taken for "a-0", the first batch of the stream "a".
+ */
 export function aloneKey(key: string): Key {
-  return { key, id: key, epoch: "", sequence: 0, part: "", from: 0 };
+  return { key, id: key, epoch: "", sequence: 0, part: "0-0", from: 0 };
 }

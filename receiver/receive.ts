@@ -228,10 +228,11 @@ class Receiver<Transaction> {
       throw new Refusal(400, "the request has no Idempotency-Key");
     }
     const text = parseString(header);
-    const key = text === undefined ? undefined : parseKey(text);
-    const isShort = header.length <= MAX_KEY;
-    if (isShort && key !== undefined) return key;
-    if (isShort && !this.#requireKey) return aloneKey(text ?? header);
+    if ((text ?? header).length <= MAX_KEY) {
+      const key = text === undefined ? undefined : parseKey(text);
+      if (key !== undefined) return key;
+      if (!this.#requireKey) return aloneKey(text ?? header);
+    }
     const form = this.#requireKey ? ', in the form "ID-SEQUENCE"' : "";
     throw new Refusal(
       400,

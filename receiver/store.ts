@@ -13,7 +13,10 @@ export interface Batch {
   readonly epoch: string;
   /** The number of the batch in its stream: 0, 1, 2, …. */
   readonly sequence: number;
-  /** Which part of the batch it is, as `FROM-TO`, in bytes; empty if it is all of it. */
+  /**
+   * Which part of the batch it is, as `FROM-TO`, in bytes; empty if it is all of it. If
+   * the key is not that of a batch, it is `0-0`.
+   */
   readonly part: string;
   /** Where the part begins in its batch, in bytes; 0 if it is all of it. */
   readonly from: number;
