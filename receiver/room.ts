@@ -12,7 +12,8 @@ interface Waiter {
 
 /**
  * A number of bytes that requests share. Those that find too few wait, first come, first
- * served.
+ * served; and those that already have some come before those that have none. In one line
+ * with them, they would hold room, and not use it, until all the others had their turn.
  *
  * A request takes room as its bytes arrive, so that one that sends nothing costs nothing.
  * But then all of them could come to wait for room that none of them gives back. So one
@@ -22,7 +23,10 @@ interface Waiter {
 export class Room {
   /** Negative as long as one has gone beyond the limit. */
   #free: number;
-  readonly #waiting = new Queue<Waiter>();
+  /** Those that wait and have some room. */
+  readonly #growing = new Queue<Waiter>();
+  /** Those that wait and have none. */
+  readonly #entering = new Queue<Waiter>();
   /** The one that may. */
   #exempt: Claim | undefined;
 
@@ -38,8 +42,7 @@ export class Room {
    */
   async take(claim: Claim, size: number, signal: AbortSignal): Promise<void> {
     signal.throwIfAborted();
-    const isFirst = this.#waiting.isEmpty && size <= this.#free;
-    if (isFirst || claim === this.#exempt) {
+    if (claim === this.#exempt) {
       this.#free -= size;
       return;
     }
@@ -51,7 +54,7 @@ export class Room {
       this.#advance(); // those behind it may want less
     };
     signal.addEventListener("abort", leave);
-    this.#waiting.push(waiter);
+    (claim.isEmpty ? this.#entering : this.#growing).push(waiter);
     this.#advance();
     try {
       await promise;
@@ -74,7 +77,8 @@ export class Room {
 
   #advance(): void {
     for (;;) {
-      const waiter = this.#waiting.first;
+      const line = this.#growing.isEmpty ? this.#entering : this.#growing;
+      const waiter = line.first;
       if (waiter === undefined) return;
       if (!waiter.hasLeft) {
         const { claim, size, resolve } = waiter;
@@ -85,7 +89,7 @@ export class Room {
         this.#free -= size;
         resolve();
       }
-      this.#waiting.shift();
+      line.shift();
     }
   }
 }
@@ -97,6 +101,11 @@ export class Claim {
 
   constructor(room: Room) {
     this.#room = room;
+  }
+
+  /** Whether it has taken nothing. */
+  get isEmpty(): boolean {
+    return this.#size === 0;
   }
 
   /** Takes `size` bytes more; rejects when `signal` is aborted. */
@@ -112,7 +121,7 @@ export class Claim {
     this.#room.give(rest);
   }
 
-  /** Gives back everything. */
+  /** Gives back everything. It must not be waiting. */
   [Symbol.dispose](): void {
     this.keep(0);
     this.#room.end(this);
