@@ -33,10 +33,11 @@ export async function readBody(
   const decode = decoderFor(headers.get("Content-Encoding"));
   const length = lengthOf(headers.get("Content-Length"));
   const { maxBytes, claim, signal } = options;
+  if (length === undefined && mayBeCutOff(headers)) {
+    throw new Refusal(411, "a request over HTTP/2 must have a Content-Length");
+  }
   if (length !== undefined && length > maxBytes) throw tooLarge(maxBytes);
   const encoded = await readAll(body, length, options);
-  // Deno takes some resets of an HTTP/2 stream for the end of the body
-  // (https://github.com/hyperium/hyper/issues/3681).
   if (length !== undefined && encoded.length !== length) {
     throw new Refusal(
       400,
@@ -52,6 +53,23 @@ export async function readBody(
 
 function lengthOf(header: string | null): number | undefined {
   return header !== null && /^\d+$/.test(header) ? Number(header) : undefined;
+}
+
+/**
+ * Whether the end of a body without `Content-Length` may be a cut. Deno takes some resets
+ * of an HTTP/2 stream for the end of its body
+ * (https://github.com/hyperium/hyper/issues/3681). Over HTTP/1.1 a body without length has
+ * a `Transfer-Encoding`, and a cut is an error. A request that was made in this process
+ * was not cut off: its headers can be changed, other than those of `Deno.serve`.
+ */
+function mayBeCutOff(headers: Headers): boolean {
+  if (!("Deno" in globalThis) || headers.has("Transfer-Encoding")) return false;
+  try {
+    headers.delete("Transfer-Encoding"); // which is not there
+    return false;
+  } catch {
+    return true;
+  }
 }
 
 function tooLarge(maxBytes: number): Refusal {
@@ -120,12 +138,18 @@ type Decoder = (
   maxBytes: number,
 ) => Promise<Uint8Array<ArrayBuffer>>;
 
-/** `gunzip` and its like. */
+/** `gunzip` and its like, with the option `info`, which their types leave out. */
 type Unzip = (
   encoded: Uint8Array,
   options: zlib.ZlibOptions,
-  callback: zlib.CompressCallback,
+  callback: (error: Error | null, result: unknown) => void,
 ) => void;
+
+/** What they give then. */
+interface Unzipped {
+  readonly buffer: Uint8Array<ArrayBuffer>;
+  readonly engine: zlib.Zlib;
+}
 
 /**
  * What undoes each coding (RFC 9110, section 8.4.1; RFC 7932), where the platform has
@@ -168,17 +192,24 @@ function unzip(
   encoded: Uint8Array,
   maxBytes: number,
 ): Promise<Uint8Array<ArrayBuffer>> {
+  const options = { maxOutputLength: maxBytes, info: true };
   return new Promise((resolve, reject) => {
-    method(encoded, { maxOutputLength: maxBytes }, (error, decoded) => {
-      if (error === null) {
-        const { buffer, byteOffset, length } = decoded;
-        resolve(new Uint8Array(buffer as ArrayBuffer, byteOffset, length));
-      } else {
+    method(encoded, options, (error, result) => {
+      if (error !== null) {
         const isTooLarge = property(error, "code") === "ERR_BUFFER_TOO_LARGE";
-        reject(isTooLarge ? tooLarge(maxBytes) : garbled(error));
+        return reject(isTooLarge ? tooLarge(maxBytes) : garbled(error));
       }
+      const { buffer, engine } = result as Unzipped;
+      // It ignores what comes after the end, which may be data: a second stream.
+      if (engine.bytesWritten === encoded.length) resolve(bytesOf(buffer));
+      else reject(garbled(new Error("there is more after its end")));
     });
   });
+}
+
+/** The same memory, without the methods that Node has changed. */
+function bytesOf(node: Uint8Array<ArrayBuffer>): Uint8Array<ArrayBuffer> {
+  return new Uint8Array(node.buffer, node.byteOffset, node.length);
 }
 
 function garbled(cause: unknown): Refusal {
