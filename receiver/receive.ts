@@ -98,6 +98,7 @@ const NEVER: AbortSignal = new AbortController().signal;
  * | 400 | no key, or one of another form; a body that was cut off or is garbled |
  * | 405 | a method other than POST and PUT |
  * | 408 | the body took longer than `bodyTimeout` |
+ * | 411 | no `Content-Length`, over HTTP/2 on Deno, which does not tell whether the body was cut off |
  * | 413 | the body, or the batch, has more than `maxBytes` |
  * | 415 | a `Content-Encoding` that cannot be undone: see `Accept-Encoding` |
  * | 422 | the key was used for other bytes, or `onBatch` threw a {@linkcode BatchRefusedError} |
@@ -177,12 +178,7 @@ class Receiver<Transaction> {
       await this.#receive(request);
       return new Response(null, { status: 204 });
     } catch (error) {
-      if (error instanceof Refusal) return error.toResponse();
-      if (error instanceof BatchRefusedError) {
-        return new Refusal(422, error.message).toResponse();
-      }
-      notify(this.#onError, error, request);
-      return refusalFor(error).toResponse();
+      return this.#refusalFor(error, request).toResponse();
     }
   }
 
@@ -194,31 +190,40 @@ class Receiver<Transaction> {
       });
     }
     const key = this.#keyOf(headers.get("Idempotency-Key"));
-    const claim = new Claim(this.#room);
-    let adding: Promise<AddResult>;
-    try {
-      const bytes = await within(
-        this.#bodyTimeout,
-        NEVER,
-        (signal) =>
-          readBody(request, { maxBytes: this.#maxBytes, claim, signal }),
-      );
-      const digest = await digestOf(bytes);
-      adding = this.#add({
-        ...key,
-        ...{ bytes, digest, headers, received: Date.now() },
-      });
-    } catch (error) {
-      claim[Symbol.dispose]();
-      throw error;
-    }
-    // Not when this returns: after a timeout the store still has the bytes.
-    handled(adding.finally(() => claim[Symbol.dispose]()));
-    const result = await this.#inTime(adding);
+    const result = await this.#take(request, key);
     if (result === "conflict") {
       throw new Refusal(422, `the key ${key.key} was used for other bytes`);
     }
-    if (result === "overlap") notify(this.#onError, overlapOf(key), request);
+  }
+
+  /** Stores what a request brings. */
+  async #take(request: Request, key: Key): Promise<AddResult> {
+    const claim = new Claim(this.#room);
+    let adding: Promise<unknown> = Promise.resolve();
+    try {
+      const batch = await this.#read(request, key, claim);
+      return await this.#inTime(async (signal) => {
+        for (let other; (other = this.#adding.get(key.key)) !== undefined;) {
+          await until(signal, other);
+        }
+        return await until(signal, adding = this.#add(batch, request));
+      });
+    } finally {
+      // Not before: after a timeout the store still has the bytes.
+      handled(adding.finally(() => claim[Symbol.dispose]()));
+    }
+  }
+
+  async #read(request: Request, key: Key, claim: Claim): Promise<Batch> {
+    const { headers } = request;
+    const bytes = await within(
+      this.#bodyTimeout,
+      NEVER,
+      (signal) =>
+        readBody(request, { maxBytes: this.#maxBytes, claim, signal }),
+    );
+    const digest = await digestOf(bytes);
+    return { ...key, bytes, digest, headers, received: Date.now() };
   }
 
   /** What the header says; throws if there has to be a key, and is none. */
@@ -240,46 +245,56 @@ class Receiver<Transaction> {
     );
   }
 
-  /** Adds a batch, once no other with its key is being added. */
-  async #add(batch: Batch): Promise<AddResult> {
-    const { key } = batch;
-    for (let other; (other = this.#adding.get(key)) !== undefined;) await other;
+  /** Adds a batch. No other with its key is being added. */
+  async #add(batch: Batch, request: Request): Promise<AddResult> {
     const { promise, resolve } = Promise.withResolvers<void>();
-    this.#adding.set(key, promise);
+    this.#adding.set(batch.key, promise);
     try {
-      return await this.#store.add(batch, this.#onBatch);
+      const result = await this.#store.add(batch, this.#onBatch);
+      if (result === "overlap") {
+        notify(this.#onError, overlapOf(batch), request);
+      }
+      return result;
+    } catch (error) {
+      // Here, so that `onError` is told even if that took too long.
+      throw this.#refusalFor(error, request);
     } finally {
-      this.#adding.delete(key);
+      this.#adding.delete(batch.key);
       resolve();
     }
   }
 
-  #inTime(adding: Promise<AddResult>): Promise<AddResult> {
-    return within(this.#storeTimeout, NEVER, async (signal) => {
+  async #inTime<T>(work: (signal: AbortSignal) => Promise<T>): Promise<T> {
+    return await within(this.#storeTimeout, NEVER, async (signal) => {
       try {
-        return await until(signal, adding);
+        return await work(signal);
       } catch (error) {
         if (error !== signal.reason) throw error;
         throw Refusal.busy("the batch is still being stored");
       }
     });
   }
-}
 
-/** The response to what went wrong here. It tells strangers nothing about that. */
-function refusalFor(error: unknown): Refusal {
-  switch (error instanceof StoreError ? error.code : undefined) {
-    case "full":
-      return new Refusal(507, "the disk is full");
-    case "busy":
-    case "closed":
-      return Refusal.busy("the store cannot be reached");
-    default:
-      return new Refusal(500, "the batch could not be stored");
+  /** The response to whatever went wrong. It tells strangers nothing about that. */
+  #refusalFor(error: unknown, request: Request): Refusal {
+    if (error instanceof Refusal) return error;
+    if (error instanceof BatchRefusedError) {
+      return new Refusal(422, error.message);
+    }
+    notify(this.#onError, error, request);
+    switch (error instanceof StoreError ? error.code : undefined) {
+      case "full":
+        return new Refusal(507, "the disk is full");
+      case "busy":
+      case "closed":
+        return Refusal.busy("the store cannot be reached");
+      default:
+        return new Refusal(500, "the batch could not be stored");
+    }
   }
 }
 
-function overlapOf({ id, epoch, sequence }: Key): StoreError {
+function overlapOf({ id, epoch, sequence }: Batch): StoreError {
   return new StoreError(
     `Batch ${sequence} of the stream ${id} was stored under two epochs, ${epoch} and another one: the spool was copied or restored, and both copies may have sent the same bytes`,
     { code: "overlap" },
