@@ -28,6 +28,8 @@ export interface Program {
   readonly command: string;
   /** What it is called on other systems. */
   readonly aliases?: readonly string[];
+  /** Where it is, if that is on no path. */
+  readonly folders?: readonly string[];
   readonly package: string;
 }
 
@@ -45,14 +47,12 @@ export const OPENSSL: Program = { command: "openssl", package: "openssl" };
 
 /** Returns the path of a program, if it is installed. */
 export function find(
-  { command, aliases = [] }: Program,
+  { command, aliases = [], folders = [] }: Program,
 ): string | undefined {
   // Debian installs servers in folders that are not on every user's path.
-  const folders = `${Deno.env.get("PATH")}:/usr/local/sbin:/usr/sbin`.split(
-    ":",
-  );
+  const paths = `${Deno.env.get("PATH")}:/usr/local/sbin:/usr/sbin`.split(":");
   return [command, ...aliases]
-    .flatMap((name) => folders.map((folder) => `${folder}/${name}`))
+    .flatMap((name) => [...paths, ...folders].map((path) => `${path}/${name}`))
     .find(isFile);
 }
 

@@ -14,7 +14,7 @@ const PUBLIC = Object.values(config.exports).map((path) => path.slice(2));
 const ANY_LIBRARY = ["node:", "npm:", "jsr:"];
 
 /** Parts within the folder of another one: who may import them has to name them. */
-const SEPARATE = ["http/undici.ts", "internal/node/"];
+const SEPARATE = ["http/undici.ts", "internal/node/", "receiver/postgres.ts"];
 
 /**
  * A part is a file at the top level, or a folder, and lists what it may import
@@ -35,6 +35,7 @@ const PARTS: Record<string, string[]> = {
     "type node:",
   ],
   "receiver/": ["internal/", "internal/node/", "type node:"],
+  "receiver/postgres.ts": ["receiver/", "internal/", "npm:pg@"],
   "cli/": [
     ...["mod.ts", "senders/upload.ts", "senders/tus.ts", "http/undici.ts"],
     ...["spool/mod.ts", "node:"],
@@ -209,6 +210,11 @@ for (
     ["receiver/receive.ts", "internal/node/platform.ts", false, false],
     ["receiver/receive.ts", "buffer.ts", true, true],
     ["receiver/receive.ts", "spool/spool.ts", true, true],
+    ["receiver/receive.ts", "npm:pg@^8.0.0", false, true],
+    ["receiver/mod.ts", "receiver/postgres.ts", false, true],
+    ["receiver/postgres.ts", "npm:pg@^8.0.0", false, false],
+    ["receiver/postgres.ts", "npm:undici@^7.0.0", false, true],
+    ["receiver/postgres.ts", "receiver/store.ts", false, false],
     ["spool/spool.ts", "http/errors.ts", true, true],
     ["buffer.ts", "spool/spool.ts", true, true],
     ["cli/main.ts", "spool/mod.ts", false, false],
@@ -243,13 +249,17 @@ Deno.test("a cycle of imports is found, even one of types", () => {
   assertEquals(findCycle([...line, arrow("c", "b", true)]), ["b", "c", "b"]);
 });
 
-Deno.test("the library imports nothing but itself, the command only node: besides, and one transport undici", async () => {
+/** What users of a module install. */
+const INSTALLED: Record<string, RegExp> = {
+  "http/undici.ts": /^npm:undici@\^7\./,
+  "receiver/postgres.ts": /^npm:pg@\^8\./,
+};
+
+Deno.test("the library imports nothing but itself, the command only node: besides, one transport undici, and one store pg", async () => {
   const isAllowed = ({ from, to, isType }: Arrow) =>
-    from === "http/undici.ts"
-      ? /^npm:undici@\^7\./.test(to)
-      : to.startsWith("node:") &&
-        (from.startsWith("cli/") ||
-          isType && /^(spool|receiver|internal\/node)\//.test(from));
+    from in INSTALLED ? INSTALLED[from]!.test(to) : to.startsWith("node:") &&
+      (from.startsWith("cli/") ||
+        isType && /^(spool|receiver|internal\/node)\//.test(from));
   for (const path of PUBLIC) {
     const outside = (await listArrows([path]))
       .filter(({ to }) => to.includes(":") && !to.startsWith(ROOT));
@@ -298,10 +308,10 @@ Deno.test("only what belongs in no folder stands at the top level", () => {
   assertEquals(files.filter((name) => !allowed.includes(name)), []);
 });
 
-Deno.test("every npm package has one exact version, except the one that users install", () => {
+Deno.test("every npm package has one exact version, except those that users install", () => {
   for (const [name, specifier] of Object.entries(config.imports)) {
-    // Users install it, and get its fixes; the lock pins what is tested.
-    if (name === "undici") continue;
+    // Users install them, and get their fixes; the lock pins what is tested.
+    if (name === "undici" || name === "pg") continue;
     const exact = /^npm:(@\w+\/)?[\w-]+@\d+\.\d+\.\d+$/;
     assert(
       exact.test(specifier) || specifier.startsWith("jsr:@std/"),
