@@ -34,6 +34,7 @@ import {
   TIME_OR_FOREVER,
   type Values,
 } from "./options.ts";
+import { requestHost } from "./permissions.ts";
 import { mayUse } from "./platform.ts";
 import { RefusedFile } from "./refused.ts";
 import {
@@ -45,7 +46,7 @@ import {
 import { UnsentFile } from "./unsent.ts";
 import { inTermsOfTheCommand } from "./terms.ts";
 import { fastTransport } from "./transport.ts";
-import { AccessError, tryTo, UsageError } from "./errors.ts";
+import { AccessError, UsageError } from "./errors.ts";
 
 const DEFAULT_CAPACITY = 256 * 1024;
 
@@ -347,16 +348,9 @@ function checkOptions(
 }
 
 /** Requests the permission to connect, unless it has been granted. */
-async function requestNet(url: URL): Promise<void> {
-  const port = url.port || (url.protocol === "https:" ? "443" : "80");
-  const host = `${url.hostname}:${port}`;
-  const isAllowed = await tryTo(
-    `connect to ${host}`,
-    () => mayUse({ name: "net", host }),
-  );
-  if (!isAllowed) {
-    throw new AccessError(`cannot connect to ${host}: add --allow-net=${host}`);
-  }
+async function requestNet({ protocol, hostname, port }: URL): Promise<void> {
+  const host = `${hostname}:${port || (protocol === "https:" ? 443 : 80)}`;
+  await requestHost("connect to", host);
 }
 
 /**

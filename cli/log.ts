@@ -103,6 +103,14 @@ export const stderr: MessageStream = new MessageStream(
   IS_DENO ? Deno.stderr : new StandardOutput(2),
 );
 
+/** Writes to standard output itself: messages may be dropped, and these bytes not. */
+export async function writeToStdout(bytes: Uint8Array): Promise<void> {
+  const output = new StandardOutput(1);
+  while (bytes.length > 0) {
+    bytes = bytes.subarray(await output.write(bytes));
+  }
+}
+
 /** A number and its unit: "1 byte", "2 bytes". */
 export function count(number: number, unit: string): string {
   return `${number} ${unit}${number === 1 ? "" : "s"}`;

@@ -42,11 +42,20 @@ export interface InterruptHandlers {
 /** Handles the signals until it is disposed. */
 export class Interrupts implements Disposable {
   readonly #handlers: InterruptHandlers;
+  readonly #consequence: string;
   readonly #timers: ReturnType<typeof setTimeout>[] = [];
   #received = false;
 
-  constructor(handlers: InterruptHandlers) {
+  /**
+   * @param handlers Called at signals.
+   * @param consequence What happens after the first one, for the message.
+   */
+  constructor(
+    handlers: InterruptHandlers,
+    consequence = "sending what was read",
+  ) {
     this.#handlers = handlers;
+    this.#consequence = consequence;
     for (const signal of SIGNALS) {
       process.on(signal, this.#interrupt);
     }
@@ -73,6 +82,8 @@ export class Interrupts implements Disposable {
       setTimeout(giveUp, SEND_GRACE),
       setTimeout(stopReading, READ_GRACE),
     );
-    log("interrupted: sending what was read (interrupt again to stop at once)");
+    log(
+      `interrupted: ${this.#consequence} (interrupt again to stop at once)`,
+    );
   };
 }

@@ -6,7 +6,7 @@ import {
   type SpoolInfo,
 } from "../spool/mod.ts";
 import { AccessError, reasonOf, UsageError } from "./errors.ts";
-import { count, log, StandardOutput, stdout } from "./log.ts";
+import { count, log, stdout, writeToStdout } from "./log.ts";
 import type { Values } from "./options.ts";
 import { duration } from "./progress.ts";
 import { requestSpool } from "./spool_file.ts";
@@ -91,19 +91,11 @@ async function exportSpool(file: string): Promise<number> {
   };
   for (const bytes of readSpool(file, { onDamage })) {
     try {
-      await writeAll(bytes);
+      await writeToStdout(bytes);
     } catch (error) {
       log(`cannot write to standard output: ${reasonOf(error)}`);
       return 1;
     }
   }
   return damaged > 0 ? 1 : 0;
-}
-
-/** Writes to standard output itself: messages may be dropped, and these bytes not. */
-async function writeAll(bytes: Uint8Array): Promise<void> {
-  const output = new StandardOutput(1);
-  while (bytes.length > 0) {
-    bytes = bytes.subarray(await output.write(bytes));
-  }
 }

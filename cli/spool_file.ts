@@ -10,7 +10,7 @@ import { checkIsNone, type OtherFile, statIfExists } from "./append_file.ts";
 import { AccessError, tryTo, UsageError } from "./errors.ts";
 import { absolutePath } from "./files.ts";
 import { log } from "./log.ts";
-import { mayUse } from "./platform.ts";
+import { requestFiles } from "./permissions.ts";
 import type { RefusedFile } from "./refused.ts";
 import { SEND_GRACE } from "./signals.ts";
 import { inTermsOfTheCommand } from "./terms.ts";
@@ -225,15 +225,7 @@ function filesOf(path: string): string[] {
  */
 export async function requestSpool(path: string): Promise<void> {
   if (path === "") throw new UsageError("the path of a spool is empty");
-  const files = filesOf(path);
-  for (const name of ["read", "write"] as const) {
-    for (const file of files) {
-      if (await mayUse({ name, path: file })) continue;
-      throw new AccessError(
-        `cannot use the spool ${path}: add --allow-read=${files} --allow-write=${files}`,
-      );
-    }
-  }
+  await requestFiles(`the spool ${path}`, filesOf(path));
 }
 
 /**
