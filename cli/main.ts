@@ -9,12 +9,18 @@
  * deno run -N -R -W jsr:@stream-buffer/stream-buffer/cli --spool app.spool --follow app.log https://example.com/ingest
  * ```
  *
+ * Or the server's half: stores what it is sent, each batch exactly once.
+ *
+ * ```sh
+ * deno run -N -R -W jsr:@stream-buffer/stream-buffer/cli receive --store received.log
+ * ```
+ *
  * It exits with 0 when every byte of the input has been acknowledged, with 1
  * when it failed or was interrupted, with 2 after invalid usage or for lack of a
  * permission (then nothing was sent), and with 3 when `--refused` has received a
  * part of the input, and the rest has been acknowledged. With `--spool` it exits with
  * 4 when an interrupt or `--drain` ended it, and everything that was read has been
- * acknowledged or is in the spool.
+ * acknowledged or is in the spool. `receive` exits with 0 when it is interrupted.
  *
  * @module
  */
@@ -28,6 +34,7 @@ import { LineWriter } from "./lines.ts";
 import { count, log, stderr, stdout } from "./log.ts";
 import { help, parseOptions } from "./options.ts";
 import { lookAtSpool } from "./spool_command.ts";
+import { receiveCommand } from "./receive_command.ts";
 import { INTERPRETER, IS_DENO } from "./platform.ts";
 import { runProgram } from "./program.ts";
 import { showProgress } from "./progress.ts";
@@ -62,12 +69,14 @@ const PROGRAM = IS_DENO
  * @returns The exit code: 0, 1, 2, 3 or 4.
  */
 export async function main(args: string[]): Promise<number> {
+  const program = IS_DENO ? PROGRAM : undefined;
   try {
+    if (args[0] === "receive") {
+      return await receiveCommand(args.slice(1), program);
+    }
     const { values, positionals } = parseOptions(args);
     if (values.help || values.version) {
-      stdout.write(
-        values.help ? help(IS_DENO ? PROGRAM : undefined) : `${VERSION}\n`,
-      );
+      stdout.write(values.help ? help(program) : `${VERSION}\n`);
       return 0;
     }
     const [first, ...files] = positionals;

@@ -23,15 +23,19 @@ proxy in the environment, undici makes the requests, faster than fetch.
  *   it does not run on Deno, but as a program of its own.
  */
 export function help(program: string | undefined): string {
-  const [main, spool] = program === undefined
-    ? ["stream-buffer", "stream-buffer"]
-    : [`deno run -N -R ${program}`, `deno run -R -W ${program}`];
+  const [main, spool, receive] = program === undefined
+    ? Array(3).fill("stream-buffer")
+    : ["-N -R", "-R -W", "-N -R -W"].map((flags) =>
+      `deno run ${flags} ${program}`
+    );
   const permissions = program === undefined ? "" : PERMISSIONS;
   return `Sends standard input or files to a URL in few requests; loses nothing silently.
 
 Usage: ${main} [options] URL [FILE...]
 
        ${spool} spool FILE [--export]
+
+       ${receive} receive --store STORE
 
 Without FILE, or when FILE is -, reads standard input.
 
@@ -84,6 +88,8 @@ Options:
 
 "spool FILE" shows how much waits in the FILE of a --spool. With --export, it
 writes what waits to standard output, and leaves it in FILE.
+
+"receive" starts a server that stores what it is sent: see "receive --help".
 
 --upload, --tus and --resume exclude --lines, --compress, --refused and --spool;
 --upload also excludes --retry-for and --unsent, --tus and --resume exclude
@@ -172,8 +178,8 @@ export type Values = ReturnType<typeof parseOptions>["values"];
  * @throws {UsageError} If an option is unknown or its value is missing.
  */
 export function parseOptions(args: readonly string[]) {
-  try {
-    return parseArgs({
+  return orUsageError(() =>
+    parseArgs({
       args: withFormat(args),
       allowPositionals: true,
       options: {
@@ -200,7 +206,14 @@ export function parseOptions(args: readonly string[]) {
         help: { type: "boolean" },
         version: { type: "boolean" },
       },
-    });
+    })
+  );
+}
+
+/** Calls what parses arguments, with a {@linkcode UsageError} if it fails. */
+export function orUsageError<T>(parse: () => T): T {
+  try {
+    return parse();
   } catch (error) {
     const { message } = error as Error;
     const [, option] = message.match(/^Unknown option '(.*?)'/) ?? [];
@@ -267,9 +280,9 @@ function cannotBeCombined(option: string, other: string): UsageError {
  * @param name The library's name of the option.
  * @throws {UsageError} If the value is not a number with a unit of this kind.
  */
-export function quantity(
-  values: Values,
-  option: keyof Values & string,
+export function quantity<Option extends string>(
+  values: { readonly [option in Option]?: unknown },
+  option: Option,
   { pattern, factors, description, isUnlimited = false }: Unit,
   name: string = option,
 ): Record<string, number> {

@@ -17,13 +17,14 @@ const TERMS: readonly (readonly [RegExp, string])[] = [
   [/^Cannot create \w+: method/, "--method"],
   [/^Cannot create \w+: timeout/, "--timeout"],
   [/^Cannot create \w+: url/, "URL"],
+  [/^Cannot create receiver: maxBytes/, "--max-bytes"],
   [/^Cannot create \w+: /, ""],
   [/send them in headers/, "send them in --header"],
   [/fetch blocks; let/, "fetch blocks; add --ignore-env to deno run, or let"],
   // Failures, and advice on them.
-  [/^Cannot (open|read) the spool/, "cannot $1 the spool"],
+  [/^Cannot (?=[a-z ]+ the (spool|store) )/, "cannot "],
   [
-    /only one Spool at a time can use it$/,
+    /only one (Spool|FileStore|SqliteStore) at a time can use it$/,
     "only one command at a time can use it",
   ],
   [/; readSpool, .*$/s, "; spool FILE --export writes the rest"],
