@@ -26,28 +26,28 @@ export function receiveHelp(program: string | undefined): string {
   const main = program === undefined
     ? "stream-buffer"
     : `deno run -N -R -W ${program}`;
-  return `Receives what this command, or the library, sends, and stores each batch exactly once.
+  return `Receives what this command or the library sends; stores each batch exactly once.
 
 Usage: ${main} receive --store STORE [options]
 
 A STORE is one of these:
-  FILE                   Bytes are appended to FILE, in the order of their arrival.
+  FILE                   A file, to which bytes are appended as they arrive.
   FILE.db                An SQLite database (or .sqlite, .sqlite3), which puts
                          each stream in order.
   postgres://HOST/NAME   A PostgreSQL database, for any number of receivers.
 
 Options:
-      --port PORT        Where to listen (default: ${DEFAULT_PORT}). 0: any port that is free.
+      --port PORT        Where to listen (default: ${DEFAULT_PORT}). 0: any free port.
       --host ADDRESS     The address of this machine to listen on (default:
                          ${DEFAULT_HOST}, which other machines cannot reach).
       --max-bytes SIZE   Maximum bytes per batch (default: 16M).
-      --any-key          Accept requests without the key of a batch, too, such as
-                         those of curl.
+      --any-key          Also accept requests without the key of a batch, such
+                         as those of curl.
   -q, --quiet            Report failures only.
       --help             Show this help.
 
 Instead of listening:
-      --read ID          Write what is stored of the stream ID to standard output.
+      --read ID          Write the bytes of the stream ID to standard output.
       --prune DAYS       Forget batches that arrived more than DAYS ago. If one
                          comes again, it is not stored again.
 
