@@ -113,10 +113,7 @@ async function run(store: CommandStore, task: ServeTask): Promise<number> {
   const interrupts = new Interrupts({
     hurry: () => void server.stop().then(stop),
     stopReading() {},
-    giveUp() {
-      server.abort();
-      stop();
-    },
+    giveUp: stop, // whatever is under way ends with the process
   }, "finishing the requests that have arrived");
   if (!quiet) {
     const { hostname } = address;

@@ -123,13 +123,17 @@ Deno.test("cli receive and the sender, in two terminals: the file is the input",
 
 Deno.test("cli receive in SQLite, and --read writes a stream in order", async () => {
   await using folder = await temporary();
-  for (const name of ["stored.db", "stored.sqlite", "stored.sqlite3"]) {
+  for (const name of ["one.db", "two.sqlite", "three.SQLITE3"]) {
     const store = folder.file(name);
     await using other = await receiver(store);
     await post(other.url, "app-1", "two\n");
     await post(other.url, "app-0", "one\n");
     await post(other.url, "other-0", "three\n");
     await other.stop();
+    // It has been closed: nothing is left beside it.
+    const files = [...Deno.readDirSync(folder.file(""))]
+      .filter((file) => file.name.startsWith(`${name}-`));
+    assertEquals(files, []);
     const outcome = await run(["receive", "--store", store, "--read", "app"]);
     assertEquals(outcome, { ...SUCCESS, stdout: "one\ntwo\n" });
   }

@@ -20,12 +20,10 @@ export interface Address {
 export interface Server {
   readonly port: number;
   /**
-   * Accepts no further connections, and resolves when each request under way has its
-   * response, or has been aborted.
+   * Accepts no further requests, and resolves when those under way have their
+   * responses.
    */
   stop(): Promise<void>;
-  /** Closes all connections, with whatever is under way. */
-  abort(): void;
 }
 
 /**
@@ -105,30 +103,21 @@ function whyNot(error: Error & { readonly code?: string }): string {
  * requests are to be retried.
  */
 function serveOnDeno(handler: Handler, address: Address): Server {
-  const aborter = new AbortController();
   const underWay = new Set<Promise<Response>>();
   let isStopping = false;
-  let isStopped = false;
-  const server = Deno.serve(
-    { ...address, signal: aborter.signal, onListen() {} },
-    (request) => {
-      if (isStopping) return refusal();
-      const response = handler(request);
-      underWay.add(response);
-      void response.finally(() => underWay.delete(response));
-      return response;
-    },
-  );
+  const server = Deno.serve({ ...address, onListen() {} }, (request) => {
+    if (isStopping) return refusal();
+    const response = handler(request);
+    underWay.add(response);
+    void response.finally(() => underWay.delete(response));
+    return response;
+  });
   return {
     port: server.addr.port,
     async stop() {
       isStopping = true;
       await Promise.all(underWay);
-      isStopped = true;
       await server.shutdown();
-    },
-    abort() {
-      if (!isStopped) aborter.abort(); // after `shutdown` it would throw
     },
   };
 }
@@ -150,7 +139,6 @@ function serveOnBun(bun: Bun, handler: Handler, address: Address): Server {
   return {
     port: server.port,
     stop: () => server.stop(false),
-    abort: () => void server.stop(true),
   };
 }
 
@@ -181,7 +169,6 @@ async function serveOnNode(
   return {
     port: (server.address() as { port: number }).port,
     stop: () => new Promise((resolve) => server.close(() => resolve())),
-    abort: () => server.closeAllConnections(),
   };
 }
 
