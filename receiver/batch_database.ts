@@ -12,6 +12,7 @@
 import {
   type FileFormat,
   LockedDatabase,
+  MAX_WAL,
   PAGE_SIZE,
 } from "../internal/node/database.ts";
 import { toFileError } from "../internal/node/file_errors.ts";
@@ -93,6 +94,7 @@ export class BatchDatabase {
   readonly db: LockedDatabase;
   readonly #owner: OwnerFile;
   readonly #isPower: boolean;
+  #isChanging = false;
 
   /**
    * Opens it, creates it if it does not exist, and locks it.
@@ -111,6 +113,9 @@ export class BatchDatabase {
     this.#owner = new OwnerFile(modules, path);
     this.db = new LockedDatabase(modules, path, format, this.#owner, true);
     this.db.emptyWal();
+    // LockedDatabase makes checkpoints by the size of what it is given. With many streams,
+    // each batch changes pages of its own, and the WAL would grow to a hundred times that.
+    this.db.get(`pragma wal_autocheckpoint = ${MAX_WAL / PAGE_SIZE}`);
     try {
       this.#owner.write({});
     } catch {
@@ -124,14 +129,30 @@ export class BatchDatabase {
    *
    * @param action What cannot be done, for the message.
    * @param size About how many bytes are written.
+   * @param isSynced Whether it is synced, if not that.
    * @throws {StoreError} If that fails. Then nothing has changed.
+   * @throws {TypeError} If another one is under way, which called this.
    */
-  change(action: string, size: number, work: () => void): void {
+  change(
+    action: string,
+    size: number,
+    work: () => void,
+    isSynced = this.#isPower,
+  ): void {
     this.throwIfClosed(action);
-    this.db.attempt(
-      `${action} the store ${this.db.path}`,
-      () => this.db.transaction(this.#isPower, size, work),
-    );
+    const what = `${action} the store ${this.db.path}`;
+    if (this.#isChanging) {
+      throw new TypeError(`${what}: a transaction of it is under way`);
+    }
+    this.#isChanging = true;
+    try {
+      this.db.attempt(
+        what,
+        () => this.db.transaction(isSynced, size, work),
+      );
+    } finally {
+      this.#isChanging = false;
+    }
   }
 
   /** Throws if it has been closed. */

@@ -1,4 +1,6 @@
 /** A store in an SQLite database. */
+import type { StatementSync } from "node:sqlite";
+import { property, show } from "../internal/checks.ts";
 import type { LockedDatabase } from "../internal/node/database.ts";
 import { codeOf } from "../internal/node/file_errors.ts";
 import { loadModules, realPath } from "../internal/node/platform.ts";
@@ -177,6 +179,27 @@ export class SqliteStore implements Store<SqliteTransaction>, AsyncDisposable {
   }
 
   #addAll(jobs: readonly Job<Item, AddResult>[]): void {
+    try {
+      this.#addTogether(jobs);
+    } catch (error) {
+      const hasForeignCode = jobs.some(({ input }) => input.onBatch);
+      const isFull = error instanceof StoreError && error.code === "full";
+      if (jobs.length === 1 || !hasForeignCode || isFull) throw error;
+      // One of them may have spoilt the transaction of all.
+      for (const job of jobs) this.#addAlone(job);
+    }
+  }
+
+  #addAlone(job: Job<Item, AddResult>): void {
+    try {
+      this.#addTogether([job]);
+    } catch (error) {
+      job.reject(error);
+    }
+  }
+
+  /** Adds batches in one transaction. */
+  #addTogether(jobs: readonly Job<Item, AddResult>[]): void {
     let size = 0;
     for (const { input } of jobs) size += input.batch.bytes.length;
     let results: (AddResult | Thrown)[];
@@ -227,21 +250,19 @@ export class SqliteStore implements Store<SqliteTransaction>, AsyncDisposable {
     db.run("savepoint batch");
     try {
       const result = work(transaction);
-      if (result instanceof Promise) {
-        result.catch(() => {});
+      if (typeof property(result, "then") === "function") {
+        if (result instanceof Promise) result.catch(() => {});
         throw new TypeError(
           "Cannot wait for a promise in a transaction of a SqliteStore: it ends when the function returns",
         );
       }
+      transaction.throwIfUndone();
       db.run("release batch");
       return result;
     } catch (error) {
-      try {
-        db.run("rollback to batch");
-        db.run("release batch");
-      } catch {
-        throw error; // SQLite has undone the whole transaction
-      }
+      transaction.throwIfUndone();
+      db.run("rollback to batch");
+      db.run("release batch");
       // Then it is not the fault of that code.
       return new Thrown(
         codeOf(error) === "full"
@@ -324,39 +345,65 @@ export class SqliteStore implements Store<SqliteTransaction>, AsyncDisposable {
 class Transaction implements SqliteTransaction {
   readonly #db: LockedDatabase;
   #hasEnded = false;
+  /** Why SQLite has undone the whole transaction, if it has. */
+  #undoneBy: Thrown | undefined;
 
   constructor(db: LockedDatabase) {
     this.#db = db;
   }
 
   run(sql: string, ...values: SqliteValue[]): void {
-    this.#check(sql);
-    this.#db.prepare(sql).run(...values);
+    this.#call(sql, (statement) => statement.run(...values));
   }
 
   all(sql: string, ...values: SqliteValue[]): Record<string, SqliteValue>[] {
-    this.#check(sql);
-    return this.#db.prepare(sql).all(...values);
+    return this.#call(sql, (statement) => statement.all(...values));
   }
 
-  #check(sql: string): void {
+  #call<T>(sql: string, work: (statement: StatementSync) => T): T {
     if (this.#hasEnded) {
       throw new TypeError(
         "Cannot run a statement: the transaction has ended; it does when the function that was given it returns",
       );
     }
-    const [verb = ""] = /^\s*\w+/.exec(sql) ?? [];
-    if (ENDING.includes(verb.trim().toLowerCase())) {
+    // Outside of a transaction, a statement would be one of its own.
+    this.throwIfUndone();
+    const [, , verb = ""] = START.exec(sql) ?? [];
+    if (ENDING.includes(verb.toLowerCase())) {
       throw new TypeError(
-        `Cannot run a statement: ${verb.trim()} is the affair of the store`,
+        `Cannot run a statement: ${verb} is the affair of the store`,
       );
     }
+    try {
+      const statement = this.#db.prepare(sql);
+      checkRest(sql.slice(statement.sourceSQL.length));
+      return work(statement);
+    } catch (error) {
+      if (!this.#db.isInTransaction) this.#undoneBy = new Thrown(error);
+      throw error;
+    }
+  }
+
+  /** Throws what made SQLite undo the whole transaction, if anything did. */
+  throwIfUndone(): void {
+    if (this.#undoneBy !== undefined) throw this.#undoneBy.error;
   }
 
   end(): void {
     this.#hasEnded = true;
   }
 }
+
+/** SQLite ignores what follows the first statement. */
+function checkRest(rest: string): void {
+  if (START.exec(rest)?.[1] === rest) return;
+  throw new TypeError(
+    `Cannot run a statement: another one follows it, ${show(rest.trim())}`,
+  );
+}
+
+/** What SQLite skips at the beginning of a statement, and the first word. */
+const START = /^((?:[\s;]|--.*|\/\*[^]*?\*\/)*)(\w*)/;
 
 /** What begins and ends transactions, or is impossible in one. */
 const ENDING = [

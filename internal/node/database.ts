@@ -343,6 +343,17 @@ export class LockedDatabase {
     }
   }
 
+  /** Whether a transaction is under way. SQLite itself ends it after some errors. */
+  get isInTransaction(): boolean {
+    try {
+      this.run("begin");
+    } catch {
+      return true;
+    }
+    this.run("rollback");
+    return false;
+  }
+
   /** How many pages are not used. */
   get unusedPages(): number {
     return this.get("pragma freelist_count").freelist_count;
