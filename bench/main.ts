@@ -6,8 +6,9 @@
  *     deno task bench [--json FILE] [--folder FOLDER] [NAME...]
  *
  * NAME selects the pairs whose names begin with it: `string`, `file`, `memory`. The
- * spools of `spool`, `records_spool` and `memory_growth_spool` are in FOLDER, by
- * default that of temporary files. If a sync costs nothing there, they are skipped.
+ * spools of `spool`, `records_spool` and `memory_growth_spool`, and the stores of
+ * `receiver`, are in FOLDER, by default that of temporary files. If a sync costs nothing
+ * there, they are skipped.
  */
 import { cpus, tmpdir } from "node:os";
 import { fileURLToPath } from "node:url";
@@ -15,6 +16,7 @@ import { parseArgs } from "node:util";
 import { Agent, RetryAgent } from "undici";
 import { undiciTransport } from "../http/undici.ts";
 import { type StreamBufferOptions, streamTo, type Transport } from "../mod.ts";
+import { postedBatches, receivedRecords, sqliteBatches } from "./receiver.ts";
 import { clock, type Server, startServer } from "./server.ts";
 import {
   commits,
@@ -52,18 +54,21 @@ interface Ratio {
   /** The ratios of the worst and of the best round. */
   min: number;
   max: number;
+  /** What the ratio has to be at least. */
+  goal?: number;
 }
 
-/** Does `count` writes, or sends `count` records or bytes. */
+/** Does `count` writes, or sends `count` records, batches or bytes. */
 type Side = (count: number) => Promise<unknown>;
 
 interface Pair {
-  unit: "ns" | "commits/s" | "records/s" | "MB/s";
+  unit: "ns" | "commits/s" | "batches/s" | "records/s" | "MB/s";
   /** The size of a record in bytes. */
   size?: number;
   /** The count of a round, and that of the peer if it differs. */
   count: number;
   peerCount?: number;
+  goal?: number;
   /** Called before and after `ours`, and not measured. */
   prepare?: () => Promise<unknown>;
   finish?: () => Promise<unknown>;
@@ -121,7 +126,8 @@ async function measure(
     results[0].push(ours);
     results[1].push(peer);
   }
-  return toRatio(unit, ...results);
+  const ratio = toRatio(unit, ...results);
+  return pair.goal === undefined ? ratio : { ...ratio, goal: pair.goal };
 }
 
 async function post(url: string, body: BodyInit): Promise<void> {
@@ -383,15 +389,24 @@ async function memory(
   return [toGrowth(growths[0]), toGrowth(growths[1])];
 }
 
-// -- Through a spool --
+// -- On a disk --
+
+/** Runs a pair if it is wanted, in a folder of its own. */
+type RunOnDisk = (
+  name: string,
+  pair: Omit<Pair, keyof Sides>,
+  rounds: number,
+  open: (folder: string) => Sides | Promise<Sides>,
+  server?: Server,
+) => Promise<void>;
 
 /** Runs the pairs that need a disk, if any is wanted and there is one. */
-async function spools(
+async function onDisk(
   parent: string,
   wanted: (name: string) => boolean,
   add: (name: string, ratio: Ratio) => void,
 ): Promise<void> {
-  const PAIRS = ["spool", "records_spool", "memory_growth_spool"];
+  const PAIRS = ["spool", "records_spool", "memory_growth_spool", "receiver"];
   if (!PAIRS.some(wanted)) return;
   const disk = await inspectDisk(parent);
   const sync = `${parent} is on ${disk.name}: a sync of 4 KiB takes ${
@@ -402,19 +417,24 @@ async function spools(
     return;
   }
   console.log(sync);
-  const run = async (
-    name: string,
-    pair: Omit<Pair, keyof Sides>,
-    rounds: number,
-    open: (folder: string) => Sides | Promise<Sides>,
-    server?: Server,
-  ) => {
+  const run: RunOnDisk = async (name, pair, rounds, open, server) => {
     if (!wanted(name)) return;
     await withFolder(parent, async (folder) => {
       await using sides = await open(folder);
       add(name, await measure({ ...pair, ...sides }, rounds, server));
     });
   };
+  await spools(parent, wanted, add, run);
+  await receivers(run);
+}
+
+/** Through a spool. */
+async function spools(
+  parent: string,
+  wanted: (name: string) => boolean,
+  add: (name: string, ratio: Ratio) => void,
+  run: RunOnDisk,
+): Promise<void> {
   for (
     const [name, size, count, durability] of [
       ["spool_commit_vs_append", 256 * 1024, 400, "power"],
@@ -469,6 +489,59 @@ async function spools(
   }
 }
 
+/** To a receiver. */
+async function receivers(run: RunOnDisk): Promise<void> {
+  const unit = "batches/s";
+  for (
+    const [name, size, count, atOnce, goal] of [
+      ["receiver_sqlite_vs_insert", 256 * 1024, 200, 8, 0.7],
+      ["receiver_sqlite_one_vs_insert", 256 * 1024, 200, 1, 0.7],
+      ["receiver_sqlite_4k_vs_insert", 4 * 1024, 2_000, 64],
+      ["receiver_sqlite_4k_one_vs_insert", 4 * 1024, 1_000, 1],
+    ] as const
+  ) {
+    await run(
+      name,
+      { unit, count, ...goal && { goal } },
+      7,
+      (folder) => sqliteBatches(folder, size, atOnce),
+    );
+  }
+  for (const [way, atOnce] of [["", 8], ["one_", 1]] as const) {
+    for (const peer of ["append", "synced_append"] as const) {
+      await run(
+        `receiver_file_${way}vs_${peer}`,
+        { unit, count: 200, goal: 0.6 },
+        7,
+        (folder) => postedBatches(folder, ["file", peer], 256 * 1024, atOnce),
+      );
+    }
+  }
+  await run(
+    "receiver_records_vs_insert",
+    { unit: "records/s", count: 1_000_000, peerCount: 1_000, goal: 200 },
+    5,
+    receivedRecords,
+  );
+  for (const kind of ["file", "sqlite"] as const) {
+    for (
+      const [name, size, atOnce, count] of [
+        ["4k_1", 4 * 1024, 1, 1_000],
+        ["4k_64", 4 * 1024, 64, 4_000],
+        ["256k_1", 256 * 1024, 1, 200],
+        ["256k_64", 256 * 1024, 64, 400],
+      ] as const
+    ) {
+      await run(
+        `receiver_${name}_${kind}_vs_memory`,
+        { unit, count },
+        5,
+        (folder) => postedBatches(folder, [kind, "memory"], size, atOnce),
+      );
+    }
+  }
+}
+
 // -- The table --
 
 async function isInstalled(command: string): Promise<boolean> {
@@ -508,7 +581,10 @@ async function fill(path: string): Promise<void> {
   for (let size = 0; size < GIB;) size += await file.write(bytes);
 }
 
-function show(name: string, { ours, peer, unit, ratio, min, max }: Ratio) {
+function show(
+  name: string,
+  { ours, peer, unit, ratio, min, max, goal }: Ratio,
+) {
   const number = (value: number) =>
     value >= 1_000
       ? Math.round(value).toLocaleString("en")
@@ -521,6 +597,7 @@ function show(name: string, { ours, peer, unit, ratio, min, max }: Ratio) {
       unit.padEnd(9),
       number(ratio).padStart(8),
       `${number(min)} to ${number(max)}`.padStart(16),
+      goal === undefined ? "" : ` goal ${goal}`,
       max / min > NOISE ? " noisy" : "",
     ].join(" ").trimEnd(),
   );
@@ -598,7 +675,7 @@ if (import.meta.main) {
     add(long, growth[0]);
     add(stalled, growth[1]);
   }
-  await spools(values.folder, wanted, add);
+  await onDisk(values.folder, wanted, add);
   if (Object.keys(ratios).length === 0) {
     console.error(`No pair is named ${names.join(" or ")}`);
     Deno.exit(2);
