@@ -3,6 +3,8 @@
  * All else it takes from `node:`, which each of them has.
  */
 
+import process from "node:process";
+
 /** Whether this is Deno, where a program needs permissions, and flags for them. */
 export const IS_DENO: boolean = "Deno" in globalThis;
 
@@ -39,4 +41,18 @@ export function envState(variable?: string): "granted" | "prompt" | "denied" {
     ...variable !== undefined && { variable },
   });
   return state;
+}
+
+/**
+ * Whether reading a variable neither asks the user nor fails. Variables that are ignored
+ * count as denied, but are read as if they were unset.
+ */
+export function mayReadEnv(variable: string): boolean {
+  if (envState() === "prompt") return false;
+  try {
+    void process.env[variable];
+    return true;
+  } catch {
+    return false;
+  }
 }

@@ -14,7 +14,7 @@ import {
   receiveHelp,
   type ReceiveTask,
 } from "./receive_options.ts";
-import { type CommandStore, openStore } from "./receive_store.ts";
+import { type CommandStore, nameOf, openStore } from "./receive_store.ts";
 import { hostOf, serve } from "./serve.ts";
 import { Interrupts } from "./signals.ts";
 import { inTermsOfTheCommand } from "./terms.ts";
@@ -118,7 +118,11 @@ async function run(store: CommandStore, task: ServeTask): Promise<number> {
   if (!quiet) {
     const { hostname } = address;
     const url = `http://${hostOf({ hostname, port: server.port })}/`;
-    log(`receiving at ${url}, storing in ${task.store}; interrupt to stop`);
+    log(
+      `receiving at ${url}, storing in ${
+        nameOf(task.store)
+      }; interrupt to stop`,
+    );
   }
   try {
     await stopped;

@@ -8,6 +8,8 @@ import type { Child } from "../testing/child.ts";
 import { CLI } from "../testing/child.ts";
 import { linesOf, run, start, SUCCESS } from "../testing/command.ts";
 import { freePort } from "../testing/free_port.ts";
+import { POSTGRES, Postgres } from "../testing/postgres.ts";
+import { testWith } from "../testing/real_servers.ts";
 import { temporary } from "../testing/temporary.ts";
 import { receiveHelp } from "./receive_options.ts";
 
@@ -426,8 +428,81 @@ Deno.test("cli receive names the permissions that it lacks, and needs no others"
   }
 });
 
+testWith(POSTGRES)(
+  "cli receive in PostgreSQL, twice at once, and --read and --prune beside them",
+  async () => {
+    await using postgres = await Postgres.start();
+    const env = "--ignore-env";
+    const net = `--allow-net=127.0.0.1:${postgres.port}`;
+    const all = [`${net},127.0.0.1:0`, env];
+    await using one = await receiver(postgres.url, [], all);
+    await using two = await receiver(postgres.url, [], all);
+    assertEquals(await post(one.url, "app-1", "two\n"), 204);
+    assertEquals(await post(two.url, "app-0", "one\n"), 204);
+    assertEquals(await post(two.url, "app-1", "two\n"), 204);
+    const args = ["receive", "--store", postgres.url];
+    assertEquals(await run([...args, "--read", "app"], "", [net, env]), {
+      ...SUCCESS,
+      stdout: "one\ntwo\n",
+    });
+
+    await postgres.crash();
+    assertEquals(await post(one.url, "app-2", "three\n"), 503);
+    await postgres.start();
+    assertEquals(await post(one.url, "app-2", "three\n"), 204);
+    const forgotten = await run([...args, "--prune", "0"], "", [net, env]);
+    assertEquals(forgotten.stderr, forgot(14, 3));
+
+    for (const { stop, url, child } of [one, two]) {
+      const { code, lines } = await stop();
+      assertEquals(code, 0);
+      assertEquals(
+        lines[0],
+        `receiving at ${url}, storing in PostgreSQL; interrupt to stop`,
+      );
+      assert(!child.output.stderr.includes("hunter2"), "the password is shown");
+    }
+    assertMatch(
+      one.child.output.stderr,
+      /\nstream-buffer: cannot add to the store at 127\.0\.0\.1:/,
+    );
+  },
+);
+
+for (
+  const [permissions, message] of [
+    [
+      ["-R", "-W"],
+      "cannot listen on 127.0.0.1:0: add --allow-net=127.0.0.1:0",
+    ],
+    [
+      ["--allow-net=127.0.0.1:0"],
+      "cannot connect to db.invalid:5432: add --allow-net=db.invalid:5432",
+    ],
+    [
+      ["-N"],
+      "cannot use PostgreSQL: its client reads the environment; add --ignore-env, or --allow-env",
+    ],
+  ] as const
+) {
+  Deno.test(`cli receive in PostgreSQL with ${permissions.join(" ")} names the permission that it lacks`, async () => {
+    const store = "postgresql://app:hunter2@db.invalid/app";
+    const args = ["receive", "--port", "0", "--store", store];
+    const { code, stderr } = await run(args, "", [...permissions]);
+    assertEquals([code, stderr], [2, `stream-buffer: ${message}\n`]);
+  });
+}
+
 for (
   const [args, message] of [
+    [
+      ["--store", "postgres:///app"],
+      "--store must be a file, or like postgres://USER:PASSWORD@HOST:PORT/NAME",
+    ],
+    [
+      ["--store", "postgres://app:hunter2@[a/b"],
+      "--store must be a file, or like postgres://USER:PASSWORD@HOST:PORT/NAME",
+    ],
     [[], "receive requires --store STORE"],
     [["--store", ""], "receive requires --store STORE"],
     [["--store"], /'--store <value>' argument missing/],
@@ -472,7 +547,11 @@ for (
   ] as const
 ) {
   Deno.test(`cli receive ${args.join(" ")} is invalid usage`, async () => {
-    const { code, stdout, stderr } = await run(["receive", ...args], "", []);
+    const { code, stdout, stderr } = await run(
+      ["receive", ...args],
+      "",
+      ["--allow-net=127.0.0.1:8000"],
+    );
     assertEquals([code, stdout], [2, ""]);
     const [, text] = stderr.match(
       /^stream-buffer: ([^]*)\nTry --help\.\n$/,

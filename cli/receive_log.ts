@@ -11,6 +11,9 @@ import { inTermsOfTheCommand } from "./terms.ts";
 /** How long after a line the next one may be written, in ms. */
 const INTERVAL = 1_000;
 
+/** The part of a batch whose key is not that of a batch. */
+const ALONE = "0-0";
+
 /** How many batches had each outcome, and how many bytes were stored. */
 type Tally = Record<AddResult | "bytes", number>;
 
@@ -100,7 +103,9 @@ function describe(
 ): string {
   // With --any-key, strangers choose it: it must not control the terminal.
   const stream = id.replace(/[^ -~]/g, "?");
-  const batch = `${part && "a part of "}batch ${sequence} of ${stream}`;
+  const batch = part === ALONE
+    ? `the request ${stream}`
+    : `${part && "a part of "}batch ${sequence} of ${stream}`;
   switch (result) {
     case "stored":
       return `stored ${count(bytes.length, "byte")} of ${batch}`;

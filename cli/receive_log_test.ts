@@ -56,6 +56,7 @@ for (
       { bytes: new Uint8Array(1), part: "0-1" },
       "stored 1 byte of a part of batch 7 of app",
     ],
+    ["stored", { part: "0-0" }, "stored 10 bytes of the request app"],
     [
       "stored",
       { id: "\x1b[31m\x9b31m\né" },

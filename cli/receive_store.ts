@@ -7,9 +7,10 @@ import {
   type Store,
   StoreError,
 } from "../receiver/mod.ts";
-import { AccessError, tryTo } from "./errors.ts";
+import { AccessError, tryTo, UsageError } from "./errors.ts";
 import { absolutePath } from "./files.ts";
-import { requestFiles } from "./permissions.ts";
+import { requestFiles, requestHost } from "./permissions.ts";
+import { mayReadEnv } from "./platform.ts";
 import { inTermsOfTheCommand } from "./terms.ts";
 
 /** A store that can do what the command has options for. */
@@ -30,13 +31,15 @@ const BESIDE = {
  * Opens a store.
  *
  * @param location The value of `--store`.
- * @param mayCreate Whether to create it if it does not exist.
+ * @param mayCreate Whether to create a file that does not exist.
  * @throws {AccessError} If that is not possible.
+ * @throws {UsageError} If the value is invalid.
  */
 export async function openStore(
   location: string,
   mayCreate: boolean,
 ): Promise<CommandStore> {
+  if (isPostgres(location)) return await openPostgres(location);
   const isSqlite = SQLITE.test(location);
   const path = absolutePath(location);
   const files = ["", ...BESIDE[isSqlite ? "sqlite" : "file"]]
@@ -50,5 +53,45 @@ export async function openStore(
   } catch (error) {
     if (!(error instanceof StoreError)) throw error;
     throw new AccessError(inTermsOfTheCommand(error.message));
+  }
+}
+
+/** What messages call a store: its URL has a password in it. */
+export function nameOf(location: string): string {
+  return isPostgres(location) ? "PostgreSQL" : location;
+}
+
+function isPostgres(location: string): boolean {
+  return /^postgres(ql)?:/i.test(location);
+}
+
+/** It connects later: a database that is down is waited for. */
+async function openPostgres(location: string): Promise<CommandStore> {
+  const url = URL.parse(location);
+  if (url === null || url.hostname === "") {
+    throw new UsageError(
+      "--store must be a file, or like postgres://USER:PASSWORD@HOST:PORT/NAME",
+    );
+  }
+  const { hostname, port } = url;
+  await requestHost("connect to", `${hostname}:${port || 5432}`);
+  if (!mayReadEnv("PGPASSWORD")) {
+    throw new AccessError(
+      "cannot use PostgreSQL: its client reads the environment; add --ignore-env, or --allow-env",
+    );
+  }
+  const { PostgresStore } = await importPostgres();
+  return new PostgresStore(url);
+}
+
+async function importPostgres() {
+  try {
+    return await import("../receiver/postgres.ts");
+  } catch (error) {
+    throw new AccessError(
+      `cannot use PostgreSQL: its client, the npm package pg, cannot be loaded: ${
+        (error as Error).message
+      }`,
+    );
   }
 }

@@ -1,7 +1,7 @@
 /** What the command makes its requests by: undici where it can, else `fetch`. */
 import process from "node:process";
 import type { Transport } from "../mod.ts";
-import { envState, IS_DENO } from "./platform.ts";
+import { IS_DENO, mayReadEnv } from "./platform.ts";
 
 /** What names a proxy to Deno's `fetch`, in lower or upper case. */
 const PROXIES = ["http_proxy", "https_proxy", "all_proxy"]
@@ -19,7 +19,7 @@ const PROXIES = ["http_proxy", "https_proxy", "all_proxy"]
  *   registry cannot be reached.
  */
 export async function fastTransport(): Promise<Transport | undefined> {
-  if (!mayReadEnv() || IS_DENO && namesProxy()) return;
+  if (!PROXIES.every(mayReadEnv) || IS_DENO && namesProxy()) return;
   try {
     const { undiciTransport } = await import("../http/undici.ts");
     return undiciTransport();
@@ -28,19 +28,6 @@ export async function fastTransport(): Promise<Transport | undefined> {
   }
 }
 
-/** Whether reading a variable neither asks the user nor fails. */
-function mayReadEnv(): boolean {
-  // Variables that are ignored count as denied, but are read as if they were unset.
-  if (envState() === "prompt") return false;
-  try {
-    namesProxy();
-    return true;
-  } catch {
-    return false;
-  }
-}
-
 function namesProxy(): boolean {
-  // All of them, because reading any may fail.
-  return PROXIES.map((name) => process.env[name]).some(Boolean);
+  return PROXIES.some((name) => process.env[name]);
 }

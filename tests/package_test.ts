@@ -38,7 +38,7 @@ const PARTS: Record<string, string[]> = {
   "receiver/postgres.ts": ["receiver/", "internal/", "npm:pg@"],
   "cli/": [
     ...["mod.ts", "senders/upload.ts", "senders/tus.ts", "http/undici.ts"],
-    ...["spool/mod.ts", "receiver/mod.ts", "node:"],
+    ...["spool/mod.ts", "receiver/mod.ts", "receiver/postgres.ts", "node:"],
   ],
   "testing/": [...PUBLIC, "examples/receiver.ts", ...ANY_LIBRARY],
   "tools/": [
