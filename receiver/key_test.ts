@@ -127,6 +127,11 @@ Deno.test("parseKey() of what a sender makes of any id says what it was made of,
   }));
 });
 
+Deno.test("aloneKey() is the only batch of a stream", () => {
+  assertEquals(fieldsOf(aloneKey("a")), ["a", "", 0, "0-0", 0]);
+  assertEquals(aloneKey("a").key, "a");
+});
+
 Deno.test("parseKey() and aloneKey() give two keys never the same id, epoch, sequence and part", () => {
   const identityOf = (key: string) =>
     JSON.stringify(fieldsOf(parseKey(key) ?? aloneKey(key)).slice(0, 4));

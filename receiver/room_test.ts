@@ -59,19 +59,24 @@ async function assertFree(room: Room, size: number): Promise<void> {
   await Promise.all(waits);
 }
 
-Deno.test("Room grants what there is at once, and gives it to the next when it comes back", async () => {
+Deno.test("Room grants what there is at once, and gives what comes back to the next", async () => {
   const room = new Room(10);
-  const [a, b, c] = [new Request(room), new Request(room), new Request(room)];
+  const [a, b, exempt, c] = [1, 2, 3, 4].map(() => new Request(room)) as [
+    ...[Request, Request, Request, Request],
+  ];
   const granted: string[] = [];
   void a.take(6, "a", granted);
   void b.take(4, "b", granted);
   await settle();
   assertEquals(granted, ["a", "b"]);
-  b.claim.keep(1);
+  await exempt.take(1);
   void c.take(3, "c", granted);
   await settle();
+  assertEquals(granted, ["a", "b"]);
+  a.claim.keep(2);
+  await settle();
   assertEquals(granted, ["a", "b", "c"]);
-  for (const request of [a, b, c]) request.end();
+  for (const request of [a, b, exempt, c]) request.end();
   await assertFree(room, 10);
 });
 
