@@ -12,15 +12,22 @@
  *   |---- batch ----|---- batch ----|-- batch ---|-- bytes without a key --
  * ```
  *
+ * If nothing is synced (`durability: "process"`), a power cut may take bytes and leave
+ * their keys. So the database says which batches that could be, and the next opening
+ * forgets the first of them that has lost bytes, and those behind it.
+ *
  * FORGETTING. A file cannot lose its beginning. So what is kept is copied to `FILE-new`,
  * which takes the place of the file: the database says so first, and until it says that
  * this is done, whoever opens the store does it. Positions count from the beginning of
  * the stream of all batches, so that those of the rows remain.
+ *
+ * What the database says of the file itself is synced whatever the durability.
  */
 import type * as crypto from "node:crypto";
 import { countOf } from "../internal/checks.ts";
 import {
   builtin,
+  isReadable,
   loadModules,
   type Modules,
   nextTurn,
@@ -52,15 +59,22 @@ const ACTION = "Cannot open the store";
 const FORMAT = formatOf("FileStore", 0x53427266, [
   `create table file (          -- has one row
     base integer not null,      -- position of the first byte that the file has
-    inode text not null,        -- which file it was; empty before there was one
-    swapping integer not null   -- 1 if FILE-new takes its place, unless it has
+    inode text not null,        -- which file it is; empty before there is one
+    swapping integer not null,  -- 1 if FILE-new takes its place, unless it has
+    synced integer              -- number of the last batch whose bytes are surely
+                                -- synced; null if all are
   )`,
-  "insert into file values (0, '', 0)",
+  "insert into file values (0, '', 0, null)",
   "create index batch_id on batch (id)",
 ]);
 
 /** How much is copied at once, in bytes. */
 const CHUNK = 1024 * 1024;
+/**
+ * How much a power cut may take if nothing is synced, in bytes: what has to be read
+ * when the file is opened after a crash.
+ */
+const MAX_UNSYNCED = 64 * 1024 * 1024;
 
 /** Options of a {@linkcode FileStore}. */
 export interface FileStoreOptions {
@@ -79,6 +93,7 @@ interface FileRow {
   readonly base: number;
   readonly inode: string;
   readonly swapping: number;
+  readonly synced: number | null;
 }
 
 /**
@@ -124,11 +139,14 @@ export class FileStore implements Store<undefined>, AsyncDisposable {
   /** Held by what writes to the file. */
   readonly #writing = new Mutex();
   readonly #pruning = new Mutex();
+  #isClosing = false;
   #descriptor: number;
   /** Position of the first byte that the file has. */
   #base: number;
   /** Position after the last batch. */
   #end: number;
+  /** Position up to which bytes are surely synced. */
+  #syncedEnd: number;
 
   /**
    * Opens the file, and creates it if it does not exist.
@@ -155,11 +173,11 @@ export class FileStore implements Store<undefined>, AsyncDisposable {
     );
     try {
       const row: FileRow = db.get("select * from file");
-      const last = this.#lastRow();
       this.#base = row.base;
-      this.#end = Math.max(row.base, last ? last.position! + last.size : 0);
+      this.#end = this.#endOf(this.#lastRow());
       this.#finishSwap(row);
-      this.#descriptor = this.#open(row, last);
+      this.#descriptor = this.#open(row);
+      this.#syncedEnd = this.#end;
     } catch (error) {
       this.#database.close();
       throw toStoreError(`${ACTION} ${this.#path}`, error);
@@ -185,7 +203,7 @@ export class FileStore implements Store<undefined>, AsyncDisposable {
       const kind = info.isDirectory() ? "a folder" : "not a regular file";
       throw this.#refusal(`it is ${kind}`, "io");
     }
-    const hasKeys = fs.statSync(keys, { throwIfNoEntry: false }) !== undefined;
+    const hasKeys = fs.statSync(keys, { throwIfNoEntry: false })?.size;
     if (info.size > 0 && !hasKeys) {
       throw this.#refusal(
         `it has ${
@@ -203,74 +221,142 @@ export class FileStore implements Store<undefined>, AsyncDisposable {
     );
   }
 
-  /** Does what remains of a swap that was interrupted. */
-  #finishSwap({ swapping }: FileRow): void {
-    const { fs } = this.#modules;
-    const copy = `${this.#path}-new`;
-    if (swapping === 0) {
-      fs.rmSync(copy, { force: true }); // it was not finished
-      return;
-    }
-    if (fs.existsSync(copy)) this.#rename(copy);
-    this.#set("swapping = 0");
+  /** The number of that; 0 if there is none. */
+  #lastNumber(): number {
+    return this.#lastRow()?.number ?? 0;
   }
 
+  /** Position after that batch, if it is the last one. */
+  #endOf(last: Row | undefined): number {
+    return Math.max(this.#base, last ? last.position! + last.size : 0);
+  }
+
+  /** Does what remains of a swap that was interrupted. */
+  #finishSwap({ swapping, inode }: FileRow): void {
+    const { fs } = this.#modules;
+    const copy = `${this.#path}-new`;
+    const info = fs.statSync(copy, { throwIfNoEntry: false });
+    if (info !== undefined) {
+      // A power cut may have undone the last step, if the folder could not be synced.
+      if (swapping === 1 || isFile(inode, info)) this.#rename(copy);
+      else fs.rmSync(copy); // it was not finished
+    }
+    if (swapping === 1) this.#set("swapping = 0");
+  }
+
+  /** Puts a file in the place of this one. */
   #rename(copy: string): void {
+    this.#modules.fs.renameSync(copy, this.#path);
+    this.#syncFolder();
+  }
+
+  /** Makes names of files survive a power cut, where that is possible. */
+  #syncFolder(): void {
     const { fs, path } = this.#modules;
-    fs.renameSync(copy, this.#path);
+    const folder = path.dirname(this.#path);
+    if (!isReadable(folder)) return;
     try {
-      const folder = fs.openSync(path.dirname(this.#path), "r");
-      fs.fsyncSync(folder);
-      fs.closeSync(folder);
+      const descriptor = fs.openSync(folder, "r");
+      try {
+        fs.fsyncSync(descriptor);
+      } finally {
+        fs.closeSync(descriptor);
+      }
     } catch {
-      // Windows has no such thing. Elsewhere the database says what is left to do.
+      // Windows cannot, and need not.
     }
   }
 
   /** Changes the row of the table `file`. */
-  #set(assignment: string, ...values: (string | number)[]): void {
+  #set(assignment: string, ...values: (string | number | null)[]): void {
     this.#database.change("Cannot change", 0, () => {
       this.#database.db.run(`update file set ${assignment}`, ...values);
-    });
+    }, true);
   }
 
   /** Opens the file itself, and cuts off what has no key. */
-  #open({ inode }: FileRow, last: Row | undefined): number {
+  #open({ inode, synced }: FileRow): number {
     const { fs } = this.#modules;
-    const expected = this.#end - this.#base;
-    if (expected > 0 && !fs.existsSync(this.#path)) {
-      throw this.#refusal(
-        `it is missing, but ${this.#path}-keys is not`,
-        "damaged",
-      );
+    if (this.#end > this.#base && !fs.existsSync(this.#path)) {
+      throw this.#damage(`it is missing, but ${this.#path}-keys is not`);
     }
     const flags = fs.constants.O_RDWR | fs.constants.O_CREAT;
     const descriptor = fs.openSync(this.#path, flags, 0o644);
     try {
       const info = fs.fstatSync(descriptor);
-      if (info.size < expected) {
-        throw this.#refusal(
-          `it has ${countOf(info.size)}, and should have ${expected}`,
-          "damaged",
+      const isOwn = isFile(inode, info);
+      if (isOwn && synced !== null) this.#forgetLost(synced, descriptor);
+      const size = this.#end - this.#base;
+      if (info.size < size) {
+        throw this.#damage(
+          `it has ${countOf(info.size)}, and should have ${size}`,
         );
       }
-      const own = identify(info);
-      const isSame = last === undefined || last.position! < this.#base
-        ? info.size === expected || inode === own
-        : this.#hasBytesOf(last, descriptor);
-      if (!isSame) {
-        throw this.#refusal(
+      const last = this.#lastRow();
+      if (last === undefined || last.position! < this.#base) {
+        // Then nothing in it says whose it is.
+        if (info.size > 0 && !isOwn) {
+          throw this.#refusal(
+            `it has ${
+              countOf(info.size)
+            }, of which ${this.#path}-keys has no key; move it away, or choose another path`,
+            "foreign",
+          );
+        }
+      } else if (!this.#hasBytesOf(last, descriptor)) {
+        throw this.#damage(
           `its bytes are not those whose keys ${this.#path}-keys has`,
-          "damaged",
         );
       }
-      fs.ftruncateSync(descriptor, expected);
-      if (inode !== own) this.#set("inode = ?", own);
+      fs.ftruncateSync(descriptor, size);
+      if (!isOwn || synced !== null || !this.#isPower) {
+        this.#takeOver(descriptor);
+      }
       return descriptor;
     } catch (error) {
       fs.closeSync(descriptor);
       throw error;
     }
+  }
+
+  #damage(reason: string): StoreError {
+    return this.#refusal(
+      `${reason}; put back the file that belongs to the keys, or move both away to start over`,
+      "damaged",
+    );
+  }
+
+  /** Forgets the batches whose bytes a power cut has taken. */
+  #forgetLost(synced: number, descriptor: number): void {
+    const { db } = this.#database;
+    let lost: number | undefined;
+    for (
+      const row of db.iterate(
+        "select * from batch where number > ? and position >= ? order by number",
+        ...[synced, this.#base],
+      ) as Iterable<Row>
+    ) {
+      if (this.#hasBytesOf(row, descriptor)) continue;
+      lost = row.number;
+      break;
+    }
+    if (lost === undefined) return;
+    this.#database.change("Cannot change", 0, () => {
+      db.run("delete from batch where number >= ?", lost);
+    });
+    this.#end = this.#endOf(this.#lastRow());
+  }
+
+  /** Makes the database say which file this is, and what of it is synced. */
+  #takeOver(descriptor: number): void {
+    const { fs } = this.#modules;
+    fs.fdatasyncSync(descriptor);
+    this.#syncFolder();
+    this.#set(
+      "inode = ?, synced = ?",
+      identify(fs.fstatSync(descriptor)),
+      this.#isPower ? null : this.#lastNumber(),
+    );
   }
 
   /** Whether the file has the bytes of a batch where it should. */
@@ -281,7 +367,7 @@ export class FileStore implements Store<undefined>, AsyncDisposable {
   }
 
   #readSync(
-    { position, size }: Row,
+    { position, size }: Pick<Row, "position" | "size">,
     descriptor: number,
   ): Uint8Array<ArrayBuffer> {
     const bytes = new Uint8Array(size);
@@ -343,6 +429,14 @@ export class FileStore implements Store<undefined>, AsyncDisposable {
     if (added.length === 0) return;
     await this.#append(added.map(({ job }) => job.input));
     for (const { job, result } of added) job.resolve(result);
+    if (this.#end - this.#syncedEnd > MAX_UNSYNCED) await this.#syncLater();
+  }
+
+  /** Syncs what no `add` has waited for. */
+  async #syncLater(): Promise<void> {
+    await this.#sync(this.#descriptor);
+    this.#set("synced = ?", this.#lastNumber());
+    this.#syncedEnd = this.#end;
   }
 
   /** Writes batches, and makes them part of the store. */
@@ -359,6 +453,7 @@ export class FileStore implements Store<undefined>, AsyncDisposable {
         }
       });
       this.#end = end;
+      if (this.#isPower) this.#syncedEnd = end;
     } catch (error) {
       try {
         const { fs } = this.#modules;
@@ -456,87 +551,125 @@ export class FileStore implements Store<undefined>, AsyncDisposable {
    */
   async prune(age: number): Promise<Pruned> {
     const limit = oldest("Cannot prune the FileStore", age);
-    return await this.#pruning.run(async () => {
-      this.#database.throwIfClosed("Cannot prune");
+    const number = await this.#pruning.run(() => this.#cutOff(limit));
+    return await this.#database.forget("number < ?", number);
+  }
+
+  /** Cuts off what is to be forgotten, and returns the number of the first batch left. */
+  async #cutOff(limit: number): Promise<number> {
+    this.#throwIfClosing();
+    try {
       const kept: Row | undefined = this.#database.db.get(
         "select * from batch where at >= ? order by number limit 1",
         limit,
       );
-      const number = kept?.number ?? (this.#lastRow()?.number ?? 0) + 1;
+      const number = kept?.number ?? this.#lastNumber() + 1;
       const base = kept?.position ?? this.#end;
-      try {
-        if (base > this.#base) await this.#cutOffBeginning(base);
-      } catch (error) {
-        throw toStoreError(`Cannot prune the store ${this.#path}`, error);
-      }
-      return await this.#database.forget("number < ?", number);
-    });
+      if (base > this.#base) await this.#cutOffBeginning(base);
+      return number;
+    } catch (error) {
+      throw toStoreError(`Cannot prune the store ${this.#path}`, error);
+    }
+  }
+
+  #throwIfClosing(): void {
+    if (!this.#isClosing) return;
+    throw new StoreError(
+      `Cannot prune the store ${this.#path}: it has been closed`,
+      { code: "closed" },
+    );
   }
 
   /** Makes a file that begins at `base`, and puts it in the place of this one. */
   async #cutOffBeginning(base: number): Promise<void> {
     const { fs } = this.#modules;
     const copy = `${this.#path}-new`;
-    const descriptor = fs.openSync(copy, "w+", 0o644);
+    // As long as it is 1, what is copied would be taken for the whole.
+    this.#set("swapping = 0");
+    const mode = fs.fstatSync(this.#descriptor).mode & 0o777;
+    fs.rmSync(copy, { force: true });
+    const descriptor = fs.openSync(copy, "wx+", mode);
+    let isDecided = false;
     let isInPlace = false;
     try {
+      fs.fchmodSync(descriptor, mode); // whatever the umask
       let position = base;
-      const copyChunk = () => {
-        const size = Math.min(this.#end - position, CHUNK);
-        const bytes = this.#readSync(
-          { position, size } as Row,
-          this.#descriptor,
-        );
-        if (bytes.length < size) throw new Error("the file has become shorter");
-        for (let done = 0; done < size;) {
-          const start = position - base + done;
-          done += fs.writeSync(descriptor, bytes, done, size - done, start);
+      do {
+        while (this.#end - position > CHUNK) {
+          position = this.#copyChunk(position, descriptor, base);
+          await nextTurn();
+          this.#throwIfClosing();
         }
-        position += size;
-      };
-      while (this.#end - position > CHUNK) {
-        copyChunk();
-        await nextTurn();
-        this.#database.throwIfClosed("Cannot prune");
-      }
-      await this.#sync(descriptor);
+        // Meanwhile, more may be added.
+        await this.#sync(descriptor);
+        this.#throwIfClosing();
+      } while (this.#end - position > CHUNK);
       await this.#writing.run(() => {
-        this.#database.throwIfClosed("Cannot prune");
         // From here on in one turn, so that nobody reads in between.
-        while (position < this.#end) copyChunk();
+        while (position < this.#end) {
+          position = this.#copyChunk(position, descriptor, base);
+        }
         fs.fsyncSync(descriptor);
+        this.#syncFolder();
         const inode = identify(fs.fstatSync(descriptor));
         this.#set("base = ?, inode = ?, swapping = 1", base, inode);
-        isInPlace = true;
-        fs.closeSync(descriptor);
-        fs.closeSync(this.#descriptor);
+        isDecided = true;
         this.#rename(copy);
-        this.#descriptor = fs.openSync(this.#path, "r+");
+        isInPlace = true;
+        fs.closeSync(this.#descriptor);
+        this.#descriptor = descriptor;
         this.#base = base;
         this.#set("swapping = 0");
       });
     } catch (error) {
-      if (isInPlace) {
-        // Only an opening knows what there is now, and does the rest.
-        this.#database.close();
-      } else {
+      if (!isInPlace) {
         fs.closeSync(descriptor);
-        fs.rmSync(copy, { force: true });
+        if (!isDecided) fs.rmSync(copy, { force: true });
+        else this.#closeNow(); // only an opening can do the rest
       }
       throw error;
     }
+  }
+
+  /** Copies some bytes from a position on, and returns the one behind them. */
+  #copyChunk(position: number, descriptor: number, base: number): number {
+    const { fs } = this.#modules;
+    const size = Math.min(this.#end - position, CHUNK);
+    const bytes = this.#readSync({ position, size }, this.#descriptor);
+    if (bytes.length < size) throw new Error("the file has become shorter");
+    for (let done = 0; done < size;) {
+      const start = position - base + done;
+      done += fs.writeSync(descriptor, bytes, done, size - done, start);
+    }
+    return position + size;
   }
 
   // -- The end --
 
   /** Stores what has been added, and closes the file. Called again, it does nothing. */
   async close(): Promise<void> {
+    this.#isClosing = true;
+    // Its FILE-new must not be in the way of the next store.
+    await this.#pruning.run(() => {});
     await this.#groups.idle();
     await this.#writing.run(() => {
       if (this.#database.db.isClosed) return;
-      this.#modules.fs.closeSync(this.#descriptor);
-      this.#database.close();
+      try {
+        if (!this.#isPower) this.#syncAll();
+      } finally {
+        this.#closeNow();
+      }
     });
+  }
+
+  #closeNow(): void {
+    this.#modules.fs.closeSync(this.#descriptor);
+    this.#database.close();
+  }
+
+  #syncAll(): void {
+    this.#modules.fs.fdatasyncSync(this.#descriptor);
+    this.#set("synced = null");
   }
 
   /** Closes the file. */
@@ -549,6 +682,11 @@ function isNew(result: AddResult): boolean {
   return result === "stored" || result === "overlap";
 }
 
-function identify({ dev, ino }: { dev: number; ino: number }): string {
-  return `${dev} ${ino}`;
+/** Names a file of this folder; empty where that is not possible, as on Windows. */
+function identify({ ino }: { ino: number }): string {
+  return ino ? `${ino}` : "";
+}
+
+function isFile(inode: string, info: { ino: number }): boolean {
+  return inode !== "" && inode === identify(info);
 }

@@ -1,7 +1,7 @@
 /**
  * What is on a disk after a power cut, as far as that can be known from the system
- * calls of one process: strace writes down what the process writes and syncs, and
- * {@linkcode TracedDisk} applies as much of it as the cut would leave.
+ * calls of one process: strace, or `traced_files.ts`, writes down what the process writes
+ * and syncs, and {@linkcode TracedDisk} applies as much of it as the cut would leave.
  *
  * What was synced survives. Of what was not, POSIX promises nothing: any part of it
  * may have reached the disk, in any order.
@@ -50,9 +50,11 @@ export function straceArgs(
 
 /** A system call that succeeded, on a file of the folder. */
 export type Call =
-  | { do: "create" | "sync" | "unlink"; name: string }
+  | { do: "create"; name: string; inode?: number }
+  | { do: "sync" | "unlink"; name: string }
   | { do: "write"; name: string; offset: number; bytes: Uint8Array }
   | { do: "truncate"; name: string; size: number }
+  | { do: "rename"; name: string; to: string }
   | { do: "sync the folder" };
 
 /** A call on a file that a power cut may undo. */
@@ -63,27 +65,43 @@ export type Fate = "kept" | "lost" | "torn";
 
 /** A file, whatever its name. */
 interface File {
+  /** What it had, if that is known. */
+  readonly inode: number | undefined;
   synced: Uint8Array<ArrayBuffer>;
   changes: Change[];
 }
+
+/** What a name of the folder becomes: `undefined` if it is removed. */
+type Names = [name: string, file: File | undefined][];
 
 /** The files of a folder, as a disk has them. */
 export class TracedDisk {
   #names = new Map<string, File>();
   #syncedNames = new Map<string, File>();
+  /** What has become of names since they were synced. A rename is one of them. */
+  #changes: Names[] = [];
 
   /** Makes a call. */
   apply(call: Call): void {
     switch (call.do) {
       case "create":
         if (this.#names.has(call.name)) return;
-        this.#names.set(call.name, { synced: emptyFile(), changes: [] });
+        this.#change([[
+          call.name,
+          { inode: call.inode, synced: emptyFile(), changes: [] },
+        ]]);
         break;
       case "unlink":
-        this.#names.delete(call.name);
+        this.#change([[call.name, undefined]]);
         break;
+      case "rename": {
+        const file = this.#names.get(call.name)!;
+        this.#change([[call.name, undefined], [call.to, file]]);
+        break;
+      }
       case "sync the folder":
         this.#syncedNames = new Map(this.#names);
+        this.#changes = [];
         break;
       case "sync": {
         const file = this.#names.get(call.name)!;
@@ -96,6 +114,11 @@ export class TracedDisk {
     }
   }
 
+  #change(names: Names): void {
+    this.#changes.push(names);
+    setNames(this.#names, names);
+  }
+
   /** Whether synced bytes of any file contain a text. */
   hasSynced(text: RegExp): boolean {
     return [...this.#names.values()].some(({ synced }) =>
@@ -106,19 +129,20 @@ export class TracedDisk {
   /**
    * The files that a power cut now would leave.
    *
-   * @param fate What becomes of each change that was not synced; of a new or deleted
-   *   name, `torn` is as good as `lost`.
+   * @param fate What becomes of each change that was not synced; of a name, `torn` is as
+   *   good as `lost`.
+   * @param inodes Is given the inode of each file, by its name.
    */
-  cut(fate: () => Fate): Map<string, Uint8Array<ArrayBuffer>> {
+  cut(
+    fate: () => Fate,
+    inodes = new Map<string, number | undefined>(),
+  ): Map<string, Uint8Array<ArrayBuffer>> {
+    const names = new Map(this.#syncedNames);
+    for (const change of this.#changes) {
+      if (fate() === "kept") setNames(names, change);
+    }
     const files = new Map<string, Uint8Array<ArrayBuffer>>();
-    const all = [...this.#names.keys(), ...this.#syncedNames.keys()];
-    for (const name of new Set(all)) {
-      const [now, synced] = [
-        this.#names.get(name),
-        this.#syncedNames.get(name),
-      ];
-      const file = now === synced || fate() !== "kept" ? synced : now;
-      if (file === undefined) continue;
+    for (const [name, file] of names) {
       const content = emptyFile();
       applyChange(content, {
         do: "write",
@@ -132,8 +156,16 @@ export class TracedDisk {
         else if (what === "torn") tear(content, change, fate);
       }
       files.set(name, content);
+      inodes.set(name, file.inode);
     }
     return files;
+  }
+}
+
+function setNames(map: Map<string, File>, names: Names): void {
+  for (const [name, file] of names) {
+    if (file === undefined) map.delete(name);
+    else map.set(name, file);
   }
 }
 
