@@ -19,43 +19,24 @@ import {
 import { run } from "../testing/child.ts";
 import { fastTimers } from "../testing/fake_time.ts";
 import { randomFrom } from "../testing/faulty_server.ts";
+import {
+  findObstacle,
+  hog,
+  makeReadOnly,
+  mount,
+  type SmallDisk,
+  unhog,
+} from "../testing/small_disk.ts";
 
 const KIB = 1024;
 const MIB = 1024 * KIB;
 /** Room for a reserve, and about as much again. */
 const DISK_SIZE = 24 * MIB;
 
-/** Mounts a disk, which is unmounted whatever happens. */
-async function mount(
-  options = `size=${DISK_SIZE}`,
-): Promise<AsyncDisposable & { path: string; folder: string }> {
-  const folder = await Deno.realPath(await Deno.makeTempDir());
-  await command("mount", "-t", "tmpfs", "-o", options, "none", folder);
-  return {
-    folder,
-    path: `${folder}/app.spool`,
-    async [Symbol.asyncDispose]() {
-      // Lazily, as a test that failed may have left a file open.
-      await command("umount", "--lazy", folder);
-      await Deno.remove(folder);
-    },
-  };
-}
-
-async function command(name: string, ...args: string[]): Promise<void> {
-  const { success, stderr } = await new Deno.Command(name, { args }).output();
-  if (!success) throw new Error(new TextDecoder().decode(stderr));
-}
-
-/** Why these tests cannot run here, if they cannot. */
-async function findObstacle(): Promise<string | undefined> {
-  if (Deno.build.os !== "linux") return "there is no tmpfs";
-  if (Deno.uid() !== 0) return "only root may mount a disk";
-  try {
-    await using _ = await mount();
-  } catch (error) {
-    return `no disk can be mounted: ${error}`;
-  }
+/** Mounts a disk for a spool. */
+async function mountForSpool(): Promise<SmallDisk & { path: string }> {
+  const disk = await mount(`size=${DISK_SIZE}`);
+  return { ...disk, path: `${disk.folder}/app.spool` };
 }
 
 const obstacle = await findObstacle();
@@ -65,17 +46,6 @@ if (obstacle !== undefined) {
 
 function test(name: string, work: () => Promise<void>): void {
   Deno.test(name, { ignore: obstacle !== undefined }, work);
-}
-
-/** Fills what is left of the disk, up to this many bytes, by another file. */
-function hog(folder: string, size = Infinity): void {
-  const chunk = new Uint8Array(4 * KIB);
-  using file = Deno.openSync(`${folder}/hog`, { create: true, append: true });
-  try {
-    for (let i = 0; i < size; i += chunk.length) file.writeSync(chunk);
-  } catch (error) {
-    assertMatch(String(error), /No space left/);
-  }
 }
 
 /** Adds numbered records to a spool, and checks what a server makes of them. */
@@ -164,7 +134,7 @@ for (const size of [100, 4 * KIB, 100 * KIB, MIB, 3 * MIB]) {
   for (const isReopened of [false, true]) {
     const when = isReopened ? ", after it was closed and opened again" : "";
     test(`a spool that has filled its disk with sends of ${size} bytes still drains${when}`, async () => {
-      await using disk = await mount();
+      await using disk = await mountForSpool();
       const records = new Records(size);
       let spool = records.open(disk.path);
       const error = await records.fill();
@@ -173,11 +143,11 @@ for (const size of [100, 4 * KIB, 100 * KIB, MIB, 3 * MIB]) {
         error!.message,
         /^Cannot add \d+ bytes to the spool .*: the disk is full; free some space on it$/,
       );
-      hog(disk.folder);
+      hog(disk);
       if (isReopened) {
         await spool.close();
         // What the side file had is taken as well.
-        hog(disk.folder);
+        hog(disk);
         records.isAway = false;
         spool = records.open(disk.path);
       }
@@ -195,11 +165,11 @@ for (const size of [100, 4 * KIB, 100 * KIB, MIB, 3 * MIB]) {
 
 for (const size of [4 * KIB, 100 * KIB, MIB]) {
   test(`a spool with sends of ${size} bytes drains even if others take at once whatever it gives back`, async () => {
-    await using disk = await mount();
+    await using disk = await mountForSpool();
     const records = new Records(size);
     await using spool = records.open(disk.path);
     await records.fill();
-    records.onRequest = () => hog(disk.folder);
+    records.onRequest = () => hog(disk);
     records.isAway = false;
     await spool.drained();
     records.check();
@@ -207,7 +177,7 @@ for (const size of [4 * KIB, 100 * KIB, MIB]) {
 }
 
 test("a send for which there is no room leaves the reserve of the others as it is", async () => {
-  await using disk = await mount();
+  await using disk = await mountForSpool();
   const records = new Records(100 * KIB);
   await using spool = records.open(disk.path);
   await records.fill(50);
@@ -219,15 +189,15 @@ test("a send for which there is no room leaves the reserve of the others as it i
     "disk is full",
   );
   assertEquals(reserve(), before);
-  hog(disk.folder);
+  hog(disk);
   records.isAway = false;
   await spool.drained();
   records.check();
 });
 
 test("nothing is added to a disk without room for the reserve", async () => {
-  await using disk = await mount();
-  hog(disk.folder, 16 * MIB);
+  await using disk = await mountForSpool();
+  hog(disk, 16 * MIB);
   const records = new Records(100);
   await using spool = records.open(disk.path);
   assertEquals((await records.fill(1))?.code, "full");
@@ -238,19 +208,19 @@ test("nothing is added to a disk without room for the reserve", async () => {
 });
 
 test("a disk that is full before the first cut is recorded", async () => {
-  await using disk = await mount();
+  await using disk = await mountForSpool();
   const records = new Records(100);
   records.isAway = false;
   await using spool = records.open(disk.path);
   const committed = records.commit();
-  hog(disk.folder);
+  hog(disk);
   await committed;
   await spool.drained();
   records.check();
 });
 
 test("a process that is killed on a full disk leaves a spool that drains", async () => {
-  await using disk = await mount();
+  await using disk = await mountForSpool();
   const code = `
     import { Spool, StreamBuffer } from ${
     JSON.stringify(import.meta.resolve("../spool/mod.ts"))
@@ -275,7 +245,7 @@ test("a process that is killed on a full disk leaves a spool that drains", async
   await child.waitForOutput(".");
   child.kill("SIGKILL");
   const { stdout } = await child.outcome;
-  hog(disk.folder);
+  hog(disk);
   const records = new Records(100 * KIB);
   records.count = Number(stdout.match(/\d+/)![0]);
   assert(records.count > 20);
@@ -290,35 +260,35 @@ async function useAtRandom(seed: number): Promise<void> {
   const random = randomFrom(seed);
   const below = (limit: number) => Math.floor(limit * random());
   using _ = fastTimers();
-  await using disk = await mount();
+  await using disk = await mountForSpool();
   const records = new Records([100, 5_000, 64 * KIB, 700_000][below(4)]!);
   records.isAway = false;
   records.onRequest = () => {
-    if (random() < 0.3) hog(disk.folder, below(2 * MIB));
-    if (random() < 0.2) unhog(disk.folder);
+    if (random() < 0.3) hog(disk, below(2 * MIB));
+    if (random() < 0.2) unhog(disk);
     if (random() < 0.2) throw new Error("the response is lost");
   };
   let spool = records.open(disk.path, { requestBytes: 1 + below(MIB) });
   for (let i = 0; i < 60; i++) {
     const committed = records.fill(1 + below(8));
-    if (random() < 0.4) hog(disk.folder, below(12 * MIB));
+    if (random() < 0.4) hog(disk, below(12 * MIB));
     await committed;
-    if (random() < 0.2) unhog(disk.folder);
-    if (random() < 0.1) hog(disk.folder);
+    if (random() < 0.2) unhog(disk);
+    if (random() < 0.1) hog(disk);
     if (random() < 0.1) {
       await (random() < 0.5 ? spool.close() : spool.abort());
-      if (random() < 0.5) unhog(disk.folder);
+      if (random() < 0.5) unhog(disk);
       try {
         spool = records.open(disk.path, { requestBytes: 1 + below(MIB) });
       } catch (error) {
         // Without a reserve, a byte for the side file is not always there.
         assertEquals((error as SpoolError).code, "full");
-        unhog(disk.folder);
+        unhog(disk);
         spool = records.open(disk.path, { requestBytes: 1 + below(MIB) });
       }
     }
   }
-  unhog(disk.folder);
+  unhog(disk);
   records.onRequest = () => {};
   // What waits may fill the disk.
   await spool.drained();
@@ -330,14 +300,6 @@ async function useAtRandom(seed: number): Promise<void> {
   assertEquals(names, ["app.spool"]);
 }
 
-function unhog(folder: string): void {
-  try {
-    Deno.removeSync(`${folder}/hog`);
-  } catch {
-    // There is none.
-  }
-}
-
 for (let seed = 1; seed <= 30; seed++) {
   test(`nothing is lost, and nothing comes twice, on a disk that is full now and then (seed ${seed})`, async () => {
     await useAtRandom(seed);
@@ -345,10 +307,10 @@ for (let seed = 1; seed <= 30; seed++) {
 }
 
 test("a spool on a read-only disk is refused, and says so", async () => {
-  await using disk = await mount();
+  await using disk = await mountForSpool();
   const records = new Records(100);
   await records.open(disk.path).close();
-  await command("mount", "-o", "remount,ro", disk.folder);
+  await makeReadOnly(disk);
   for (const path of [disk.path, `${disk.folder}/new.spool`]) {
     const { code, message } = assertThrows(
       () => records.open(path),
