@@ -145,7 +145,9 @@ export class FileStore implements Store<undefined>, AsyncDisposable {
   #base: number;
   /** Position after the last batch. */
   #end: number;
-  /** Position up to which bytes are surely synced. */
+  /** Whether the database says that not all bytes are synced. */
+  #isMarked: boolean;
+  /** Position up to which they surely are. */
   #syncedEnd: number;
 
   /**
@@ -177,7 +179,8 @@ export class FileStore implements Store<undefined>, AsyncDisposable {
       this.#end = this.#endOf(this.#lastRow());
       this.#finishSwap(row);
       this.#descriptor = this.#open(row);
-      this.#syncedEnd = this.#end;
+      this.#isMarked = !this.#isPower && row.synced !== null;
+      this.#syncedEnd = this.#isMarked ? this.#base : this.#end;
     } catch (error) {
       this.#database.close();
       throw toStoreError(`${ACTION} ${this.#path}`, error);
@@ -309,7 +312,7 @@ export class FileStore implements Store<undefined>, AsyncDisposable {
         );
       }
       fs.ftruncateSync(descriptor, size);
-      if (!isOwn || synced !== null || !this.#isPower) {
+      if (this.#isPower ? !isOwn || synced !== null : !isOwn) {
         this.#takeOver(descriptor);
       }
       return descriptor;
@@ -347,16 +350,14 @@ export class FileStore implements Store<undefined>, AsyncDisposable {
     this.#end = this.#endOf(this.#lastRow());
   }
 
-  /** Makes the database say which file this is, and what of it is synced. */
+  /** Makes the database say which file this is; if all is to be synced, that it is. */
   #takeOver(descriptor: number): void {
     const { fs } = this.#modules;
     fs.fdatasyncSync(descriptor);
     this.#syncFolder();
-    this.#set(
-      "inode = ?, synced = ?",
-      identify(fs.fstatSync(descriptor)),
-      this.#isPower ? null : this.#lastNumber(),
-    );
+    const synced = this.#isPower ? ", synced = null" : "";
+    const inode = identify(fs.fstatSync(descriptor));
+    this.#set(`inode = ?${synced}`, inode);
   }
 
   /** Whether the file has the bytes of a batch where it should. */
@@ -443,6 +444,7 @@ export class FileStore implements Store<undefined>, AsyncDisposable {
   async #append(batches: readonly Batch[]): Promise<void> {
     let end = this.#end;
     try {
+      if (!this.#isPower && !this.#isMarked) this.#mark();
       for (const { bytes } of batches) end = await this.#write(bytes, end);
       if (this.#isPower) await this.#sync(this.#descriptor);
       this.#database.change("Cannot add to", 0, () => {
@@ -463,6 +465,12 @@ export class FileStore implements Store<undefined>, AsyncDisposable {
       }
       throw toStoreError(`Cannot add to the store ${this.#path}`, error);
     }
+  }
+
+  /** Makes the database say that from here on, bytes may not be synced. */
+  #mark(): void {
+    this.#set("synced = ?", this.#lastNumber());
+    this.#isMarked = true;
   }
 
   /** Writes bytes at a position, and returns the one behind them. */
@@ -655,10 +663,11 @@ export class FileStore implements Store<undefined>, AsyncDisposable {
     await this.#writing.run(() => {
       if (this.#database.db.isClosed) return;
       try {
-        if (!this.#isPower) this.#syncAll();
-      } finally {
-        this.#closeNow();
+        if (this.#isMarked) this.#unmark();
+      } catch {
+        // The next opening looks for what is lost.
       }
+      this.#closeNow();
     });
   }
 
@@ -667,7 +676,7 @@ export class FileStore implements Store<undefined>, AsyncDisposable {
     this.#database.close();
   }
 
-  #syncAll(): void {
+  #unmark(): void {
     this.#modules.fs.fdatasyncSync(this.#descriptor);
     this.#set("synced = null");
   }

@@ -290,6 +290,7 @@ test("what is added at the same time is one transaction", async (path) => {
   using sqlite = new FaultySqlite();
   await using store = new FileStore(path, QUICK);
   const batches = await batchesOf(Array(500).fill("x"));
+  await store.add(await batchOf("b-0", "the first one of all"));
   sqlite.log.length = 0;
   await Promise.all(batches.map((batch) => store.add(batch)));
   assertEquals(countIn(sqlite, "commit"), 2); // of 256, and the rest

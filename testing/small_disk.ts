@@ -22,9 +22,12 @@ export async function mount(options: string): Promise<SmallDisk> {
   };
 }
 
-/** Makes a disk read-only. */
-export async function makeReadOnly({ folder }: SmallDisk): Promise<void> {
-  await command("mount", "-o", "remount,ro", folder);
+/** Mounts it once more, with other options. */
+export async function remount(
+  { folder }: SmallDisk,
+  options: string,
+): Promise<void> {
+  await command("mount", "-o", `remount,${options}`, folder);
 }
 
 async function command(name: string, ...args: string[]): Promise<void> {

@@ -22,8 +22,8 @@ import { randomFrom } from "../testing/faulty_server.ts";
 import {
   findObstacle,
   hog,
-  makeReadOnly,
   mount,
+  remount,
   type SmallDisk,
   unhog,
 } from "../testing/small_disk.ts";
@@ -310,7 +310,7 @@ test("a spool on a read-only disk is refused, and says so", async () => {
   await using disk = await mountForSpool();
   const records = new Records(100);
   await records.open(disk.path).close();
-  await makeReadOnly(disk);
+  await remount(disk, "ro");
   for (const path of [disk.path, `${disk.folder}/new.spool`]) {
     const { code, message } = assertThrows(
       () => records.open(path),
