@@ -192,15 +192,20 @@ function readStore(name: StoreName, path: string): Stored {
   db.close();
   const file = isFile ? Deno.readFileSync(path) : undefined;
   let end = 0;
-  const batches = rows.map((row) => {
-    const start = Number(row.position) - Number(base);
-    if (file !== undefined && start >= 0) {
+  const batches: unknown[] = [];
+  for (const row of rows) {
+    const { sequence, position, size, bytes } = row;
+    const start = Number(position) - Number(base);
+    if (file === undefined) batches.push({ ...row, bytes });
+    else if (start >= 0) {
       assertEquals(start, end, "the file has a gap");
-      end += Number(row.size);
+      end += Number(size);
+      batches.push({ ...row, bytes: file.subarray(start, end) });
+    } else {
+      // prune() was killed after it had exchanged the file. The next one does the rest.
+      pruned.push({ ...row, first: sequence!, last: sequence! });
     }
-    const bytes = file?.subarray(start, start + Number(row.size)) ?? row.bytes;
-    return { ...row, bytes } as unknown as StoredBatch & { start: number };
-  }).filter((_, i) => !isFile || Number(rows[i]!.position) >= Number(base));
+  }
   assertEquals(end, file?.length ?? 0, "the file has other bytes");
   return { batches, pruned, records } as unknown as Stored;
 }
