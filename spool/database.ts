@@ -40,9 +40,10 @@ import {
 import { DAMAGED_ADVICE } from "../internal/node/file_errors.ts";
 import { OwnerFile } from "../internal/node/owner_file.ts";
 import type { Modules } from "../internal/node/platform.ts";
+import { Reserve } from "../internal/node/reserve.ts";
 import { randomUuid } from "../internal/random.ts";
 import { SpoolError, toSpoolError } from "./errors.ts";
-import { type Published, Reserve } from "./side_files.ts";
+import type { Published } from "./side_files.ts";
 
 /**
  * The room that is kept, in bytes, besides that of the largest row: for the WAL up to

@@ -544,7 +544,7 @@ class Follower {
   /**
    * The names in the folder; `undefined` if it cannot be listed, which may be
    * forbidden although the file can be read. Without the files of any spool that is
-   * open: opening it here would drop its lock (side_files.ts).
+   * open: opening it here would drop its lock (internal/node/owner_file.ts).
    */
   #listFolder(filter: (name: string) => boolean): string[] | undefined {
     let names: string[];
