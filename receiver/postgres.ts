@@ -19,8 +19,6 @@ import {
   checkInteger,
   messageOf,
 } from "../internal/checks.ts";
-import { handled } from "../internal/promises.ts";
-import { sleep } from "../internal/timers.ts";
 import { digestOf, equals, streamOf } from "./bytes.ts";
 import { oldest } from "./options.ts";
 import { codeOf, stateOf, toStoreError } from "./postgres_errors.ts";
@@ -46,11 +44,10 @@ const TIMEOUT_MARGIN = 1_000;
  */
 const CREATE_LOCK = 0x53427067;
 /**
- * Begins a transaction that does not depend on the defaults of the database. Only the
- * transaction that set the savepoint can release it: if it has failed, or was ended by
- * `onBatch`, then `COMMIT` fails, which without that would look as if it had succeeded.
+ * Only the transaction that set the savepoint can release it: if it has failed, or was
+ * ended by `onBatch`, then `COMMIT` fails, which otherwise would seem to succeed.
  */
-const BEGIN = "begin isolation level read committed; savepoint stream_buffer";
+const BEGIN = "begin; savepoint stream_buffer";
 const COMMIT = "release savepoint stream_buffer; commit";
 
 /** A result, as far as it is used. */
@@ -110,7 +107,6 @@ interface Client {
   query(sql: string, values?: unknown[]): Promise<PostgresResult>;
   on(event: "error", listener: () => void): void;
   off(event: "error", listener: () => void): void;
-  once(event: "end", listener: () => void): void;
   /** Gives it back, or closes it. */
   release(isBroken: boolean): void;
 }
@@ -120,7 +116,6 @@ interface Pool {
   connect(): Promise<Client>;
   query(sql: string, values?: unknown[]): Promise<PostgresResult>;
   on(event: "error", listener: () => void): void;
-  on(event: "connect", listener: (client: Client) => void): void;
   end(): Promise<void>;
 }
 const { Pool } = pg as { Pool: new (options: object) => Pool };
@@ -151,7 +146,7 @@ class Thrown {
  *   version of this library, are recognised.
  *
  * The first of the receivers creates the tables, so its user has to be allowed to. Behind
- * PgBouncer, let it pool sessions, as timeouts are set once per connection.
+ * PgBouncer, let it pool sessions, as timeouts are set once for each connection.
  *
  * On Deno it needs the permission for the server, and `--ignore-env` or the permission
  * to read the environment, where `PGPASSWORD` and others may be.
@@ -186,12 +181,9 @@ export class PostgresStore
   readonly #pool: Pool;
   readonly #queries: Queries;
   readonly #schema: string;
-  readonly #timeout: number;
   /** Without user, password and parameters. */
   readonly #place: string;
-  /** Connections that are not closed yet, as promises of that. */
-  readonly #connections = new Set<Promise<void>>();
-  /** What is under way. These promises never reject. */
+  /** What is under way. */
   readonly #running = new Set<Promise<unknown>>();
   /** Fulfilled once the tables are there; `undefined` before that was tried, or if it failed. */
   #prepared: Promise<void> | undefined;
@@ -224,7 +216,6 @@ export class PostgresStore
     );
     checkDuration(ACTION, { timeout }, 1);
     this.#schema = schema;
-    this.#timeout = timeout;
     this.#place = `${hostname}${port && `:${port}`}${pathname}`;
     this.#queries = queriesOf(schema);
     this.#pool = new Pool({
@@ -235,17 +226,13 @@ export class PostgresStore
       keepAlive: true,
       allowExitOnIdle: true,
       onConnect: (client: Client) =>
-        client.query(
-          `set statement_timeout = ${timeout}; set idle_in_transaction_session_timeout = ${timeout}`,
-        ),
+        client.query(`
+          set statement_timeout = ${timeout};
+          set idle_in_transaction_session_timeout = ${timeout};
+          set default_transaction_isolation = 'read committed'`),
     });
     // A connection that is lost while nobody uses it: the next one is a new one.
     this.#pool.on("error", () => {});
-    this.#pool.on("connect", (client) => {
-      const { promise, resolve } = Promise.withResolvers<void>();
-      client.once("end", resolve);
-      track(this.#connections, promise);
-    });
   }
 
   /**
@@ -373,7 +360,7 @@ export class PostgresStore
    * Waits for what is under way, and closes the connections. What is begun afterwards
    * fails with the code `"closed"`.
    *
-   * @returns A promise that resolves when they are closed. It never rejects.
+   * @returns A promise that resolves when that has been done. It never rejects.
    */
   close(): Promise<void> {
     return this.#closing ??= this.#close();
@@ -381,14 +368,9 @@ export class PostgresStore
 
   async #close(): Promise<void> {
     // Each of them ends within a time of its own.
-    while (this.#running.size > 0) await Promise.all(this.#running);
+    await Promise.allSettled(this.#running);
+    // It does not wait for the server, which may hang.
     await this.#pool.end();
-    // A server that hangs does not close them.
-    const controller = new AbortController();
-    const closed = Promise.all(this.#connections);
-    const waiting = handled(sleep(this.#timeout, controller.signal));
-    await Promise.race([closed, waiting]);
-    controller.abort();
   }
 
   /** Closes it. */
@@ -404,12 +386,14 @@ export class PostgresStore
       });
     }
     const using = this.#prepare().then(work);
-    track(this.#running, using.catch(() => {}));
+    this.#running.add(using);
     try {
       return await using;
     } catch (error) {
       if (error instanceof Thrown) throw error.error;
       throw toStoreError(this.#at(action), error);
+    } finally {
+      this.#running.delete(using);
     }
   }
 
@@ -518,7 +502,10 @@ export class PostgresStore
 class Transaction implements PostgresTransaction {
   readonly #client: Client;
   readonly #action: string;
-  /** Fulfilled when all queries so far have ended. */
+  /**
+   * Fulfilled when all queries so far have ended. The queue of pg would do the same, but
+   * is deprecated.
+   */
   #last: Promise<unknown> = Promise.resolve();
   #hasEnded = false;
 
@@ -556,12 +543,6 @@ class Transaction implements PostgresTransaction {
     this.#hasEnded = true;
     await this.#last;
   }
-}
-
-/** Keeps a promise, which never rejects, in a set until it is fulfilled. */
-function track<T>(set: Set<Promise<T>>, promise: Promise<T>): void {
-  set.add(promise);
-  void promise.then(() => set.delete(promise));
 }
 
 /** The URL of a database. No message shows it, as it may have a password. */

@@ -98,6 +98,10 @@ create function ${schema}.add(
 declare
   differs boolean;
 begin
+  -- In others, no statement sees what is committed while it waits for the lock.
+  if current_setting('transaction_isolation') <> 'read committed' then
+    raise exception 'the transaction must be READ COMMITTED';
+  end if;
   -- Otherwise a crash of the server could undo what senders take for delivered.
   if current_setting('synchronous_commit') = 'off' then
     perform set_config('synchronous_commit', 'on', true);
