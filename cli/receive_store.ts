@@ -10,7 +10,7 @@ import {
 import { AccessError, tryTo, UsageError } from "./errors.ts";
 import { absolutePath } from "./files.ts";
 import { requestFiles, requestHost } from "./permissions.ts";
-import { mayReadEnv } from "./platform.ts";
+import { IS_DENO, mayReadEnv } from "./platform.ts";
 import { inTermsOfTheCommand } from "./terms.ts";
 
 /** A store that can do what the command has options for. */
@@ -88,10 +88,9 @@ async function importPostgres() {
   try {
     return await import("../receiver/postgres.ts");
   } catch (error) {
-    throw new AccessError(
-      `cannot use PostgreSQL: its client, the npm package pg, cannot be loaded: ${
-        (error as Error).message
-      }`,
-    );
+    const reason = IS_DENO
+      ? `its client cannot be loaded: ${(error as Error).message}`
+      : "install its client, the npm package pg";
+    throw new AccessError(`cannot use PostgreSQL: ${reason}`);
   }
 }

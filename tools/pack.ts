@@ -71,10 +71,17 @@ export async function pack(folder: string): Promise<string> {
     );
     await run("tar", "-xzf", packed, "-C", work);
     const path = join(work, "package", "package.json");
-    const { exports, ...rest } = JSON.parse(await Deno.readTextFile(path));
+    const { exports, dependencies, ...rest } = JSON.parse(
+      await Deno.readTextFile(path),
+    );
+    const { pg, ...others } = dependencies;
     const all = {
       ...rest,
       ...FIELDS,
+      dependencies: others,
+      // Whoever stores in PostgreSQL installs it.
+      peerDependencies: { pg },
+      peerDependenciesMeta: { pg: { optional: true } },
       bin: { "stream-buffer": `./${BIN}` },
       exports: { ...exports, "./package.json": "./package.json" },
     };
