@@ -49,13 +49,19 @@ export interface Child extends AsyncDisposable {
 export function run(args: string[], shell?: string): Child {
   const command = [Deno.execPath(), "run", "-q", "--no-prompt", ...args];
   if (shell) command.unshift("sh", "-c", `${shell}; exec "$@"`, "sh");
-  const process = new Deno.Command(command[0]!, {
-    args: command.slice(1),
-    stdin: "piped",
-    stdout: "piped",
-    stderr: "piped",
-    env: { NO_COLOR: "1", TEST_TOKEN: "hunter2" },
-  }).spawn();
+  return watch(
+    new Deno.Command(command[0]!, {
+      args: command.slice(1),
+      stdin: "piped",
+      stdout: "piped",
+      stderr: "piped",
+      env: { NO_COLOR: "1", TEST_TOKEN: "hunter2" },
+    }).spawn(),
+  );
+}
+
+/** Watches a process whose standard streams are pipes. */
+export function watch(process: Deno.ChildProcess): Child {
   const stdin = process.stdin.getWriter();
   const output = { stdout: "", stderr: "" };
   const changes = new Condition();

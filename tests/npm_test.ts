@@ -10,9 +10,11 @@ import {
   assertStringIncludes,
 } from "@std/assert";
 import config from "../deno.json" with { type: "json" };
+import { type Child, watch } from "../testing/child.ts";
 import { close, FaultyServer, respond } from "../testing/faulty_server.ts";
 import { temporary } from "../testing/temporary.ts";
 import { startTusServer } from "../testing/tus_server.ts";
+import { BUN, install } from "./conformance/installed.ts";
 import { pack } from "../tools/pack.ts";
 
 const ROOT = new URL("../", import.meta.url);
@@ -127,6 +129,47 @@ class Project implements AsyncDisposable {
   }
 }
 
+/** A `stream-buffer receive` that listens. */
+interface Receiver extends AsyncDisposable {
+  readonly child: Child;
+  readonly address: { readonly hostname: string; readonly port: number };
+  readonly url: string;
+}
+
+/** Starts `stream-buffer receive`. */
+async function receive(
+  project: Project,
+  program: string,
+  store: string,
+): Promise<Receiver> {
+  const child = watch(project.start([
+    ...[program, project.bin, "receive", "--store", store, "--port", "0"],
+  ]));
+  const timer = setTimeout(() => child.kill("SIGKILL"), LIMIT);
+  void child.outcome.finally(() => clearTimeout(timer));
+  await child.waitForOutput("interrupt to stop\n");
+  const [, url] = child.output.stderr.match(/receiving at (http:\S+),/)!;
+  return {
+    child,
+    url: url!,
+    address: { hostname: "127.0.0.1", port: Number(new URL(url!).port) },
+    [Symbol.asyncDispose]: () => child[Symbol.asyncDispose](),
+  };
+}
+
+/** Sends text to a server, and then calls `end` and returns what it has responded. */
+async function exchange(
+  { address }: Pick<Receiver, "address">,
+  text: string,
+  end: (connection: Deno.TcpConn) => unknown,
+): Promise<string> {
+  const connection = await Deno.connect(address);
+  await connection.write(new TextEncoder().encode(text));
+  const response = new Response(connection.readable).text();
+  await end(connection);
+  return await response.catch(() => "");
+}
+
 async function outcomeOf(child: Deno.ChildProcess): Promise<Outcome> {
   const timer = setTimeout(() => child.kill("SIGKILL"), LIMIT);
   const { code, stdout, stderr } = await child.output();
@@ -157,11 +200,13 @@ Deno.test({
     await using project = await Project.create();
 
     await t.step(
-      "it depends on undici and pg alone, and has the fields of npm",
+      "it depends on undici, and on pg for those who want it, and has the fields of npm",
       async () => {
         const path = project.file(`node_modules/${config.name}/package.json`);
         const fields = JSON.parse(await Deno.readTextFile(path));
-        assertEquals(Object.keys(fields.dependencies).sort(), ["pg", "undici"]);
+        assertEquals(Object.keys(fields.dependencies), ["undici"]);
+        assertEquals(Object.keys(fields.peerDependencies), ["pg"]);
+        assertEquals(fields.peerDependenciesMeta, { pg: { optional: true } });
         assertEquals(fields.engines, { node: ">=22.13" });
         assertEquals(
           Object.keys(fields.exports),
@@ -462,6 +507,113 @@ Deno.test({
             stderr:
               "stream-buffer: cannot read missing.txt: no such file or directory\n",
           });
+        },
+      );
+    }
+
+    const programs: [string, string][] = Object.keys(NODES)
+      .map((node) => [`Node ${node}`, project.node(node)]);
+    const bun = await install("bun", BUN).catch(() => undefined);
+    if (bun !== undefined) programs.push(["Bun", bun]);
+    for (const [title, program] of programs) {
+      await t.step(
+        `${title}: the command receives what another one sends`,
+        async () => {
+          const store = project.file(`received by ${title}`);
+          await using receiver = await receive(project, program, store);
+          const text = `${"x".repeat(99)}\n`.repeat(10_000);
+          const sent = await project.run(
+            [program, project.bin, receiver.url],
+            text,
+          );
+          assertEquals(sent, { code: 0, stdout: "", stderr: "" });
+          receiver.child.kill("SIGINT");
+          assertEquals((await receiver.child.outcome).code, 0);
+          assert(Deno.readTextFileSync(store) === text, "the file differs");
+        },
+      );
+
+      await t.step(
+        `${title}: the command stores no body that was cut off, and finishes what has begun`,
+        async () => {
+          const store = project.file(`finished by ${title}.db`);
+          await using receiver = await receive(project, program, store);
+          const { child } = receiver;
+          const head = (key: string, framing: string) =>
+            `POST / HTTP/1.1\r\nHost: a\r\nIdempotency-Key: "${key}"\r\n${framing}\r\n\r\n`;
+          const cut = (connection: Deno.TcpConn) => connection.close();
+          await exchange(
+            receiver,
+            `${head("app-0", "Content-Length: 4")}cu`,
+            cut,
+          );
+          await exchange(
+            receiver,
+            `${head("app-1", "Transfer-Encoding: chunked")}2\r\ncu\r\n`,
+            cut,
+          );
+          const half = `${head("app-2", "Content-Length: 4")}on`;
+          const response = await exchange(
+            receiver,
+            half,
+            async (connection) => {
+              const { status } = await fetch(receiver.url, {
+                method: "POST",
+                headers: { "Idempotency-Key": '"app-3"' },
+                body: "two\n",
+              });
+              assertEquals(status, 204);
+              child.kill("SIGINT");
+              await child.waitForOutput("interrupted: ");
+              await connection.write(new TextEncoder().encode("e\n"));
+            },
+          );
+          assertMatch(response, /^HTTP\/1.1 204 /);
+          assertEquals((await child.outcome).code, 0);
+          const { stdout } = await project.run([
+            ...[program, project.bin, "receive", "--store", store],
+            ...["--read", "app"],
+          ]);
+          assertEquals(stdout, "one\ntwo\n");
+        },
+      );
+
+      await t.step(
+        `${title}: the command responds before it has a body that it refuses, and to TRACE`,
+        async () => {
+          const store = project.file(`refused by ${title}`);
+          await using receiver = await receive(project, program, store);
+          const body = new Uint8Array(32 * 1024 * 1024);
+          for (const key of [undefined, '"app-0"']) {
+            const response = await fetch(receiver.url, {
+              method: "POST",
+              headers: key === undefined ? {} : { "Idempotency-Key": key },
+              body,
+            });
+            await response.body?.cancel();
+            assertEquals(response.status, key === undefined ? 400 : 413);
+          }
+          const response = await exchange(
+            receiver,
+            "TRACE / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+            () => {},
+          );
+          assertMatch(response, /^HTTP\/1.1 405 /);
+        },
+      );
+
+      await t.step(
+        `${title}: the command needs pg for PostgreSQL`,
+        async () => {
+          const { code, stderr } = await project.run([
+            ...[program, project.bin, "receive", "--port", "0"],
+            ...["--store", "postgres://127.0.0.1/app"],
+          ]);
+          assertEquals(code, 2);
+          assertStringIncludes(
+            stderr,
+            "stream-buffer: cannot use PostgreSQL: install its client, the npm package pg\n",
+          );
         },
       );
     }

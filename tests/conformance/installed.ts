@@ -36,6 +36,9 @@ const CACHE = fileURLToPath(
 /** A runtime that npm has. */
 export type InstallableName = "node" | "bun" | "workerd";
 
+/** The version of Bun. */
+export const BUN = "1.4.5";
+
 /** Runs of this process that need the same program wait for one installation. */
 const installations = new Map<string, Promise<string>>();
 

@@ -3,6 +3,7 @@ import type { Drive, Front } from "./drivers/driver.ts";
 import { driveBrowser } from "./drivers/browser.ts";
 import { driveProgram } from "./drivers/program.ts";
 import { driveWorkerd } from "./drivers/workerd.ts";
+import { BUN } from "./installed.ts";
 import { CHROMIUM, FIREFOX } from "../../testing/browsers.ts";
 
 /** A platform with one implementation of what the library uses. */
@@ -56,7 +57,7 @@ export const RUNTIMES = {
   "bun": {
     title: "Bun",
     precision: "exact",
-    drive: driveProgram({ program: "bun", version: "1.4.5" }),
+    drive: driveProgram({ program: "bun", version: BUN }),
     fronts: PROGRAM_FRONTS,
   },
   "workerd": {
