@@ -26,10 +26,7 @@ export interface Server {
   stop(): Promise<void>;
 }
 
-/**
- * How long the headers of a request may take on Node, in ms. They are one packet,
- * usually.
- */
+/** How long the headers of a request may take on Node, in ms: usually they are one packet. */
 const HEADERS_TIMEOUT = 10_000;
 /**
  * How long a whole request may take on Node, in ms: longer than the handler lets it, so
@@ -37,8 +34,8 @@ const HEADERS_TIMEOUT = 10_000;
  */
 const REQUEST_TIMEOUT = 60_000;
 /**
- * How long nothing may arrive on Bun, in seconds, not even a response: longer than the
- * handler takes.
+ * How long nothing may arrive on Bun, in seconds: longer than the handler lets a body
+ * take, so that a client is told why.
  */
 const IDLE_TIMEOUT = 60;
 
