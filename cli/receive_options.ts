@@ -12,8 +12,8 @@ const DAY = 24 * 60 * 60 * 1_000;
 
 /** What Deno has to allow. */
 const PERMISSIONS =
-  `Permissions: -N for --host and PostgreSQL, -R -W for FILE and the files beside it,
-whose names begin with its name, and --ignore-env or -E for PostgreSQL.
+  `Permissions: -N for --host and PostgreSQL, -R -W for FILE and the files beside
+it, whose names begin with its name, and --ignore-env or -E for PostgreSQL.
 
 `;
 
