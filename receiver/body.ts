@@ -34,7 +34,7 @@ export async function readBody(
   const length = lengthOf(headers.get("Content-Length"));
   const { maxBytes, claim, signal } = options;
   if (length === undefined && mayBeCutOff(headers)) {
-    throw new Refusal(411, "a request over HTTP/2 must have a Content-Length");
+    throw new Refusal(411, "the request must have a Content-Length");
   }
   if (length !== undefined && length > maxBytes) throw tooLarge(maxBytes);
   const encoded = await readAll(body, length, options);
@@ -219,7 +219,7 @@ function garbled(cause: unknown): Refusal {
 
 /** What undoes the coding that a header names; `undefined` if nothing has to. */
 function decoderFor(header: string | null): Decoder | undefined {
-  const name = header?.trim().toLowerCase() || "identity";
+  const name = header?.toLowerCase() || "identity";
   if (name === "identity") return undefined;
   const all = decoders();
   const decoder = all.get(name === "x-gzip" ? "gzip" : name);

@@ -331,6 +331,85 @@ Deno.test("receive(): a request that finds no room within its time is a 503, and
   assertEquals((await handler(kilobyte("a-2"))).status, 204);
 });
 
+/**
+ * Requests that a receiver with this room is given, one after the other, while its store
+ * is slow: all but the last get as far as the store, the last but one beyond the limit.
+ */
+const ROOM: Record<string, [maxPendingBytes: number, requests: Request[]]> = {
+  "as many bytes as it has": [
+    2_000,
+    ["a", "b", "c", "d"].map((id) => kilobyte(`${id}-0`)),
+  ],
+  "as many bytes as there were, if their number was not known": [
+    2_000 + 64 * 1024,
+    [
+      ...["a", "b"].map((id) => request(`${id}-0`, chunked(1_000, 1_000).body)),
+      ...["c", "d"].map((id) => request(`${id}-0`, chunked(1, 64 * 1024).body)),
+      kilobyte("e-0"),
+    ],
+  ],
+  "as many bytes as were announced, though they come in parts": [100_000, [
+    request("a-0", chunked(10_000, 100_000).body, {
+      "Content-Length": "100000",
+    }),
+    kilobyte("b-0"),
+    kilobyte("c-0"),
+  ]],
+  "as many bytes as there are without their coding": [102_000, [
+    request("a-0", new Uint8Array(zlib.gzipSync("x")), {
+      "Content-Encoding": "gzip",
+      "Content-Length": `${zlib.gzipSync("x").length}`,
+    }),
+    request("b-0", chunked(100_000, 100_000).body, {
+      "Content-Length": "100000",
+    }),
+    ...["c", "d", "e"].map((id) => kilobyte(`${id}-0`)),
+  ]],
+};
+
+for (const [name, [maxPendingBytes, requests]] of Object.entries(ROOM)) {
+  Deno.test(`receive(): a batch that is being stored takes ${name}`, async () => {
+    const store = new SlowStore();
+    const handler = receive({ store, maxBytes: 100_000, maxPendingBytes });
+    const responses: Promise<Response>[] = [];
+    for (const [i, request] of requests.entries()) {
+      responses.push(handler(request));
+      if (i < requests.length - 1) await store.called(i + 1);
+    }
+    await roundTrips();
+    assertEquals(store.entered.length, requests.length - 1);
+    store.open();
+    const statuses = (await Promise.all(responses)).map(({ status }) => status);
+    assertEquals(statuses, requests.map(() => 204));
+  });
+}
+
+Deno.test("receive(): a coding is undone only once there is room for what it may become", async () => {
+  const store = new SlowStore();
+  const handler = receive({ store, maxBytes: 1_000, maxPendingBytes: 2_100 });
+  const stored = [handler(kilobyte("a-0"))];
+  await store.called(1);
+  const { body, fail } = failing();
+  const cut = handler(request("b-0", body, { "Content-Length": "1000" }));
+  await roundTrips();
+  stored.push(handler(kilobyte("c-0")));
+  await store.called(2);
+  // Now that one is beyond the limit no other may be, though there are 100 bytes.
+  fail();
+  assertEquals((await cut).status, 400);
+  const gzip = new Uint8Array(zlib.gzipSync("x"));
+  const headers = {
+    "Content-Encoding": "gzip",
+    "Content-Length": `${gzip.length}`,
+  };
+  stored.push(handler(request("d-0", gzip, headers)));
+  await roundTrips();
+  assertEquals(store.entered, ["a-0", "c-0"]);
+  store.open();
+  const statuses = (await Promise.all(stored)).map(({ status }) => status);
+  assertEquals(statuses, [204, 204, 204]);
+});
+
 // Keys.
 
 for (
@@ -766,6 +845,19 @@ for (const name of ["zstd", "gzip, gzip", "constructor", "brotli"]) {
 
 // Size.
 
+/** A body that is cut off when the test says so. */
+function failing(): { body: ReadableStream; fail: () => void } {
+  const gate = Promise.withResolvers<void>();
+  const body = new ReadableStream({
+    async pull(controller) {
+      controller.enqueue(new Uint8Array(1));
+      await gate.promise;
+      controller.error(new Error("cut off"));
+    },
+  }, { highWaterMark: 0 });
+  return { body, fail: gate.resolve };
+}
+
 /** Bytes in chunks of `size`, until the reader leaves or there were `length`. */
 function chunked(
   size: number,
@@ -828,6 +920,21 @@ Deno.test("receive(): an array that is stored has no more memory than its bytes"
   await handler(request("a-0", chunked(1_000, 100_000).body));
   await handler(request("a-1", "x"));
   assertEquals(sizes, [[100_000, 100_000], [1, 1]]);
+});
+
+Deno.test("receive(): a body that is announced as too large is a 413 before it comes", async () => {
+  await using receiver = new Receiver({ maxBytes: 1_000 });
+  using client = await RawClient.connect(receiver.port);
+  await client.write(head("Content-Length: 1001"));
+  assertEquals((await client.response())?.status, 413);
+});
+
+Deno.test("receive(): a request with two lengths is a 411", async () => {
+  await using receiver = new Receiver();
+  using client = await RawClient.connect(receiver.port);
+  await client.write(head("Content-Length: 3", "Content-Length: 3") + "abc");
+  assertEquals((await client.response())?.status, 411);
+  assertEquals(await receiver.text(), "");
 });
 
 // Senders see why they are refused, though they have not sent everything yet.
