@@ -507,13 +507,19 @@ async function receivers(run: RunOnDisk): Promise<void> {
       (folder) => sqliteBatches(folder, size, atOnce),
     );
   }
-  for (const [way, atOnce] of [["", 8], ["one_", 1]] as const) {
-    for (const peer of ["append", "synced_append"] as const) {
+  for (
+    const [ours, peer] of [
+      ["file", "synced_append"],
+      ["file_process", "append"],
+      ["file", "append"],
+    ] as const
+  ) {
+    for (const [way, atOnce] of [["", 8], ["_one", 1]] as const) {
       await run(
-        `receiver_file_${way}vs_${peer}`,
+        `receiver_${ours}${way}_vs_${peer}`,
         { unit, count: 200, goal: 0.6 },
         7,
-        (folder) => postedBatches(folder, ["file", peer], 256 * 1024, atOnce),
+        (folder) => postedBatches(folder, [ours, peer], 256 * 1024, atOnce),
       );
     }
   }

@@ -21,6 +21,7 @@ export type Kind =
   /** Stores of a receiver. */
   | "memory"
   | "file"
+  | "file_process"
   | "sqlite"
   /** A file, without and with a sync before each response. */
   | "append"
@@ -76,6 +77,8 @@ type Handler = (request: Request) => Promise<Response>;
 const RECEIVERS: Record<Kind, (path: string) => Handler> = {
   memory: () => forgetful(new MemoryStore()),
   file: (path) => receive({ store: new FileStore(path) }),
+  file_process: (path) =>
+    receive({ store: new FileStore(path, { durability: "process" }) }),
   sqlite: (path) => receive({ store: new SqliteStore(path) }),
   append: (path) => appending(path, false),
   synced_append: (path) => appending(path, true),
