@@ -94,16 +94,12 @@ function unauthorized(error: string): Response {
 if (import.meta.main) {
   const [list = "callers.txt", path = "received.db", port = "8000"] = Deno.args;
   const callers = parseCallers(await Deno.readTextFile(list));
-  await using store = new SqliteStore(path);
-  const server = Deno.serve(
-    {
-      hostname: "127.0.0.1", // what ends TLS is on this machine
-      port: Number(port),
-      onListen: ({ port }) => console.log(`http://127.0.0.1:${port}/`),
-    },
-    receiveFrom(callers, store),
-  );
-  // What is being received is stored, and then the file is closed.
-  Deno.addSignalListener("SIGTERM", () => void server.shutdown());
-  await server.finished;
+  // Nothing closes it: a receiver may be killed at any time. What has no response by
+  // then is sent again.
+  const store = new SqliteStore(path);
+  Deno.serve({
+    hostname: "127.0.0.1", // what ends TLS is on this machine
+    port: Number(port),
+    onListen: ({ port }) => console.log(`http://127.0.0.1:${port}/`),
+  }, receiveFrom(callers, store));
 }

@@ -2,7 +2,7 @@ import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { createHash } from "node:crypto";
 import { fileURLToPath } from "node:url";
 import { type FlushError, SendError, streamTo } from "../mod.ts";
-import { MemoryStore } from "../receiver/mod.ts";
+import { MemoryStore, SqliteStore } from "../receiver/mod.ts";
 import { run } from "../testing/child.ts";
 import { temporary } from "../testing/temporary.ts";
 import { parseCallers, receiveFrom } from "./receiver_auth.ts";
@@ -107,19 +107,24 @@ Deno.test("parseCallers() takes nothing but names and digests", () => {
   }
 });
 
-Deno.test("examples/receiver_auth.ts serves until it is terminated", async () => {
+Deno.test("examples/receiver_auth.ts has everything after it was killed", async () => {
   await using folder = await temporary();
   const script = fileURLToPath(import.meta.resolve("./receiver_auth.ts"));
+  const path = folder.file("db");
   await using server = run([
     ...["-N", "-R", "-W", script],
-    ...[folder.file("callers.txt", CALLERS), folder.file("db"), "0"],
+    ...[folder.file("callers.txt", CALLERS), path, "0"],
   ]);
   await server.waitForOutput("/\n");
-  const url = server.output.stdout.trim();
-  const headers = { Authorization: `Bearer ${TOKENS.alice}` };
-  const out = streamTo(url, { headers });
+  const out = streamTo(server.output.stdout.trim(), {
+    headers: { Authorization: `Bearer ${TOKENS.alice}` },
+    idempotencyKey: "app",
+  });
   await out.write("hello\n");
   await out.close();
-  server.kill("SIGTERM");
-  assertEquals((await server.outcome).code, 0);
+  server.kill("SIGKILL");
+  await server.outcome;
+  await using store = new SqliteStore(path);
+  const text = await new Response(store.read("alice:app")).text();
+  assertEquals(text, "hello\n");
 });
