@@ -33,7 +33,12 @@ const SETPRIV: Program = { command: "setpriv", package: "util-linux" };
 /** A row of a result. */
 export type Row = Record<string, unknown>;
 
-/** A connection, as far as it is used here. */
+/** A connection of a test. */
+export interface Connection extends AsyncDisposable {
+  query(sql: string, values?: unknown[]): Promise<Row[]>;
+}
+
+/** A connection of pg, as far as it is used here. */
 interface Client {
   connect(): Promise<void>;
   query(sql: string, values?: unknown[]): Promise<{ rows: Row[] }>;
@@ -84,15 +89,20 @@ export class Postgres implements AsyncDisposable {
     await this.#server.stop("SIGQUIT");
   }
 
-  /** Runs a query, in a connection of its own. */
-  async query(sql: string, values?: unknown[]): Promise<Row[]> {
+  /** Makes a connection, which has to be disposed of before the server. */
+  async connect(): Promise<Connection> {
     const client = new Client({ connectionString: this.url });
     await client.connect();
-    try {
-      return (await client.query(sql, values)).rows;
-    } finally {
-      await client.end();
-    }
+    return {
+      query: async (sql, values) => (await client.query(sql, values)).rows,
+      [Symbol.asyncDispose]: () => client.end(),
+    };
+  }
+
+  /** Runs a query, in a connection of its own. */
+  async query(sql: string, values?: unknown[]): Promise<Row[]> {
+    await using connection = await this.connect();
+    return await connection.query(sql, values);
   }
 
   /** It accepts connections before it has recovered. */

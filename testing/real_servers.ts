@@ -28,7 +28,7 @@ export interface Program {
   readonly command: string;
   /** What it is called on other systems. */
   readonly aliases?: readonly string[];
-  /** Where it is, if that is on no path. */
+  /** Where it is sought first. */
   readonly folders?: readonly string[];
   readonly package: string;
 }
@@ -52,7 +52,7 @@ export function find(
   // Debian installs servers in folders that are not on every user's path.
   const paths = `${Deno.env.get("PATH")}:/usr/local/sbin:/usr/sbin`.split(":");
   return [command, ...aliases]
-    .flatMap((name) => [...paths, ...folders].map((path) => `${path}/${name}`))
+    .flatMap((name) => [...folders, ...paths].map((path) => `${path}/${name}`))
     .find(isFile);
 }
 
