@@ -39,8 +39,7 @@ export async function readBody(
   if (length !== undefined && length > maxBytes) throw tooLarge(maxBytes);
   const encoded = await readAll(body, length, options);
   if (length !== undefined && encoded.length !== length) {
-    throw new Refusal(
-      400,
+    throw cutOff(
       `the body ended after ${countOf(encoded.length)} of ${length}`,
     );
   }
@@ -70,6 +69,15 @@ function mayBeCutOff(headers: Headers): boolean {
   } catch {
     return true;
   }
+}
+
+/**
+ * Not a 400, at which senders give a batch up: its content is not at fault. It may be
+ * this server that ends, as Deno's does before such a body is whole
+ * (https://github.com/denoland/deno/issues/36809), or a proxy.
+ */
+function cutOff(message: string, options?: ErrorOptions): Refusal {
+  return new Refusal(408, message, options);
 }
 
 function tooLarge(maxBytes: number): Refusal {
@@ -126,7 +134,7 @@ async function readAll(
   } catch (error) {
     cancel();
     if (error instanceof Refusal) throw error;
-    throw new Refusal(400, "the body ended early", { cause: error });
+    throw cutOff("the body ended early", { cause: error });
   } finally {
     signal.removeEventListener("abort", cancel);
   }

@@ -95,9 +95,9 @@ const NEVER: AbortSignal = new AbortController().signal;
  * | status | when |
  * | --- | --- |
  * | 204 | the batch is stored, or was before |
- * | 400 | no key, or one of another form; a body that was cut off or is garbled |
+ * | 400 | no key, or one of another form; a body that is garbled |
  * | 405 | a method other than POST and PUT |
- * | 408 | the body took longer than `bodyTimeout` |
+ * | 408 | the body took longer than `bodyTimeout`, or was cut off, as when the server is shut down |
  * | 411 | no `Content-Length`, over HTTP/2 on Deno, which does not tell whether the body was cut off |
  * | 413 | the body, or the batch, has more than `maxBytes` |
  * | 415 | a `Content-Encoding` that cannot be undone: see `Accept-Encoding` |

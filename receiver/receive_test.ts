@@ -396,7 +396,7 @@ Deno.test("receive(): a coding is undone only once there is room for what it may
   await store.called(2);
   // Now that one is beyond the limit no other may be, though there are 100 bytes.
   fail();
-  assertEquals((await cut).status, 400);
+  assertEquals((await cut).status, 408);
   const gzip = new Uint8Array(zlib.gzipSync("x"));
   const headers = {
     "Content-Encoding": "gzip",
@@ -650,7 +650,7 @@ for (const [name, parts] of Object.entries(CUTS)) {
       await receiver.called(1);
       if (way === "closes") client[Symbol.dispose]();
       else await client.end();
-      assertEquals(await receiver.responded(1), [400]);
+      assertEquals(await receiver.responded(1), [408]);
       assertEquals(await receiver.text(), "");
       assertEquals(receiver.errors, []);
       assertEquals(await receiver.post("a-0", "abc"), 204);
@@ -658,13 +658,29 @@ for (const [name, parts] of Object.entries(CUTS)) {
   }
 }
 
+Deno.test("receive(): a sender makes another attempt at a body under way when the server is shut down", async () => {
+  const receiver = new Receiver();
+  using client = await RawClient.connect(receiver.port);
+  await client.write(head("Content-Length: 6"));
+  await client.write("abc");
+  await receiver.called(1);
+  const end = receiver[Symbol.asyncDispose]();
+  await client.write("def");
+  const { status } = (await client.response())!;
+  await end;
+  // Deno cuts it off, and may cease to.
+  const text = status === 204 ? "abcdef" : "";
+  assertEquals(await receiver.text(), text);
+  if (text === "") assertEquals(status, 408);
+});
+
 Deno.test("receive(): nothing is stored of a body whose chunks are malformed", async () => {
   await using receiver = new Receiver();
   using client = await RawClient.connect(receiver.port);
   await client.write(head("Transfer-Encoding: chunked"));
   await receiver.called(1);
   await client.write("3\r\nabc\r\nnonsense\r\n\r\n");
-  assertEquals(await receiver.responded(1), [400]);
+  assertEquals(await receiver.responded(1), [408]);
   assertEquals(await receiver.text(), "");
 });
 
@@ -691,7 +707,7 @@ for (
         await receiver.called(1);
         await client.write(packets[1]!);
       } else await client.write(concat(packets));
-      assertEquals(await receiver.responded(1), [400]);
+      assertEquals(await receiver.responded(1), [408]);
       assertEquals(await receiver.text(), "");
     });
   }
@@ -703,7 +719,7 @@ Deno.test("receive(): nothing is stored of an HTTP/2 stream whose connection is 
   await client.write(concat(HTTP2_START));
   await receiver.called(1);
   client[Symbol.dispose]();
-  assertEquals(await receiver.responded(1), [400]);
+  assertEquals(await receiver.responded(1), [408]);
   assertEquals(await receiver.text(), "");
 });
 
@@ -1016,7 +1032,7 @@ Deno.test("receive(): a good client is served while 200 others have stopped in t
   assertEquals(await receiver.post("b-0", large), 204);
   assertEquals(await receiver.text("b"), large);
   clients.dispose();
-  const expected = [204, ...Array(200).fill(400)];
+  const expected = [204, ...Array(200).fill(408)];
   assertEquals(await receiver.responded(201), expected);
   // They have given back what they had, or this would not find room.
   assertEquals(await receiver.text("a"), "");
