@@ -9,6 +9,7 @@ import { CLI } from "../testing/child.ts";
 import { linesOf, run, start, SUCCESS } from "../testing/command.ts";
 import { freePort } from "../testing/free_port.ts";
 import { POSTGRES, Postgres } from "../testing/postgres.ts";
+import { RawClient } from "../testing/raw_client.ts";
 import { testWith } from "../testing/real_servers.ts";
 import { temporary } from "../testing/temporary.ts";
 import { receiveHelp } from "./receive_options.ts";
@@ -57,42 +58,9 @@ async function post(url: string, key: string, body: string): Promise<number> {
   return response.status;
 }
 
-/** A connection by which a request can be sent in pieces. */
-class Client implements Disposable {
-  readonly #connection: Deno.TcpConn;
-
-  private constructor(connection: Deno.TcpConn) {
-    this.#connection = connection;
-  }
-
-  static async connect(url: string): Promise<Client> {
-    const { hostname, port } = new URL(url);
-    return new Client(await Deno.connect({ hostname, port: Number(port) }));
-  }
-
-  async write(text: string): Promise<void> {
-    const writer = this.#connection.writable.getWriter();
-    await writer.write(new TextEncoder().encode(text));
-    writer.releaseLock();
-  }
-
-  /** Everything up to the end of the connection. */
-  async read(): Promise<string> {
-    return await new Response(this.#connection.readable).text();
-  }
-
-  [Symbol.dispose](): void {
-    try {
-      this.#connection.close();
-    } catch {
-      // It has been closed: its stream was read to the end.
-    }
-  }
-}
-
 /** Begins a request with a body of 4 bytes, of which it sends two. */
-async function beginRequest({ child, url }: Receiver): Promise<Client> {
-  const client = await Client.connect(url);
+async function beginRequest({ child, url }: Receiver): Promise<RawClient> {
+  const client = await RawClient.connect(Number(new URL(url).port));
   await client.write(
     'POST / HTTP/1.1\r\nHost: a\r\nIdempotency-Key: "a-0"\r\nContent-Length: 4\r\n\r\non',
   );
@@ -183,7 +151,7 @@ Deno.test("cli receive: an interrupt lets requests end that have begun, and no o
   assertEquals(await late.text(), "the receiver is being stopped\n");
   assertEquals([late.status, late.headers.get("Retry-After")], [503, "1"]);
   await client.write("e\n");
-  assertMatch(await client.read(), /^HTTP\/1.1 204 /);
+  assertEquals((await client.response())?.status, 204);
   assertEquals((await stopping).code, 0);
   assertEquals(Deno.readTextFileSync(stored), "two\none\n");
 });

@@ -1,41 +1,12 @@
-import {
-  assert,
-  assertEquals,
-  assertMatch,
-  assertRejects,
-  assertStringIncludes,
-} from "@std/assert";
+import { assert, assertEquals, assertRejects } from "@std/assert";
+import { RawClient } from "../testing/raw_client.ts";
 import { AccessError } from "./errors.ts";
-import { type Handler, hostOf, serve, type Server } from "./serve.ts";
+import { type Handler, hostOf, serve } from "./serve.ts";
 
 const LOCAL = { hostname: "127.0.0.1", port: 0 };
 
 /** Responds with what it was sent. */
 const echo: Handler = async (request) => new Response(await request.text());
-
-/** A connection. */
-async function connect({ port }: Server) {
-  const connection = await Deno.connect({ hostname: "127.0.0.1", port });
-  return {
-    async write(text: string) {
-      const writer = connection.writable.getWriter();
-      await writer.write(new TextEncoder().encode(text));
-      writer.releaseLock();
-    },
-    /** What arrives up to the end, or until the connection fails. */
-    async read() {
-      let text = "";
-      try {
-        for await (
-          const part of connection.readable.pipeThrough(new TextDecoderStream())
-        ) text += part;
-      } catch {
-        // It was reset.
-      }
-      return text;
-    },
-  };
-}
 
 const REQUEST = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\n";
 
@@ -52,7 +23,7 @@ async function serveHalfARequest() {
     }
     return new Response(text);
   }, LOCAL);
-  const client = await connect(server);
+  const client = await RawClient.connect(server.port);
   await client.write(`${REQUEST}on`);
   await begun;
   return { server, client };
@@ -76,16 +47,19 @@ Deno.test("stop() waits for the rest of a request that has begun", async () => {
   assertEquals([late.status, late.headers.get("Retry-After")], [503, "1"]);
   assert(!hasStopped);
   await client.write("e\n");
-  const response = await client.read();
-  assertMatch(response, /^HTTP\/1.1 200 /);
-  assertStringIncludes(response, "one\n");
+  const response = await client.response();
+  assertEquals([response?.status, response?.body], [200, "one\n"]);
+  client[Symbol.dispose]();
   await stopped;
 });
 
 Deno.test("stop() accepts no further connections", async () => {
   const server = await serve(echo, LOCAL);
   await server.stop();
-  await assertRejects(() => connect(server), Deno.errors.ConnectionRefused);
+  await assertRejects(
+    () => RawClient.connect(server.port),
+    Deno.errors.ConnectionRefused,
+  );
 });
 
 Deno.test("serve() rejects with an AccessError where it cannot listen", async () => {
