@@ -137,7 +137,7 @@ export class BatchDatabase {
     action: string,
     size: number,
     work: () => void,
-    isSynced = this.#isPower,
+    isSynced: boolean = this.#isPower,
   ): void {
     this.throwIfClosed(action);
     const what = `${action} the store ${this.db.path}`;

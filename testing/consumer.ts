@@ -57,6 +57,12 @@ import {
   type StoreErrorOptions,
 } from "@stream-buffer/stream-buffer/receiver";
 import {
+  type PostgresResult,
+  PostgresStore,
+  type PostgresStoreOptions,
+  type PostgresTransaction,
+} from "@stream-buffer/stream-buffer/receiver/postgres";
+import {
   follow,
   type FollowOptions,
   inspectSpool,
@@ -389,6 +395,27 @@ export async function received(request: Request): Promise<Response> {
   await new MemoryStore().prune(count + pruned.batches + pruned.bytes);
   console.log(await new Response(file.read("id")).text());
   await receive(receiveOptions)(request.clone());
+  return await handler(request);
+}
+
+export const postgresOptions: PostgresStoreOptions = {
+  maxConnections: 4,
+  schema: "logs",
+  timeout: 5_000,
+};
+
+export async function receivedByMany(request: Request): Promise<Response> {
+  const url = new URL("postgres://app@db.example.com/app");
+  await using store = new PostgresStore(url, postgresOptions);
+  const count = async (db: PostgresTransaction, id: string) => {
+    const { rows, rowCount }: PostgresResult = await db.query(
+      "update stream set batches = batches + 1 where id = $1",
+      [id],
+    );
+    console.log(rows.length, rowCount);
+  };
+  const handler = receive({ store, onBatch: ({ id }, db) => count(db, id) });
+  console.log(await store.prune(0), store.read("id").locked);
   return await handler(request);
 }
 
