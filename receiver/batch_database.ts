@@ -8,6 +8,10 @@
  *
  * The high-water mark of a stream would not do in place of the ranges. Sends may overlap,
  * and then a batch arrives after one with a higher number: it is not a repeat.
+ *
+ * A FULL DISK. Deleting takes room: each change is first appended to the WAL, and a
+ * checkpoint, which empties that, may have to extend the database. So room for this is
+ * kept in a file of its own (`Reserve`), and nothing is added unless it is there.
  */
 import {
   type FileFormat,
@@ -18,6 +22,7 @@ import {
 import { toFileError } from "../internal/node/file_errors.ts";
 import { OwnerFile } from "../internal/node/owner_file.ts";
 import { type Modules, nextTurn } from "../internal/node/platform.ts";
+import { Reserve } from "../internal/node/reserve.ts";
 import { equals } from "./bytes.ts";
 import {
   type AddResult,
@@ -57,6 +62,9 @@ const ROWS_PER_STEP = 256;
 /** The same, in bytes. */
 const BYTES_PER_STEP = 4 * 1024 * 1024;
 
+/** What the reserve has at least, in bytes: what the WAL may have, and a group. */
+const MIN_RESERVE = 2 * MAX_WAL;
+
 /** Which of the batches of a stream comes first. */
 const ORDER = "sequence, epoch, part_from, part";
 
@@ -73,6 +81,11 @@ export interface Row {
   readonly position: number | null;
 }
 
+/** What is read of a batch that is forgotten. */
+type ForgottenRow =
+  & Pick<Row, "number" | "sequence" | "epoch" | "part" | "size">
+  & { readonly id: string };
+
 /** How a kind of store is recognised, and begins. */
 export function formatOf(
   user: string,
@@ -88,13 +101,19 @@ export function formatOf(
   };
 }
 
-/** The database. Every method that changes something is to be called in `change`. */
+/**
+ * The database. Every method that changes something is to be called in `add` or in
+ * `change`.
+ */
 export class BatchDatabase {
   /** For what this class has no method for. */
   readonly db: LockedDatabase;
   readonly #owner: OwnerFile;
+  readonly #reserve: Reserve;
   readonly #isPower: boolean;
   #isChanging = false;
+  /** How large the reserve has to be, in bytes: enough for the largest group. */
+  #reserveSize = MIN_RESERVE;
 
   /**
    * Opens it, creates it if it does not exist, and locks it.
@@ -112,6 +131,12 @@ export class BatchDatabase {
     this.#isPower = durability === "power";
     this.#owner = new OwnerFile(modules, path);
     this.db = new LockedDatabase(modules, path, format, this.#owner, true);
+    try {
+      this.#reserve = new Reserve(modules, path);
+    } catch (error) {
+      this.db.close();
+      throw toStoreError(`Cannot open the store ${path}`, error);
+    }
     this.db.emptyWal();
     // LockedDatabase makes checkpoints by the size of what it is given. With many streams,
     // each batch changes pages of its own, and the WAL would grow to a hundred times that.
@@ -124,21 +149,47 @@ export class BatchDatabase {
   }
 
   /**
-   * Runs `work` as one transaction, which is synced if the store is to survive a power
-   * cut. If the disk is full, that is tried once more after a checkpoint.
+   * Runs `work` as one transaction that adds something, if there is room to delete it
+   * later. It is synced if the store is to survive a power cut.
    *
    * @param action What cannot be done, for the message.
    * @param size About how many bytes are written.
-   * @param isSynced Whether it is synced, if not that.
+   * @param isSynced Whether it is synced, if not as above.
    * @throws {StoreError} If that fails. Then nothing has changed.
    * @throws {TypeError} If another one is under way, which called this.
    */
-  change(
+  add(
     action: string,
     size: number,
     work: () => void,
     isSynced: boolean = this.#isPower,
   ): void {
+    this.#attempt(action, () => {
+      this.#reserveSize = Math.max(this.#reserveSize, MAX_WAL + size);
+      this.#reserve.ensure(this.#reserveSize);
+      // The latest checkpoint has failed. What follows must not make it larger.
+      if (this.db.walSize >= MAX_WAL) this.db.checkpoint();
+      this.db.transaction(isSynced, size, work);
+    });
+  }
+
+  /**
+   * Runs `work` as one transaction that makes room, or is needed for that: if the disk is
+   * full, the reserve is released for it.
+   *
+   * @param action What cannot be done, for the message.
+   * @param isSynced Whether it is synced, if not as in `add`.
+   * @throws As `add` does.
+   */
+  change(action: string, work: () => void, isSynced = this.#isPower): void {
+    this.#attempt(
+      action,
+      () => this.db.transaction(isSynced, 0, work),
+      () => this.#reserve.release(),
+    );
+  }
+
+  #attempt(action: string, work: () => void, makeRoom?: () => void): void {
     this.throwIfClosed(action);
     const what = `${action} the store ${this.db.path}`;
     if (this.#isChanging) {
@@ -146,10 +197,7 @@ export class BatchDatabase {
     }
     this.#isChanging = true;
     try {
-      this.db.attempt(
-        what,
-        () => this.db.transaction(isSynced, size, work),
-      );
+      this.db.attempt(what, work, makeRoom);
     } finally {
       this.#isChanging = false;
     }
@@ -221,17 +269,23 @@ export class BatchDatabase {
     value: number,
   ): Promise<Pruned> {
     const pruned = { batches: 0, bytes: 0 };
-    for (let isDone = false; !isDone;) {
-      this.change("Cannot prune", 0, () => {
-        const rows = this.#takeRows(condition, value);
-        for (const row of rows) {
-          this.#remember(row);
-          this.db.run("delete from batch where number = ?", row.number);
-          pruned.batches++;
-          pruned.bytes += row.size;
-        }
-        isDone = rows.length === 0;
-      });
+    for (let count = ROWS_PER_STEP;;) {
+      let rows: ForgottenRow[] = [];
+      try {
+        this.change("Cannot prune", () => {
+          rows = this.#takeRows(condition, value, count);
+          for (const row of rows) this.#forgetRow(row);
+        });
+      } catch (error) {
+        // The rows may be in as many pages, which are added to the WAL first.
+        if (!isFull(error) || count === 1) throw error;
+        count = Math.ceil(count / 4);
+        continue;
+      }
+      if (rows.length === 0) break;
+      // Not above: on a full disk that may be done twice.
+      pruned.batches += rows.length;
+      for (const { size } of rows) pruned.bytes += size;
       await nextTurn();
     }
     await this.#shrink();
@@ -239,11 +293,11 @@ export class BatchDatabase {
   }
 
   /** Some of the rows, but no more bytes than one step should free. */
-  #takeRows(condition: string, value: number): (Row & { id: string })[] {
+  #takeRows(condition: string, value: number, count: number): ForgottenRow[] {
     const rows = this.db.all(
-      `select number, id, sequence, epoch, part, size from batch where ${condition} limit ${ROWS_PER_STEP}`,
-      value,
-    ) as (Row & { id: string })[];
+      `select number, id, sequence, epoch, part, size from batch where ${condition} limit ?`,
+      ...[value, count],
+    ) as ForgottenRow[];
     let bytes = 0;
     const end = rows.findIndex(({ size }, index) => {
       bytes += size;
@@ -252,8 +306,13 @@ export class BatchDatabase {
     return rows.slice(0, end === -1 ? rows.length : end);
   }
 
+  #forgetRow(row: ForgottenRow): void {
+    this.#remember(row);
+    this.db.run("delete from batch where number = ?", row.number);
+  }
+
   /** Adds a number to those that are known. */
-  #remember({ id, epoch, part, sequence }: Row & { id: string }): void {
+  #remember({ id, epoch, part, sequence }: ForgottenRow): void {
     const series = [id, epoch, part] as const;
     const before = this.#rangeBefore(...series, sequence);
     if (before !== undefined && before.last >= sequence) return;
@@ -288,20 +347,39 @@ export class BatchDatabase {
   }
 
   /**
-   * Gives disk space back, if more than half of the file is unused. What is less will
-   * soon be used again.
+   * Gives disk space back, if more than half of the file is unused, or there is none for
+   * the reserve. What is less will soon be used again.
    */
   async #shrink(): Promise<void> {
     while (!this.db.isClosed) {
       const { page_count: pages } = this.db.get("pragma page_count");
       const unused = this.db.unusedPages;
-      if (unused * PAGE_SIZE < BYTES_PER_STEP || unused <= pages / 2) return;
-      this.db.attempt(
-        `Cannot give back disk space of the store ${this.db.path}`,
+      const isMuch = unused * PAGE_SIZE >= BYTES_PER_STEP && unused > pages / 2;
+      if (this.#hasReserve() && !isMuch || unused === 0) return;
+      this.#attempt(
+        "Cannot give back disk space of",
         () => this.db.freePages(BYTES_PER_STEP),
+        () => this.#reserve.release(),
       );
       if (this.db.unusedPages === unused) return; // a reader prevents the checkpoint
       await nextTurn();
+    }
+  }
+
+  /** Whether there is room for what comes next; makes it, if possible. */
+  #hasReserve(): boolean {
+    const ensure = () => this.#reserve.ensure(this.#reserveSize);
+    try {
+      try {
+        ensure();
+      } catch {
+        // The WAL has grown when the reserve was released, and does not get shorter.
+        this.db.get("pragma wal_checkpoint(truncate)");
+        ensure();
+      }
+      return true;
+    } catch {
+      return false;
     }
   }
 
@@ -311,6 +389,15 @@ export class BatchDatabase {
     this.#owner.remove(); // while it is still locked
     this.db.close();
   }
+}
+
+function isFull(error: unknown): boolean {
+  return error instanceof StoreError && error.code === "full";
+}
+
+/** Whether a batch must be inserted. */
+export function isNew(result: AddResult): boolean {
+  return result === "stored" || result === "overlap";
 }
 
 /** The error that `thrown` is to a user of a store. */

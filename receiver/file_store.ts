@@ -36,6 +36,7 @@ import {
 import {
   BatchDatabase,
   formatOf,
+  isNew,
   type Row,
   toStoreError,
 } from "./batch_database.ts";
@@ -107,6 +108,8 @@ interface FileRow {
  *   time share that. What a crash has left without a key is cut off.
  * - **Every byte is checked** against its digest when {@linkcode FileStore.read} reads it.
  * - **One process at a time.** A second one is told who has it.
+ * - **A full disk stops it from adding.** {@linkcode FileStore.prune} needs room for a copy
+ *   of what is kept, and for the keys: 8 MiB for these are reserved by a file beside it.
  * - **A file that is not a store is not changed.**
  *
  * `onBatch` is called before its batch is written, and may return a promise. There is no
@@ -271,9 +274,19 @@ export class FileStore implements Store<undefined>, AsyncDisposable {
   }
 
   /** Changes the row of the table `file`. */
-  #set(assignment: string, ...values: (string | number | null)[]): void {
-    this.#database.change("Cannot change", 0, () => {
-      this.#database.db.run(`update file set ${assignment}`, ...values);
+  #set(assignment: string, ...values: (string | number)[]): void {
+    const { db } = this.#database;
+    this.#database.change("Cannot change", () => {
+      db.run(`update file set ${assignment}`, ...values);
+    }, true);
+  }
+
+  /** Makes the database say up to which batch all bytes are synced; `null` for all. */
+  #setSynced(number: number | null): void {
+    const { db } = this.#database;
+    // Like what is added, it must leave the room that is for what is deleted.
+    this.#database.add("Cannot change", 0, () => {
+      db.run("update file set synced = ?", number);
     }, true);
   }
 
@@ -344,7 +357,7 @@ export class FileStore implements Store<undefined>, AsyncDisposable {
       break;
     }
     if (lost === undefined) return;
-    this.#database.change("Cannot change", 0, () => {
+    this.#database.change("Cannot change", () => {
       db.run("delete from batch where number >= ?", lost);
     });
     this.#end = this.#endOf(this.#lastRow());
@@ -436,7 +449,7 @@ export class FileStore implements Store<undefined>, AsyncDisposable {
   /** Syncs what no `add` has waited for. */
   async #syncLater(): Promise<void> {
     await this.#sync(this.#descriptor);
-    this.#set("synced = ?", this.#lastNumber());
+    this.#setSynced(this.#lastNumber());
     this.#syncedEnd = this.#end;
   }
 
@@ -447,7 +460,7 @@ export class FileStore implements Store<undefined>, AsyncDisposable {
       if (!this.#isPower && !this.#isMarked) this.#mark();
       for (const { bytes } of batches) end = await this.#write(bytes, end);
       if (this.#isPower) await this.#sync(this.#descriptor);
-      this.#database.change("Cannot add to", 0, () => {
+      this.#database.add("Cannot add to", 0, () => {
         let position = this.#end;
         for (const batch of batches) {
           this.#database.insert(batch, position);
@@ -469,7 +482,7 @@ export class FileStore implements Store<undefined>, AsyncDisposable {
 
   /** Makes the database say that from here on, bytes may not be synced. */
   #mark(): void {
-    this.#set("synced = ?", this.#lastNumber());
+    this.#setSynced(this.#lastNumber());
     this.#isMarked = true;
   }
 
@@ -678,17 +691,13 @@ export class FileStore implements Store<undefined>, AsyncDisposable {
 
   #unmark(): void {
     this.#modules.fs.fdatasyncSync(this.#descriptor);
-    this.#set("synced = null");
+    this.#setSynced(null);
   }
 
   /** Closes the file. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.close();
   }
-}
-
-function isNew(result: AddResult): boolean {
-  return result === "stored" || result === "overlap";
 }
 
 /** Names a file of this folder; empty where that is not possible, as on Windows. */

@@ -23,6 +23,8 @@ interface Note {
 }
 
 const NAMES = ["log", "log-new"];
+/** How stores are opened after a crash: what is synced then makes no difference. */
+const QUICK = { durability: "process" } as const;
 /** How large a batch is, in bytes, at most. */
 const MAX_SIZE = 3_000;
 
@@ -112,6 +114,9 @@ function writeFiles(
   const { file, wal } = databases[which]!;
   Deno.writeFileSync(`${path}-keys`, file);
   Deno.writeFileSync(`${path}-keys-wal`, wal);
+  // A sparse one, as the real one would take most of the time.
+  Deno.writeTextFileSync(`${path}-keys-reserve`, "");
+  Deno.truncateSync(`${path}-keys-reserve`, 2 ** 30);
   if (isCopy) return;
   // The files of a disk keep their inodes; these have new ones.
   const db = new DatabaseSync(`${path}-keys`);
@@ -129,13 +134,13 @@ function writeFiles(
  * Opens a copy of a store without batches: the bytes in it may be those of a batch that
  * was not stored, or of anyone.
  */
-function openEmpty(path: string, durability: Durability): FileStore {
+function openEmpty(path: string): FileStore {
   try {
-    return new FileStore(path, { durability });
+    return new FileStore(path, QUICK);
   } catch (error) {
     assert(error instanceof StoreError && error.code === "foreign", `${error}`);
     Deno.removeSync(path);
-    return new FileStore(path, { durability });
+    return new FileStore(path, QUICK);
   }
 }
 
@@ -147,8 +152,8 @@ async function check(state: State, crash: Crash): Promise<void> {
   const { durability, isPowerCut, isCopy } = crash;
   const isEmpty = state.stored.every((key) => numberOf(key) < state.pruned);
   await using store = isCopy && isEmpty
-    ? openEmpty(path, durability)
-    : new FileStore(path, { durability });
+    ? openEmpty(path)
+    : new FileStore(path, QUICK);
   const kept: string[] = [];
   for await (const bytes of store.read("a")) {
     const text = new TextDecoder().decode(bytes);
@@ -166,7 +171,8 @@ async function check(state: State, crash: Crash): Promise<void> {
     const again = await batchOf(key, contentOf(key));
     assertEquals(await store.add(again), "known", key);
   }
-  // It is as good as any other.
+  // It is as good as any other. This takes longer than all the rest.
+  if (crash.random() < 0.8) return;
   const key = "a-1000000";
   await store.add(await batchOf(key, contentOf(key), OLD));
   await store.prune(5_000);
@@ -183,7 +189,7 @@ for (
       ...KILL,
       isCopy: true,
     }],
-    ["a power cut", "power", POWER_CUT, POWER_CUT, POWER_CUT],
+    ["a power cut", "power", POWER_CUT, POWER_CUT],
     ["a power cut, after which the files are copied", "power", {
       ...POWER_CUT,
       isCopy: true,

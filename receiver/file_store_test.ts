@@ -515,7 +515,10 @@ test(
     assertEquals((await pruned).code, "closed");
     assertEquals(await added, "stored");
     const names = Array.from(Deno.readDirSync(folder), ({ name }) => name);
-    assertEquals(names.sort(), ["received.log", "received.log-keys"]);
+    assertEquals(
+      names.sort(),
+      ["", "-keys", "-keys-reserve"].map((suffix) => `received.log${suffix}`),
+    );
     await using again = new FileStore(path);
     assertEquals(await again.prune(30_000), { batches: 1, bytes: 3 });
     assertEquals((await textOf(again, "a")).length, 8 * MIB + 4);

@@ -7,6 +7,7 @@ import { loadModules, realPath } from "../internal/node/platform.ts";
 import {
   BatchDatabase,
   formatOf,
+  isNew,
   type Row,
   toStoreError,
 } from "./batch_database.ts";
@@ -85,6 +86,8 @@ class Thrown {
  * - **Every byte is checked** against its digest when it is read.
  * - **One process at a time.** The file is locked as long as it is open; a second one is
  *   told who has it. A process that is killed leaves no lock.
+ * - **A full disk stops it from adding, not from forgetting**: 8 MiB for
+ *   {@linkcode SqliteStore.prune} are reserved by a file beside it, `FILE-reserve`.
  * - **What is not a store is not changed.**
  *
  * `onBatch` is given a {@linkcode SqliteTransaction}, and must not return a promise: the
@@ -182,11 +185,22 @@ export class SqliteStore implements Store<SqliteTransaction>, AsyncDisposable {
     try {
       this.#addTogether(jobs);
     } catch (error) {
+      if (error instanceof StoreError && error.code === "full") {
+        return this.#settleKnown(jobs, error);
+      }
       const hasForeignCode = jobs.some(({ input }) => input.onBatch);
-      const isFull = error instanceof StoreError && error.code === "full";
-      if (jobs.length === 1 || !hasForeignCode || isFull) throw error;
+      if (jobs.length === 1 || !hasForeignCode) throw error;
       // One of them may have spoilt the transaction of all.
       for (const job of jobs) this.#addAlone(job);
+    }
+  }
+
+  /** Settles jobs for which there was no room: those that are known need none. */
+  #settleKnown(jobs: readonly Job<Item, AddResult>[], error: StoreError): void {
+    for (const { input, resolve, reject } of jobs) {
+      const result = this.#database.outcomeOf(input.batch);
+      if (isNew(result)) reject(error);
+      else resolve(result);
     }
   }
 
@@ -203,7 +217,7 @@ export class SqliteStore implements Store<SqliteTransaction>, AsyncDisposable {
     let size = 0;
     for (const { input } of jobs) size += input.batch.bytes.length;
     let results: (AddResult | Thrown)[];
-    this.#database.change("Cannot add to", size, () => {
+    this.#database.add("Cannot add to", size, () => {
       results = jobs.map(({ input }) => this.#addOne(input));
     });
     jobs.forEach(({ resolve, reject }, index) => {
@@ -216,7 +230,7 @@ export class SqliteStore implements Store<SqliteTransaction>, AsyncDisposable {
   /** Adds one of several, in the transaction under way. */
   #addOne({ batch, onBatch }: Item): AddResult | Thrown {
     const result = this.#database.outcomeOf(batch);
-    if (result === "known" || result === "conflict") return result;
+    if (!isNew(result)) return result;
     if (onBatch !== undefined) {
       const called = this.#call((transaction) => onBatch(batch, transaction));
       if (called instanceof Thrown) return called;
@@ -236,7 +250,7 @@ export class SqliteStore implements Store<SqliteTransaction>, AsyncDisposable {
    */
   transaction<T>(work: (transaction: SqliteTransaction) => T): T {
     let result: T | Thrown;
-    this.#database.change("Cannot change", 0, () => {
+    this.#database.add("Cannot change", 0, () => {
       result = this.#call(work);
     });
     if (result! instanceof Thrown) throw result.error;

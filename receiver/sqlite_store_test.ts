@@ -550,6 +550,18 @@ test("prune() forgets in small steps, between which batches are added", async (p
   assertEquals(await textOf(store, "old"), "");
 });
 
+test("prune() counts a batch once, although it is made again on a full disk", async (path) => {
+  using sqlite = new FaultySqlite();
+  await using store = new SqliteStore(path, QUICK);
+  await store.add(await batchOf("a-0", "old", 60_000));
+  let failures = 0;
+  sqlite.fail = (sql) =>
+    sql === "commit" && failures++ === 0 ? diskFull : undefined;
+  assertEquals(await store.prune(30_000), { batches: 1, bytes: 3 });
+  // Once more after a checkpoint, and the step that finds nothing.
+  assertEquals(failures, 3);
+});
+
 test("prune() takes no more bytes in one step than that may free", async (path) => {
   using sqlite = new FaultySqlite();
   await using store = new SqliteStore(path, QUICK);

@@ -26,7 +26,7 @@ import { temporary } from "../testing/temporary.ts";
 
 const KIB = 1024;
 const MIB = 1024 * KIB;
-const DISK = `size=${24 * MIB}`;
+const DISK = `size=${40 * MIB}`;
 const FULL = /: the disk is full; free some space on it$/;
 const QUICK = { durability: "process" } as const;
 const CLASSES = { SqliteStore, FileStore };
@@ -107,9 +107,61 @@ for (const name of ["SqliteStore", "FileStore"] as const) {
       assert(await textOf(again, "a") === text);
       const next = await batchOf(`a-${count}`, bodyOf(count));
       await assertRejects(() => again.add(next), StoreError, "full");
-      await remount(disk, `size=${40 * MIB}`);
+      await remount(disk, `size=${80 * MIB}`);
       assertEquals(await again.add(next), "stored");
       assert(await textOf(again, "a") === text + bodyOf(count));
+    });
+  }
+
+  for (const size of [100, 10 * KIB, MIB]) {
+    test(`${name}: prune() makes room on a disk that batches of ${size} bytes have filled`, async () => {
+      await using disk = await mount(DISK);
+      const path = `${disk.folder}/received`;
+      let store = new Store(path, QUICK);
+      let [count, bytes] = [0, 0];
+      /** Adds old batches of many streams, until there is no room. */
+      const fill = async () => {
+        for (let i = 0; i < 40; i++) {
+          const batches = await Promise.all(
+            Array.from(
+              { length: 100 },
+              (_, j) => batchOf(`${j}-${count}`, "x".repeat(size), 60_000),
+            ),
+          );
+          const results = await Promise.allSettled(
+            batches.map((batch) => store.add(batch)),
+          );
+          const stored = results.filter(({ status }) => status === "fulfilled");
+          bytes += size * stored.length;
+          count++;
+          if (stored.length < results.length) return;
+        }
+      };
+      for (const isReopened of [false, true]) {
+        const before = bytes;
+        await fill();
+        assert(bytes > before);
+        hog(disk);
+        if (isReopened) {
+          await store.close();
+          hog(disk);
+          store = new Store(path, QUICK);
+        }
+        const pruned = await store.prune(30_000);
+        assertEquals(pruned, {
+          batches: (bytes - before) / size,
+          bytes: bytes - before,
+        });
+        // It has made room itself.
+        const next = await batchOf(`next-${count}`, "x".repeat(size), 60_000);
+        assertEquals(await store.add(next), "stored");
+        bytes += size;
+        await store.prune(30_000);
+        assertEquals(await textOf(store, "0"), "");
+        bytes = 0;
+        assertEquals(await store.add(next), "known");
+      }
+      await store.close();
     });
   }
 
@@ -119,6 +171,25 @@ for (const name of ["SqliteStore", "FileStore"] as const) {
     });
   }
 }
+
+test("FileStore: prune() says that there is no room for a copy of what is kept", async () => {
+  await using disk = await mount(DISK);
+  const path = `${disk.folder}/received`;
+  await using store = new FileStore(path, QUICK);
+  await store.add(await batchOf("a-0", "x".repeat(8 * MIB), 60_000));
+  await store.add(await batchOf("a-1", "y".repeat(10 * MIB)));
+  hog(disk);
+  const error = await assertRejects(() => store.prune(30_000), StoreError);
+  assertEquals(error.code, "full");
+  assertMatch(
+    error.message,
+    /^Cannot prune the store .*: the disk is full; free/,
+  );
+  assertEquals((await textOf(store, "a")).length, 18 * MIB);
+  unhog(disk);
+  assertEquals(await store.prune(30_000), { batches: 1, bytes: 8 * MIB });
+  assertEquals((await textOf(store, "a")).length, 10 * MIB);
+});
 
 /** Sends through a spool to a store whose disk others fill and empty at random. */
 async function sendAtRandom(
