@@ -149,6 +149,8 @@ async function configure(
     port,
     unix_socket_directories: "",
     fsync: durable ? "on" : "off",
+    // Compiling a query takes longer than running it, with as little data as tests have.
+    jit: "off",
   };
   return [
     ...user === undefined ? [] : [...as, find(POSTGRES)!],
