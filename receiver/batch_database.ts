@@ -112,6 +112,7 @@ export class BatchDatabase {
   readonly #reserve: Reserve;
   readonly #isPower: boolean;
   #isChanging = false;
+  #isClosing = false;
   /** How large the reserve has to be, in bytes: enough for the largest group. */
   #reserveSize = MIN_RESERVE;
 
@@ -205,8 +206,16 @@ export class BatchDatabase {
 
   /** Throws if it has been closed. */
   throwIfClosed(action: string): void {
-    if (!this.db.isClosed) return;
-    throw new StoreError(
+    if (this.db.isClosed) throw this.#closedError(action);
+  }
+
+  /** Throws if it has been closed, or soon will be. */
+  throwIfClosing(action: string): void {
+    if (this.#isClosing) throw this.#closedError(action);
+  }
+
+  #closedError(action: string): StoreError {
+    return new StoreError(
       `${action} the store ${this.db.path}: it has been closed`,
       { code: "closed" },
     );
@@ -383,9 +392,18 @@ export class BatchDatabase {
     }
   }
 
+  /**
+   * Lets nothing more begin. What has begun is still to be done, and if more could be
+   * added meanwhile, that might never end.
+   */
+  beginClosing(): void {
+    this.#isClosing = true;
+  }
+
   /** Closes it. Called again, it does nothing. */
   close(): void {
     if (this.db.isClosed) return;
+    this.#isClosing = true;
     this.#owner.remove(); // while it is still locked
     this.db.close();
   }

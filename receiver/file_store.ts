@@ -142,7 +142,6 @@ export class FileStore implements Store<undefined>, AsyncDisposable {
   /** Held by what writes to the file. */
   readonly #writing = new Mutex();
   readonly #pruning = new Mutex();
-  #isClosing = false;
   #descriptor: number;
   /** Position of the first byte that the file has. */
   #base: number;
@@ -407,6 +406,7 @@ export class FileStore implements Store<undefined>, AsyncDisposable {
    * @throws {StoreError} If it cannot be stored.
    */
   async add(batch: Batch, onBatch?: OnBatch<undefined>): Promise<AddResult> {
+    this.#database.throwIfClosing("Cannot add to");
     // Before it is of a group: the others should not wait for it.
     if (onBatch !== undefined && isNew(this.#outcomeOf(batch))) {
       await onBatch(batch, undefined);
@@ -578,7 +578,7 @@ export class FileStore implements Store<undefined>, AsyncDisposable {
 
   /** Cuts off what is to be forgotten, and returns the number of the first batch left. */
   async #cutOff(limit: number): Promise<number> {
-    this.#throwIfClosing();
+    this.#database.throwIfClosing("Cannot prune");
     try {
       const kept: Row | undefined = this.#database.db.get(
         "select * from batch where at >= ? order by number limit 1",
@@ -591,14 +591,6 @@ export class FileStore implements Store<undefined>, AsyncDisposable {
     } catch (error) {
       throw toStoreError(`Cannot prune the store ${this.#path}`, error);
     }
-  }
-
-  #throwIfClosing(): void {
-    if (!this.#isClosing) return;
-    throw new StoreError(
-      `Cannot prune the store ${this.#path}: it has been closed`,
-      { code: "closed" },
-    );
   }
 
   /** Makes a file that begins at `base`, and puts it in the place of this one. */
@@ -619,11 +611,11 @@ export class FileStore implements Store<undefined>, AsyncDisposable {
         while (this.#end - position > CHUNK) {
           position = this.#copyChunk(position, descriptor, base);
           await nextTurn();
-          this.#throwIfClosing();
+          this.#database.throwIfClosing("Cannot prune");
         }
         // Meanwhile, more may be added.
         await this.#sync(descriptor);
-        this.#throwIfClosing();
+        this.#database.throwIfClosing("Cannot prune");
       } while (this.#end - position > CHUNK);
       await this.#writing.run(() => {
         // From here on in one turn, so that nobody reads in between.
@@ -669,7 +661,7 @@ export class FileStore implements Store<undefined>, AsyncDisposable {
 
   /** Stores what has been added, and closes the file. Called again, it does nothing. */
   async close(): Promise<void> {
-    this.#isClosing = true;
+    this.#database.beginClosing();
     // Its FILE-new must not be in the way of the next store.
     await this.#pruning.run(() => {});
     await this.#groups.idle();

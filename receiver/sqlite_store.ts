@@ -174,11 +174,12 @@ export class SqliteStore implements Store<SqliteTransaction>, AsyncDisposable {
    * @returns What was done.
    * @throws {StoreError} If it cannot be stored.
    */
-  add(
+  async add(
     batch: Batch,
     onBatch?: OnBatch<SqliteTransaction>,
   ): Promise<AddResult> {
-    return this.#groups.add({ batch, onBatch });
+    this.#database.throwIfClosing("Cannot add to");
+    return await this.#groups.add({ batch, onBatch });
   }
 
   #addAll(jobs: readonly Job<Item, AddResult>[]): void {
@@ -340,11 +341,13 @@ export class SqliteStore implements Store<SqliteTransaction>, AsyncDisposable {
    */
   async prune(age: number): Promise<Pruned> {
     const limit = oldest("Cannot prune the SqliteStore", age);
+    this.#database.throwIfClosing("Cannot prune");
     return await this.#database.forget("at < ?", limit);
   }
 
   /** Stores what has been added, and closes the file. Called again, it does nothing. */
   async close(): Promise<void> {
+    this.#database.beginClosing();
     await this.#groups.idle();
     this.#database.close();
   }

@@ -346,6 +346,21 @@ export function testStore(kind: StoreKind): void {
     assertEquals(await textOf(again, "a"), "one two three ");
   });
 
+  test("close() waits for what has begun, and nothing more may begin", async (store) => {
+    const [before, after] = [
+      await batchOf("a-0", ""),
+      await batchOf("a-1", ""),
+    ];
+    const added = store.add(before);
+    const closed = store[Symbol.asyncDispose]();
+    for (const use of [() => store.add(after), () => store.prune(0)]) {
+      const error = await assertRejects(use, StoreError);
+      assertEquals(error.code, "closed");
+    }
+    await closed;
+    assertEquals(await added, "stored");
+  });
+
   test("once it is closed, it says so", async (store) => {
     const batch = await batchOf("a-0", "one");
     await store[Symbol.asyncDispose]();
