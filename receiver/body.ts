@@ -24,12 +24,15 @@ export interface ReadOptions {
 /**
  * The whole body of a request, with its `Content-Encoding` undone.
  *
- * @throws {Refusal} If there is no such thing.
+ * @throws {Refusal} If it cannot be accepted.
+ * @throws {TypeError} If it has been read before.
  */
 export async function readBody(
-  { headers, body }: Request,
+  { headers, body, bodyUsed }: Request,
   options: ReadOptions,
 ): Promise<Uint8Array<ArrayBuffer>> {
+  // What is left of it could look like a whole one.
+  if (bodyUsed) throw new TypeError("Cannot read the body: it was read before");
   const decode = decoderFor(headers.get("Content-Encoding"));
   const length = lengthOf(headers.get("Content-Length"));
   const { maxBytes, claim, signal } = options;

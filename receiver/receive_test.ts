@@ -615,17 +615,31 @@ Deno.test("receive(): without onError, errors are printed", async () => {
   }
 });
 
-Deno.test("receive(): a body that someone else has read is a 500, and reported", async () => {
-  const errors: unknown[] = [];
-  const handler = receive({
-    store: new MemoryStore(),
-    onError: (error) => void errors.push(error),
+for (
+  const [way, use] of [
+    ["has read", (request) => request.text()],
+    ["has begun to read", async ({ body }) => {
+      const reader = body!.getReader();
+      await reader.read();
+      reader.releaseLock();
+    }],
+  ] satisfies [string, (request: Request) => Promise<unknown>][]
+) {
+  Deno.test(`receive(): a body that someone else ${way} is a 500, and reported`, async () => {
+    const store = new MemoryStore();
+    const errors: unknown[] = [];
+    const handler = receive({
+      store,
+      onError: (error) => void errors.push(error),
+    });
+    const used = request("a-0", "x");
+    await use(used);
+    assertEquals((await handler(used)).status, 500);
+    assertEquals(errors.length, 1);
+    assertEquals((await handler(request("a-0", "x"))).status, 204);
+    assertEquals(await new Response(store.read("a")).text(), "x");
   });
-  const used = request("a-0", "x");
-  await used.text();
-  assertEquals((await handler(used)).status, 500);
-  assertEquals(errors.length, 1);
-});
+}
 
 // Bodies that are cut off.
 
