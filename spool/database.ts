@@ -43,7 +43,6 @@ import type { Modules } from "../internal/node/platform.ts";
 import { Reserve } from "../internal/node/reserve.ts";
 import { randomUuid } from "../internal/random.ts";
 import { SpoolError, toSpoolError } from "./errors.ts";
-import type { Published } from "./side_files.ts";
 
 /**
  * The room that is kept, in bytes, besides that of the largest row: for the WAL up to
@@ -129,6 +128,24 @@ const NO_CUTS: Pick<State, "cut_epoch" | "cut_ends"> = {
   cut_epoch: null,
   cut_ends: null,
 };
+
+/** What a spool publishes about itself while it is open. */
+export interface Published {
+  /** The id of the stream. */
+  readonly id: string;
+  /** Bytes that have not been delivered. */
+  readonly bytesWaiting: number;
+  /** Sends that have not been delivered. */
+  readonly batchesWaiting: number;
+  /** When the oldest of them was committed, in ms since 1970; `null` if there is none. */
+  readonly oldest: number | null;
+  /** Bytes delivered since the file was created. */
+  readonly bytesDelivered: number;
+  /** Bytes that `deadLetter` has taken since then. */
+  readonly bytesDiverted: number;
+  /** Bytes of a followed file known to have been destroyed unread since then. */
+  readonly bytesLost: number;
+}
 
 /** Some rows that go out as one request. */
 export interface Cut {

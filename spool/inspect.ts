@@ -1,9 +1,8 @@
 /** Looking at a spool, and taking out what waits in it, without delivering. */
 import { type SpoolError, toSpoolError } from "./errors.ts";
-import { SpoolDatabase } from "./database.ts";
+import { type Published, SpoolDatabase } from "./database.ts";
 import { OwnerFile } from "../internal/node/owner_file.ts";
 import { loadModules, realPath } from "../internal/node/platform.ts";
-import type { Published } from "./side_files.ts";
 
 /** What a spool holds, as {@linkcode inspectSpool} finds it. */
 export interface SpoolInfo {
