@@ -182,7 +182,11 @@ export class BatchDatabase {
    * @param isSynced Whether it is synced, if not as in `add`.
    * @throws As `add` does.
    */
-  change(action: string, work: () => void, isSynced = this.#isPower): void {
+  change(
+    action: string,
+    work: () => void,
+    isSynced: boolean = this.#isPower,
+  ): void {
     this.#attempt(
       action,
       () => this.db.transaction(isSynced, 0, work),
