@@ -155,8 +155,10 @@ export class FileStore implements Store<undefined>, AsyncDisposable {
   /**
    * Opens the file, and creates it if it does not exist.
    *
-   * @param path Where it is, or is to be. The names of the files beside it begin with
-   *   this one.
+   * @param path Where it is, or is to be. There are others beside it, whose names begin
+   *   with this one. Deno needs permission for it, `FILE-new`, `FILE-keys`,
+   *   `FILE-keys-owner` and `FILE-keys-reserve`, and to read its folder, whose names are
+   *   not synced otherwise.
    * @param options What to change.
    * @throws {TypeError} If this platform has no `node:sqlite`.
    * @throws {StoreError} If it cannot be opened, is in use, or is not a store.

@@ -148,8 +148,8 @@ export class SqliteStore implements Store<SqliteTransaction>, AsyncDisposable {
   /**
    * Opens the file, and creates it if it does not exist.
    *
-   * @param path Where it is, or is to be. SQLite makes other files beside it, whose names
-   *   begin with this one.
+   * @param path Where it is, or is to be. There are others beside it, whose names begin
+   *   with this one. Deno needs permission for it, `FILE-owner` and `FILE-reserve`.
    * @param options What to change.
    * @throws {TypeError} If this platform has no `node:sqlite`.
    * @throws {StoreError} If it cannot be opened, is in use, or is not a store.

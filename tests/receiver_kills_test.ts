@@ -16,7 +16,7 @@ import { checkReceiverKills } from "../tools/receiver_kills.ts";
 const PROGRAM = fileURLToPath(
   import.meta.resolve("../testing/receiver_child.ts"),
 );
-const KILLS = 20;
+const KILLS = 15;
 const CLASSES = { SqliteStore, FileStore };
 
 for (const store of ["SqliteStore", "FileStore"] as const) {
