@@ -32,7 +32,7 @@ export interface Queries {
   /** `$1`: an id; `$2` to `$5`: the last batch that was read. */
   readonly read: string;
   /**
-   * `$1`: the time before which batches are forgotten, in seconds since 1970; `$2`: the
+   * `$1`: the time before which batches are forgotten, in ms since 1970; `$2`: the
    * time from which on there are any. Yields some of them, the oldest, by series.
    */
   readonly oldest: string;
@@ -47,8 +47,8 @@ export interface Queries {
  * one is a set of ranges, so that any number of batches takes one row.
  *
  * Adding takes a shared lock of its series, and forgetting an exclusive one, so that a
- * batch is always in one of the two tables for those that add it again. The lock is an
- * advisory one, which writes nothing, and which those who wait for get in turn. Each
+ * batch is always in one of the two tables for those that add it again. The locks are
+ * advisory ones, which write nothing, and which those who wait for get in turn. Each
  * statement of a function sees what was committed before it, and so before the lock was
  * taken; a single statement would see what there was before it began to wait. A function
  * is one round trip, besides.
@@ -107,6 +107,9 @@ begin
     perform set_config('synchronous_commit', 'on', true);
   end if;
   perform pg_advisory_xact_lock_shared(${series});
+  -- Two epochs that add this number at the same time would not see each other.
+  perform pg_advisory_xact_lock(hashtextextended(
+    format('stream_buffer number %s %s', _id, _sequence), 0));
   perform from ${schema}.pruned b where ${inSeries} and b.sequences @> _sequence;
   if found then
     return 'known';

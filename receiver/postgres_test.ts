@@ -217,6 +217,37 @@ test(
 );
 
 test(
+  "an epoch with a number that another one is adding waits for it",
+  async (store, place) => {
+    await using other = place.open();
+    const [isAdding, mayEnd] = [
+      Promise.withResolvers<void>(),
+      Promise.withResolvers<void>(),
+    ];
+    const first = store.add(
+      await batchOf("a.0123456789abcdef-0", "one"),
+      async () => {
+        isAdding.resolve();
+        await mayEnd.promise;
+      },
+    );
+    await isAdding.promise;
+    let hasEnded = false;
+    const second = other.add(await batchOf("a.fedcba9876543210-0", "two"))
+      .finally(() => hasEnded = true);
+    await poll("the second to wait", async () => {
+      const waiting = await postgres.query(
+        "select from pg_stat_activity where wait_event_type = 'Lock'",
+      );
+      return waiting.length === 1 || hasEnded;
+    });
+    mayEnd.resolve();
+    assertEquals(await first, "stored");
+    assertEquals(await second, "overlap");
+  },
+);
+
+test(
   "a batch that is forgotten while it comes again is not stored twice",
   async (store, place) => {
     await using other = place.open();
