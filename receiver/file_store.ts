@@ -427,18 +427,19 @@ export class FileStore implements Store<undefined>, AsyncDisposable {
 
   async #addAll(jobs: readonly Job<Batch, AddResult>[]): Promise<void> {
     const added: { job: Job<Batch, AddResult>; result: AddResult }[] = [];
-    const keys = new Set<string>();
+    const places = new Set<string>();
     for (const job of jobs) {
       const { input: batch, resolve, reject } = job;
-      if (keys.has(batch.key)) {
-        // Once the other is stored, it is known.
+      const place = `${batch.sequence} ${batch.id}`;
+      if (places.has(place)) {
+        // What comes of it is clear once the other is stored: the key may be the same.
         this.#groups.add(batch).then(resolve, reject);
         continue;
       }
       const result = this.#outcomeOf(batch);
       if (!isNew(result)) resolve(result);
       else {
-        keys.add(batch.key);
+        places.add(place);
         added.push({ job, result });
       }
     }

@@ -134,6 +134,15 @@ export function testStore(kind: StoreKind): void {
     assertEquals(await textOf(store, "a"), "0 1 1' 2 ");
   });
 
+  test("two epochs that come at the same time are reported", async (store) => {
+    const batches = await Promise.all(
+      ["0123456789abcdef", "fedcba9876543210"]
+        .map((epoch) => batchOf(`a.${epoch}-0`, epoch)),
+    );
+    const results = await Promise.all(batches.map((batch) => store.add(batch)));
+    assertEquals(results.sort(), ["overlap", "stored"]);
+  });
+
   test("the parts of a batch are in order", async (store) => {
     assertEquals(await add(store, "a-1", "later"), "stored");
     assertEquals(await add(store, "a-0/10-20", "z".repeat(10)), "stored");
