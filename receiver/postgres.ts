@@ -19,6 +19,7 @@ import {
   checkInteger,
   messageOf,
 } from "../internal/checks.ts";
+import { handled } from "../internal/promises.ts";
 import { digestOf, equals, streamOf } from "./bytes.ts";
 import { oldest } from "./options.ts";
 import { codeOf, stateOf, toStoreError } from "./postgres_errors.ts";
@@ -105,8 +106,8 @@ export interface PostgresStoreOptions {
 /** A connection, as far as it is used. */
 interface Client {
   query(sql: string, values?: unknown[]): Promise<PostgresResult>;
-  on(event: "error", listener: () => void): void;
-  off(event: "error", listener: () => void): void;
+  on(event: "error", listener: (error: unknown) => void): void;
+  off(event: "error", listener: (error: unknown) => void): void;
   /** Gives it back, or closes it. */
   release(isBroken: boolean): void;
 }
@@ -253,7 +254,9 @@ export class PostgresStore
       () =>
         onBatch === undefined
           ? this.#insert(this.#pool, batch)
-          : this.#transact((client) => this.#addWith(client, batch, onBatch)),
+          : this.#transact((client, lost) =>
+            this.#addWith(client, lost, batch, onBatch)
+          ),
     );
   }
 
@@ -268,16 +271,23 @@ export class PostgresStore
 
   async #addWith(
     client: Client,
+    lost: Promise<never>,
     batch: Batch,
     onBatch: OnBatch<PostgresTransaction>,
   ): Promise<AddResult> {
     const result = await this.#insert(client, batch);
     if (result === "known" || result === "conflict") return result;
     const transaction = new Transaction(client, this.#at("Cannot query"));
+    const call = async () => {
+      try {
+        await onBatch(batch, transaction);
+      } catch (error) {
+        throw new Thrown(error);
+      }
+    };
     try {
-      await onBatch(batch, transaction);
-    } catch (error) {
-      throw new Thrown(error);
+      // It may never end. The server closes the connection then, and this is to end.
+      await Promise.race([call(), lost]);
     } finally {
       await transaction.end();
     }
@@ -470,17 +480,23 @@ export class PostgresStore
     );
   }
 
-  /** Does something in a transaction, which is undone if it fails. */
-  async #transact<T>(work: (client: Client) => Promise<T>): Promise<T> {
+  /**
+   * Does something in a transaction, which is undone if it fails.
+   *
+   * @param work Does it. The promise rejects when the connection is lost.
+   */
+  async #transact<T>(
+    work: (client: Client, lost: Promise<never>) => Promise<T>,
+  ): Promise<T> {
     const client = await this.#pool.connect();
     let isBroken = true;
-    // The queries fail as well. Without a listener, the process would.
-    const ignore = () => {};
-    client.on("error", ignore);
+    const { promise: lost, reject: lose } = Promise.withResolvers<never>();
+    handled(lost);
+    client.on("error", lose);
     try {
       await client.query(BEGIN);
       try {
-        const result = await work(client);
+        const result = await work(client, lost);
         await client.query(COMMIT);
         isBroken = false;
         return result;
@@ -492,7 +508,7 @@ export class PostgresStore
         throw error;
       }
     } finally {
-      client.off("error", ignore);
+      client.off("error", lose);
       client.release(isBroken);
     }
   }

@@ -625,23 +625,22 @@ test(
 );
 
 test(
-  "a transaction in which onBatch does nothing for too long is undone",
+  "a transaction whose onBatch never ends is undone",
   async (store, place) => {
     await using other = await openImpatient(place);
     const batch = await batchOf("a-0", "one");
-    const [isAdding, mayEnd] = [
-      Promise.withResolvers<void>(),
-      Promise.withResolvers<void>(),
-    ];
-    const adding = other.add(batch, async () => {
+    const isAdding = Promise.withResolvers<void>();
+    const adding = other.add(batch, () => {
       isAdding.resolve();
-      await mayEnd.promise;
+      return new Promise(() => {});
     });
     await isAdding.promise;
     // It waits until the other transaction has ended.
-    assertEquals(await store.add(batch), "stored");
-    mayEnd.resolve();
+    const second = store.add(batch);
     await assertFails(() => adding, "busy");
+    assertEquals(await second, "stored");
+    // Its only connection has been replaced.
+    assertEquals(await other.add(batch), "known");
   },
 );
 
