@@ -562,6 +562,16 @@ test("prune() counts a batch once, although it is made again on a full disk", as
   assertEquals(failures, 3);
 });
 
+test("prune() counts what it has forgotten once, although the disk was full", async (path) => {
+  using sqlite = new FaultySqlite();
+  await using store = new SqliteStore(path, QUICK);
+  await store.add(await batchOf("a-0", "one", 60_000));
+  let failures = 1;
+  sqlite.fail = (sql) =>
+    sql === "commit" && failures-- > 0 ? diskFull : undefined;
+  assertEquals(await store.prune(0), { batches: 1, bytes: 3 });
+});
+
 test("prune() takes no more bytes in one step than that may free", async (path) => {
   using sqlite = new FaultySqlite();
   await using store = new SqliteStore(path, QUICK);
