@@ -25,7 +25,7 @@ export interface ReadOptions {
  * The whole body of a request, with its `Content-Encoding` undone.
  *
  * @throws {Refusal} If it cannot be accepted.
- * @throws {TypeError} If it has been read before.
+ * @throws {TypeError} If it has been read before, or is not of bytes.
  */
 export async function readBody(
   { headers, body, bodyUsed }: Request,
@@ -115,11 +115,15 @@ async function readAll(
   signal.addEventListener("abort", cancel);
   try {
     for (;;) {
-      const { done, value } = await reader.read();
+      const { done, value } = await readFrom(reader);
       if (signal.aborted) throw new Refusal(408, "the body takes too long");
       if (done) {
         claim.keep(size);
         return size === bytes.length ? bytes : bytes.slice(0, size);
+      }
+      // Some platforms let any stream pass, and an array takes text for zeros.
+      if (!(value instanceof Uint8Array)) {
+        throw new TypeError("Cannot read the body: its chunks are not bytes");
       }
       const end = size + value.length;
       if (end > maxBytes) throw tooLarge(maxBytes);
@@ -136,10 +140,19 @@ async function readAll(
     }
   } catch (error) {
     cancel();
-    if (error instanceof Refusal) throw error;
-    throw cutOff("the body ended early", { cause: error });
+    throw error;
   } finally {
     signal.removeEventListener("abort", cancel);
+  }
+}
+
+async function readFrom<T>(
+  reader: ReadableStreamDefaultReader<T>,
+): Promise<ReadableStreamReadResult<T>> {
+  try {
+    return await reader.read();
+  } catch (error) {
+    throw cutOff("the body ended early", { cause: error });
   }
 }
 

@@ -651,6 +651,21 @@ for (
   });
 }
 
+for (const chunk of ["abc", new ArrayBuffer(3), new Uint16Array(3), [1], 1]) {
+  const name = typeof chunk === "object" ? chunk.constructor.name : chunk;
+  Deno.test(`receive(): a body whose chunks are not bytes, but ${name}, is a 500, reported, and not stored`, async () => {
+    const errors: unknown[] = [];
+    const store = new MemoryStore();
+    const onError = (error: unknown) => void errors.push(error);
+    const handler = receive({ store, onError });
+    const chunks: unknown[] = [new Uint8Array(3), chunk];
+    const body = ReadableStream.from(chunks) as ReadableStream<Uint8Array>;
+    assertEquals((await handler(request("a-0", body))).status, 500);
+    assertEquals(errors.length, 1);
+    assertEquals((await handler(request("a-0", "x"))).status, 204);
+  });
+}
+
 // Bodies that are cut off.
 
 const CUTS: Record<string, (string | Uint8Array)[]> = {
