@@ -3,18 +3,21 @@
  * else. Beside it is a database, `FILE-keys`, with the key of each batch and where its
  * bytes are.
  *
- * WHAT IS THERE AFTER A CRASH. Bytes are written and synced first, and then their keys,
- * in one transaction. Only that makes them part of the store: what the file has behind
- * them is cut off when it is opened, or overwritten.
+ * WHAT IS THERE AFTER A CRASH. Bytes are written first, and then their keys, in one
+ * transaction. Only that makes them part of the store: what the file has behind them is
+ * cut off when it is opened, or overwritten.
  *
  * ```text
  *  base (0, before anything is forgotten)       #end
  *   |---- batch ----|---- batch ----|-- batch ---|-- bytes without a key --
  * ```
  *
- * If nothing is synced (`durability: "process"`), a power cut may take bytes and leave
- * their keys. So the database says which batches that could be, and the next opening
- * forgets the first of them that has lost bytes, and those behind it.
+ * WHAT IS THERE AFTER A POWER CUT. Bytes and keys are synced at the same time, which
+ * halves the wait; a batch is acknowledged when both are. So a power cut may take bytes
+ * and leave their keys. Therefore the database says up to which batch all bytes are
+ * surely synced. The next opening checks those behind it, and forgets the first one that
+ * has lost bytes, and what follows: none of that was acknowledged, unless nothing is
+ * synced (`durability: "process"`).
  *
  * FORGETTING. A file cannot lose its beginning. So what is kept is copied to `FILE-new`,
  * which takes the place of the file: the database says so first, and until it says that
@@ -33,6 +36,7 @@ import {
   nextTurn,
   realPath,
 } from "../internal/node/platform.ts";
+import { handled } from "../internal/promises.ts";
 import {
   BatchDatabase,
   formatOf,
@@ -228,7 +232,15 @@ export class FileStore implements Store<undefined>, AsyncDisposable {
     );
   }
 
-  /** The number of that; 0 if there is none. */
+  /** The last one that has bytes in the file. */
+  #lastWithBytes(): Row | undefined {
+    return this.#database.db.get(
+      "select * from batch where position >= ? and size > 0 order by number desc limit 1",
+      this.#base,
+    );
+  }
+
+  /** The number of the last one; 0 if there is none. */
   #lastNumber(): number {
     return this.#lastRow()?.number ?? 0;
   }
@@ -284,11 +296,18 @@ export class FileStore implements Store<undefined>, AsyncDisposable {
 
   /** Makes the database say up to which batch all bytes are synced; `null` for all. */
   #setSynced(number: number | null): void {
-    const { db } = this.#database;
     // Like what is added, it must leave the room that is for what is deleted.
-    this.#database.add("Cannot change", 0, () => {
-      db.run("update file set synced = ?", number);
-    }, true);
+    this.#database.add(
+      "Cannot change",
+      0,
+      () => this.#saveSynced(number),
+      true,
+    );
+  }
+
+  /** The same, in the transaction under way. */
+  #saveSynced(number: number | null): void {
+    this.#database.db.run("update file set synced = ?", number);
   }
 
   /** Opens the file itself, and cuts off what has no key. */
@@ -302,15 +321,17 @@ export class FileStore implements Store<undefined>, AsyncDisposable {
     try {
       const info = fs.fstatSync(descriptor);
       const isOwn = isFile(inode, info);
-      if (isOwn && synced !== null) this.#forgetLost(synced, descriptor);
+      if (synced !== null && (isOwn || this.#isCopy(synced, descriptor))) {
+        this.#forgetLost(synced, descriptor);
+      }
       const size = this.#end - this.#base;
       if (info.size < size) {
         throw this.#damage(
           `it has ${countOf(info.size)}, and should have ${size}`,
         );
       }
-      const last = this.#lastRow();
-      if (last === undefined || last.position! < this.#base) {
+      const last = this.#lastWithBytes();
+      if (last === undefined) {
         // Then nothing in it says whose it is.
         if (info.size > 0 && !isOwn) {
           throw this.#refusal(
@@ -341,6 +362,22 @@ export class FileStore implements Store<undefined>, AsyncDisposable {
       `${reason}; put back the file that belongs to the keys, or move both away to start over`,
       "damaged",
     );
+  }
+
+  /**
+   * Whether this must be a copy of the file that the keys are of: it has the last batch
+   * that is surely synced, or else the first one behind that.
+   */
+  #isCopy(synced: number, descriptor: number): boolean {
+    const { db } = this.#database;
+    const row: Row | undefined = db.get(
+      "select * from batch where number <= ? and position >= ? and size > 0 order by number desc limit 1",
+      ...[synced, this.#base],
+    ) ?? db.get(
+      "select * from batch where number > ? and position >= ? and size > 0 order by number limit 1",
+      ...[synced, this.#base],
+    );
+    return row !== undefined && this.#hasBytesOf(row, descriptor);
   }
 
   /** Forgets the batches whose bytes a power cut has taken. */
@@ -458,28 +495,60 @@ export class FileStore implements Store<undefined>, AsyncDisposable {
 
   /** Writes batches, and makes them part of the store. */
   async #append(batches: readonly Batch[]): Promise<void> {
+    const before = this.#lastNumber();
     let end = this.#end;
+    let areKeysStored = false;
     try {
       if (!this.#isPower && !this.#isMarked) this.#mark();
       for (const { bytes } of batches) end = await this.#write(bytes, end);
-      if (this.#isPower) await this.#sync(this.#descriptor);
+      // Another thread syncs the bytes, while this one syncs the keys.
+      const syncing = this.#isPower
+        ? handled(this.#sync(this.#descriptor))
+        : undefined;
       this.#database.add("Cannot add to", 0, () => {
+        if (this.#isPower) this.#saveSynced(before);
         let position = this.#end;
         for (const batch of batches) {
           this.#database.insert(batch, position);
           position += batch.bytes.length;
         }
       });
+      areKeysStored = true;
+      await syncing;
       this.#end = end;
-      if (this.#isPower) this.#syncedEnd = end;
-    } catch (error) {
-      try {
-        const { fs } = this.#modules;
-        fs.ftruncateSync(this.#descriptor, this.#end - this.#base);
-      } catch {
-        // The next one overwrites it, and the next opening cuts it off.
+      if (this.#isPower) {
+        this.#syncedEnd = end;
+        this.#isMarked = true;
       }
+    } catch (error) {
+      this.#undo(areKeysStored ? before : undefined);
       throw toStoreError(`Cannot add to the store ${this.#path}`, error);
+    }
+  }
+
+  /**
+   * Removes what could not be stored.
+   *
+   * @param before The number of the last batch before it, if the keys are stored.
+   */
+  #undo(before: number | undefined): void {
+    if (before !== undefined) {
+      try {
+        this.#database.change("Cannot change", () => {
+          const { db } = this.#database;
+          db.run("delete from batch where number > ?", before);
+        });
+      } catch {
+        // These keys would be found. The next opening looks for their bytes.
+        this.#closeNow();
+        return;
+      }
+    }
+    try {
+      const { fs } = this.#modules;
+      fs.ftruncateSync(this.#descriptor, this.#end - this.#base);
+    } catch {
+      // The next one overwrites it, and the next opening cuts it off.
     }
   }
 
