@@ -23,8 +23,8 @@ const SQLITE = /\.(db|sqlite3?)$/i;
 
 /** What is written beside the file, by the end of its name. */
 const BESIDE = {
-  sqlite: ["-owner"],
-  file: ["-keys", "-keys-owner", "-new"],
+  sqlite: ["-owner", "-reserve"],
+  file: ["-keys", "-keys-owner", "-keys-reserve", "-new"],
 };
 
 /**
