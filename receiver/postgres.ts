@@ -17,6 +17,7 @@ import {
   check,
   checkDuration,
   checkInteger,
+  MAX_DURATION,
   messageOf,
 } from "../internal/checks.ts";
 import { handled } from "../internal/promises.ts";
@@ -223,7 +224,7 @@ export class PostgresStore
       connectionString: href,
       max: maxConnections,
       connectionTimeoutMillis: timeout,
-      query_timeout: timeout + TIMEOUT_MARGIN,
+      query_timeout: Math.min(timeout + TIMEOUT_MARGIN, MAX_DURATION),
       keepAlive: true,
       allowExitOnIdle: true,
       onConnect: (client: Client) =>

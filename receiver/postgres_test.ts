@@ -663,11 +663,19 @@ test(
   },
 );
 
+async function writeAll(to: Deno.Conn, bytes: Uint8Array): Promise<void> {
+  for (let size = 0; size < bytes.length;) {
+    size += await to.write(bytes.subarray(size));
+  }
+}
+
 /** A listener in front of the database that can stop passing anything on. */
 class Proxy implements AsyncDisposable {
   readonly #listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
   readonly #connections: Deno.Conn[] = [];
   #passing = Promise.withResolvers<void>();
+  /** How many bytes it has passed on. */
+  passed = 0;
   readonly #work: Promise<unknown>;
 
   constructor() {
@@ -707,7 +715,8 @@ class Proxy implements AsyncDisposable {
     try {
       for (let size; (size = await from.read(buffer)) !== null;) {
         await this.#passing.promise;
-        await to.write(buffer.subarray(0, size));
+        await writeAll(to, buffer.subarray(0, size));
+        this.passed += size;
       }
       await this.#passing.promise;
       await to.closeWrite();
@@ -851,6 +860,24 @@ test("bytes that have changed are not read", async (store, place) => {
   assertMatch(message, /: batch 1 of a differs from what was stored$/);
 });
 
+test(
+  "a stream that is being read takes no more memory than a step",
+  async (store, place) => {
+    const large = new Uint8Array(1024 * 1024);
+    await Promise.all(
+      numbers(12).map(async (i) => store.add(await batchOf(`a-${i}`, large))),
+    );
+    await using proxy = new Proxy();
+    await using other = place.open({}, proxy.url);
+    const reader = other.read("a").getReader();
+    assertEquals((await reader.read()).value?.length, large.length);
+    // Two batches, in hexadecimal digits.
+    const passed = proxy.passed;
+    assert(passed < 6 * large.length, `${passed} bytes were read`);
+    await reader.cancel();
+  },
+);
+
 // -- What is not its own --
 
 test("tables of a later version are left alone", async (store, place) => {
@@ -922,6 +949,11 @@ test("its user needs no more than a schema", async (_, place) => {
 });
 
 // -- Options, and the end --
+
+test("the longest timeout is a timeout", async (_, place) => {
+  await using patient = place.open({ timeout: 2 ** 31 - 1 });
+  assertEquals(await patient.add(await batchOf("a-0", "one")), "stored");
+});
 
 Deno.test("new PostgresStore() rejects what is wrong, and shows no password", async () => {
   const wrong: [unknown, PostgresStoreOptions, RegExp][] = [
