@@ -291,9 +291,10 @@ test(`two receivers behind nginx, ${SENDERS} senders and PostgreSQL, all killed 
 
   /** Waits until more is stored. At first there are no tables. */
   const progress = async () => {
+    await using connection = await site.postgres.connect();
     let first: number | undefined;
     await poll("more batches to be stored", async () => {
-      const [row] = await site.postgres.query(
+      const [row] = await connection.query(
         "select count(*)::int from stream_buffer.batch",
       ).catch(() => []);
       const count = row?.count as number | undefined;
