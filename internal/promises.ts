@@ -23,7 +23,7 @@ export function until<T>(signal: AbortSignal, promise: Promise<T>): Promise<T> {
 }
 
 /**
- * Runs `work` with a signal that is aborted with `outer`, and with a
+ * Runs `work` with a signal that is aborted with `outer`, if there is one, and with a
  * `TimeoutError` after `ms` milliseconds. `work` has to obey it: it is waited for
  * all the same.
  *
@@ -33,22 +33,22 @@ export function until<T>(signal: AbortSignal, promise: Promise<T>): Promise<T> {
  */
 export async function within<T>(
   ms: number,
-  outer: AbortSignal,
+  outer: AbortSignal | undefined,
   work: (signal: AbortSignal) => Promise<T>,
 ): Promise<T> {
   const controller = new AbortController();
-  const abort = () => controller.abort(outer.reason);
+  const abort = () => controller.abort(outer?.reason);
   const timer = setTimeout(() => {
     const message = `it took longer than ${ms} ms`;
     controller.abort(new DOMException(message, "TimeoutError"));
   }, ms);
-  if (outer.aborted) abort();
-  outer.addEventListener("abort", abort);
+  if (outer?.aborted) abort();
+  outer?.addEventListener("abort", abort);
   try {
     return await work(controller.signal);
   } finally {
     clearTimeout(timer);
-    outer.removeEventListener("abort", abort);
+    outer?.removeEventListener("abort", abort);
   }
 }
 

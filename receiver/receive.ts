@@ -74,9 +74,6 @@ export interface ReceiveOptions<Transaction> {
   onError?: (error: unknown, request: Request) => void;
 }
 
-/** A signal that is never aborted. */
-const NEVER: AbortSignal = new AbortController().signal;
-
 /**
  * Makes a handler that stores each batch exactly once: the server's half of what
  * senders with an `Idempotency-Key` promise. It is for `Deno.serve`, `Bun.serve`, and
@@ -218,7 +215,7 @@ class Receiver<Transaction> {
     const { headers } = request;
     const bytes = await within(
       this.#bodyTimeout,
-      NEVER,
+      undefined,
       (signal) =>
         readBody(request, { maxBytes: this.#maxBytes, claim, signal }),
     );
@@ -265,7 +262,7 @@ class Receiver<Transaction> {
   }
 
   async #inTime<T>(work: (signal: AbortSignal) => Promise<T>): Promise<T> {
-    return await within(this.#storeTimeout, NEVER, async (signal) => {
+    return await within(this.#storeTimeout, undefined, async (signal) => {
       try {
         return await work(signal);
       } catch (error) {

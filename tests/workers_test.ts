@@ -46,7 +46,9 @@ function shared(url: string): string {
 /** Starts a Worker that may import the package. */
 async function start(
   code: string,
-): Promise<AsyncDisposable & { get(path: string): Promise<string> }> {
+): Promise<
+  AsyncDisposable & { url: string; get(path: string): Promise<string> }
+> {
   await using stack = new AsyncDisposableStack();
   const folder = stack.use(await temporary());
   const { modules } = await makeProject(folder.file(""));
@@ -61,6 +63,7 @@ async function start(
   );
   const owned = stack.move();
   return {
+    url,
     get: async (path) => await (await fetch(new URL(path, url))).text(),
     [Symbol.asyncDispose]: () => owned.disposeAsync(),
   };
@@ -97,4 +100,38 @@ Deno.test("what a request of a Worker leaves in a buffer is not sent", {
   assertEquals(await worker.get("/two"), "written");
   assertMatch(await worker.get("/three?flush"), DIFFERENT_REQUEST);
   assertEquals(server.requests.length, 0);
+});
+
+/** A Worker that receives into memory, and responds to GET with what is stored. */
+const RECEIVER = `
+  import { MemoryStore, receive } from "@stream-buffer/stream-buffer/receiver";
+
+  const store = new MemoryStore();
+  const handler = receive({ store });
+  export default {
+    async fetch(request) {
+      if (request.method === "POST") return await handler(request);
+      const { pathname } = new URL(request.url);
+      return new Response(await new Response(store.read(pathname.slice(1))).text());
+    },
+  };`;
+
+Deno.test("a Worker receives what it is sent, each batch once", {
+  ignore,
+}, async () => {
+  await using worker = await start(RECEIVER);
+  const post = async (key: string, body: string, coding?: string) => {
+    const headers = new Headers({ "Idempotency-Key": `"${key}"` });
+    if (coding !== undefined) headers.set("Content-Encoding", coding);
+    const init = { method: "POST", headers, body };
+    const response = await fetch(worker.url, init);
+    await response.body?.cancel();
+    return response.status;
+  };
+  assertEquals(await post("app-1", "two\n"), 204);
+  assertEquals(await post("app-0", "one\n"), 204);
+  assertEquals(await post("app-0", "one\n"), 204);
+  assertEquals(await post("app-0", "another\n"), 422);
+  assertEquals(await post("app-2", "three\n", "gzip"), 415);
+  assertEquals(await worker.get("/app"), "one\ntwo\n");
 });

@@ -62,7 +62,7 @@ async function readExports(home: string): Promise<Record<string, string>> {
   const text = await Deno.readTextFile(`${home}/package.json`);
   const { exports } = JSON.parse(text);
   return Object.fromEntries(
-    [".", "./upload", "./tus"].map((name) => [
+    [".", "./upload", "./tus", "./receiver"].map((name) => [
       config.name + name.slice(1),
       join("package", exports[name].default),
     ]),
