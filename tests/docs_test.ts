@@ -7,6 +7,7 @@ import { fileURLToPath } from "node:url";
 import bench from "../bench/results/bench.json" with { type: "json" };
 import results from "../bench/results/curves.json" with { type: "json" };
 import peers from "../bench/results/peers.json" with { type: "json" };
+import receiver from "../bench/results/receiver.json" with { type: "json" };
 import { tablesOf } from "../bench/peers/tables.ts";
 import config from "../deno.json" with { type: "json" };
 import { BEHAVIOURS } from "../testing/faulty_server.ts";
@@ -164,17 +165,24 @@ const FACTS: Record<string, string[]> = {
     `by at most ${ratios.memory_growth_stalled_mib.ours.toFixed()} MiB`,
     ...Object.entries(ratios).flatMap(([name, ratio]) => {
       // The first are not in the table, the others not on this page.
-      if (/^memory|spool/.test(name)) return [];
-      const { ours, peer, min, max } = ratio;
-      return [
-        ...[ours, peer, ratio.ratio].map((value) => `${quoted(value)} `),
-        `${quoted(min)} to ${quoted(max)} |`,
-      ];
+      return /^memory|spool/.test(name) ? [] : cellsOf(ratio);
     }),
   ],
+  "docs/receiver.md": Object.values(receiver.ratios).flatMap(cellsOf),
 };
 
-/** A number as the table of docs/performance.md has it. */
+/** What a table has of a pair. */
+function cellsOf(
+  pair: { ours: number; peer: number; ratio: number; min: number; max: number },
+): string[] {
+  const { ours, peer, ratio, min, max } = pair;
+  return [
+    ...[ours, peer, ratio].map((value) => `${quoted(value)} `),
+    `${quoted(min)} to ${quoted(max)} |`,
+  ];
+}
+
+/** A number as tables have it. */
 function quoted(value: number): string {
   return value >= 1_000
     ? Math.round(value).toLocaleString("en")
