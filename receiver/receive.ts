@@ -109,8 +109,8 @@ export interface ReceiveOptions<Transaction> {
  * ```ts ignore
  * import { receive, SqliteStore } from "@stream-buffer/stream-buffer/receiver";
  *
- * using store = new SqliteStore("received.db");
- * await Deno.serve(receive({ store })).finished;
+ * const store = new SqliteStore("received.db");
+ * Deno.serve(receive({ store }));
  * ```
  *
  * @param options The store, and what to change.
