@@ -6,9 +6,12 @@ import { Refusal } from "./refusal.ts";
 import type { Claim } from "./room.ts";
 
 /**
- * How much is allocated before more has arrived, in bytes: about what one read of a
- * socket yields.
+ * How much is allocated when the first bytes arrive, if as many are announced. A batch of
+ * this size is copied once: to grow from 64 KiB took a fifth of the time of reading it.
+ * With a larger size, fewer clients that have stopped would fill the room.
  */
+const ANNOUNCED_SIZE = 256 * 1024;
+/** The same if nothing is announced: about what one read of a socket yields. */
 const FIRST_SIZE = 64 * 1024;
 
 /** How a body is read. */
@@ -128,7 +131,8 @@ async function readAll(
       const end = size + value.length;
       if (end > maxBytes) throw tooLarge(maxBytes);
       if (end > bytes.length) {
-        const doubled = Math.max(end, 2 * bytes.length, FIRST_SIZE);
+        const first = length === undefined ? FIRST_SIZE : ANNOUNCED_SIZE;
+        const doubled = Math.max(2 * bytes.length, first);
         const capacity = Math.max(end, Math.min(doubled, length ?? maxBytes));
         await takeRoom(claim, capacity - bytes.length, signal);
         const grown = new Uint8Array(capacity);

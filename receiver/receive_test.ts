@@ -358,20 +358,20 @@ const ROOM: Record<string, [maxPendingBytes: number, requests: Request[]]> = {
       kilobyte("e-0"),
     ],
   ],
-  "as many bytes as were announced, though they come in parts": [100_000, [
-    request("a-0", chunked(10_000, 100_000).body, {
-      "Content-Length": "100000",
+  "as many bytes as were announced, though they come in parts": [400_000, [
+    request("a-0", chunked(10_000, 400_000).body, {
+      "Content-Length": "400000",
     }),
     kilobyte("b-0"),
     kilobyte("c-0"),
   ]],
-  "as many bytes as there are without their coding": [102_000, [
+  "as many bytes as there are without their coding": [402_000, [
     request("a-0", new Uint8Array(zlib.gzipSync("x")), {
       "Content-Encoding": "gzip",
       "Content-Length": `${zlib.gzipSync("x").length}`,
     }),
-    request("b-0", chunked(100_000, 100_000).body, {
-      "Content-Length": "100000",
+    request("b-0", chunked(400_000, 400_000).body, {
+      "Content-Length": "400000",
     }),
     ...["c", "d", "e"].map((id) => kilobyte(`${id}-0`)),
   ]],
@@ -380,7 +380,7 @@ const ROOM: Record<string, [maxPendingBytes: number, requests: Request[]]> = {
 for (const [name, [maxPendingBytes, requests]] of Object.entries(ROOM)) {
   Deno.test(`receive(): a batch that is being stored takes ${name}`, async () => {
     const store = new SlowStore();
-    const handler = receive({ store, maxBytes: 100_000, maxPendingBytes });
+    const handler = receive({ store, maxBytes: 400_000, maxPendingBytes });
     const responses: Promise<Response>[] = [];
     for (const [i, request] of requests.entries()) {
       responses.push(handler(request));
