@@ -44,7 +44,7 @@ import {
   type Row,
   toStoreError,
 } from "./batch_database.ts";
-import { digestOf, equals, streamOf } from "./bytes.ts";
+import { equals, streamOf, verify } from "./bytes.ts";
 import { Groups, type Job } from "./group.ts";
 import { Mutex } from "./mutex.ts";
 import { checkDurability, oldest } from "./options.ts";
@@ -596,16 +596,12 @@ export class FileStore implements Store<undefined>, AsyncDisposable {
   }
 
   async *#read(id: string): AsyncGenerator<Uint8Array<ArrayBuffer>> {
+    const action = `Cannot read from the store ${this.#path}`;
     for (let number = 0;;) {
       const found = this.#nextRow(id, number);
       if (found === undefined) return;
       const { row, bytes } = found;
-      if (!equals(await digestOf(bytes), row.digest)) {
-        throw new StoreError(
-          `Cannot read from the store ${this.#path}: batch ${row.sequence} of ${id} is not what was stored`,
-          { code: "damaged" },
-        );
-      }
+      await verify(bytes, { action, id, ...row });
       yield bytes;
       ({ number } = row);
     }

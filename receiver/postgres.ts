@@ -21,7 +21,7 @@ import {
   messageOf,
 } from "../internal/checks.ts";
 import { handled } from "../internal/promises.ts";
-import { digestOf, equals, streamOf } from "./bytes.ts";
+import { streamOf, verify } from "./bytes.ts";
 import { oldest } from "./options.ts";
 import { codeOf, stateOf, toStoreError } from "./postgres_errors.ts";
 import { type Queries, queriesOf, VERSION } from "./postgres_schema.ts";
@@ -33,6 +33,7 @@ import {
   type Store,
   StoreError,
 } from "./store.ts";
+import { Thrown } from "./thrown.ts";
 
 const ACTION = "Cannot create PostgresStore";
 /**
@@ -121,11 +122,6 @@ interface Pool {
   end(): Promise<void>;
 }
 const { Pool } = pg as { Pool: new (options: object) => Pool };
-
-/** What was thrown by code that is not ours. */
-class Thrown {
-  constructor(readonly error: unknown) {}
-}
 
 /**
  * Keeps batches in PostgreSQL, 14 or newer: the store for several receivers, on any
@@ -319,14 +315,9 @@ export class PostgresStore
       if (rows.length === 0) return;
       for (const row of rows) {
         const bytes = new Uint8Array(row.bytes as Uint8Array);
-        if (!equals(await digestOf(bytes), row.digest as Uint8Array)) {
-          throw new StoreError(
-            `${
-              this.#at(action)
-            }: batch ${row.sequence} of ${id} differs from what was stored`,
-            { code: "damaged" },
-          );
-        }
+        const digest = row.digest as Uint8Array;
+        const { sequence } = row;
+        await verify(bytes, { action: this.#at(action), id, sequence, digest });
         yield bytes;
       }
       const { sequence, epoch, part_from, part } = rows.at(-1)!;

@@ -857,7 +857,7 @@ test("bytes that have changed are not read", async (store, place) => {
   const reader = store.read("a").getReader();
   assertEquals(new TextDecoder().decode((await reader.read()).value), "0");
   const { message } = await assertFails(() => reader.read(), "damaged");
-  assertMatch(message, /: batch 1 of a differs from what was stored$/);
+  assertMatch(message, /: batch 1 of a is not what was stored$/);
 });
 
 test(

@@ -11,7 +11,7 @@ import {
   type Row,
   toStoreError,
 } from "./batch_database.ts";
-import { digestOf, equals, streamOf } from "./bytes.ts";
+import { streamOf, verify } from "./bytes.ts";
 import { Groups, type Job } from "./group.ts";
 import { checkDurability, oldest } from "./options.ts";
 import {
@@ -22,6 +22,7 @@ import {
   type Store,
   StoreError,
 } from "./store.ts";
+import { Thrown } from "./thrown.ts";
 
 const ACTION = "Cannot open the store";
 
@@ -68,11 +69,6 @@ export interface SqliteStoreOptions {
 interface Item {
   readonly batch: Batch;
   readonly onBatch: OnBatch<SqliteTransaction> | undefined;
-}
-
-/** What was thrown by code that is not ours. */
-class Thrown {
-  constructor(readonly error: unknown) {}
 }
 
 /**
@@ -306,15 +302,8 @@ export class SqliteStore implements Store<SqliteTransaction>, AsyncDisposable {
     for (;;) {
       const row = this.#next(action, id, last);
       if (row === undefined) return;
-      const { bytes, digest, sequence } = row;
-      const isWhole = bytes instanceof Uint8Array &&
-        equals(await digestOf(bytes), digest);
-      if (!isWhole) {
-        throw new StoreError(
-          `${action}: batch ${sequence} of ${id} is not what was stored`,
-          { code: "damaged" },
-        );
-      }
+      const bytes = row.bytes ?? new Uint8Array();
+      await verify(bytes, { action, id, ...row });
       yield bytes;
       last = { ...row, bytes: null };
     }
