@@ -65,13 +65,21 @@ const FORMAT = formatOf("FileStore", 0x53427266, [
   `create table file (          -- has one row
     base integer not null,      -- position of the first byte that the file has
     inode text not null,        -- which file it is; empty before there is one
-    swapping integer not null,  -- 1 if FILE-new takes its place, unless it has
+    swapping integer not null,  -- what FILE-new is: see the constants
     synced integer              -- number of the last batch whose bytes are surely
                                 -- synced; null if all are
   )`,
   "insert into file values (0, '', 0, null)",
   "create index batch_id on batch (id)",
 ]);
+
+// What the database says of FILE-new.
+/** Nothing: if there is one, it is not ours, and is not changed. */
+const NO_COPY = 0;
+/** It takes the place of the file, unless it already has. */
+const DECIDED = 1;
+/** It is a copy that was not finished. */
+const UNFINISHED = 2;
 
 /** How much is copied at once, in bytes. */
 const CHUNK = 1024 * 1024;
@@ -257,10 +265,13 @@ export class FileStore implements Store<undefined>, AsyncDisposable {
     const info = fs.statSync(copy, { throwIfNoEntry: false });
     if (info !== undefined) {
       // A power cut may have undone the last step, if the folder could not be synced.
-      if (swapping === 1 || isFile(inode, info)) this.#rename(copy);
-      else fs.rmSync(copy); // it was not finished
+      if (swapping === DECIDED || isFile(inode, info)) this.#rename(copy);
+      else if (swapping === UNFINISHED) {
+        fs.rmSync(copy);
+        this.#syncFolder(); // if it came back, it would be taken for a foreign one
+      }
     }
-    if (swapping === 1) this.#set("swapping = 0");
+    if (swapping !== NO_COPY) this.#set("swapping = ?", NO_COPY);
   }
 
   /** Puts a file in the place of this one. */
@@ -665,8 +676,8 @@ export class FileStore implements Store<undefined>, AsyncDisposable {
   async #cutOffBeginning(base: number): Promise<void> {
     const { fs } = this.#modules;
     const copy = `${this.#path}-new`;
-    // As long as it is 1, what is copied would be taken for the whole.
-    this.#set("swapping = 0");
+    this.#throwIfTaken(copy);
+    this.#set("swapping = ?", UNFINISHED);
     const mode = fs.fstatSync(this.#descriptor).mode & 0o777;
     fs.rmSync(copy, { force: true });
     const descriptor = fs.openSync(copy, "wx+", mode);
@@ -693,14 +704,14 @@ export class FileStore implements Store<undefined>, AsyncDisposable {
         fs.fsyncSync(descriptor);
         this.#syncFolder();
         const inode = identify(fs.fstatSync(descriptor));
-        this.#set("base = ?, inode = ?, swapping = 1", base, inode);
+        this.#set("base = ?, inode = ?, swapping = ?", base, inode, DECIDED);
         isDecided = true;
         this.#rename(copy);
         isInPlace = true;
         fs.closeSync(this.#descriptor);
         this.#descriptor = descriptor;
         this.#base = base;
-        this.#set("swapping = 0");
+        this.#set("swapping = ?", NO_COPY);
       });
     } catch (error) {
       if (!isInPlace) {
@@ -710,6 +721,16 @@ export class FileStore implements Store<undefined>, AsyncDisposable {
       }
       throw error;
     }
+  }
+
+  /** Throws if there is a file at the path of the copy that is not ours. */
+  #throwIfTaken(copy: string): void {
+    const { swapping }: FileRow = this.#database.db.get("select * from file");
+    if (swapping !== NO_COPY || !this.#modules.fs.existsSync(copy)) return;
+    throw new StoreError(
+      `Cannot prune the store ${this.#path}: ${copy} exists, and is needed for the copy; move it away`,
+      { code: "foreign" },
+    );
   }
 
   /** Copies some bytes from a position on, and returns the one behind them. */

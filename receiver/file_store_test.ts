@@ -245,6 +245,7 @@ test("a copy that was not finished is removed, and one that was takes its place"
   await fill(path, "one", "two");
   const copy = `${path}-new`;
   await Deno.writeTextFile(copy, "tw");
+  sql(`${path}-keys`, "update file set swapping = 2");
   await (new FileStore(path)).close();
   assertThrows(() => Deno.statSync(copy), Deno.errors.NotFound);
   assertEquals(await Deno.readTextFile(path), "onetwo");
@@ -257,6 +258,24 @@ test("a copy that was not finished is removed, and one that was takes its place"
   assertEquals(await Deno.readTextFile(path), "two");
   const row = keysOf(path, "select base, swapping from file");
   assertEquals(row, { base: 3, swapping: 0 });
+});
+
+test("a file of the name of the copy that is not the store's is not changed", async (path) => {
+  const copy = `${path}-new`;
+  await Deno.writeTextFile(copy, "mine");
+  await using store = new FileStore(path, QUICK);
+  await store.add(await batchOf("a-0", "old", 60_000));
+  const error = await assertRejects(() => store.prune(0), StoreError);
+  assertEquals(error.code, "foreign");
+  assertMatch(error.message, /received.log-new exists, .*; move it away$/);
+  assertEquals(await Deno.readTextFile(copy), "mine");
+  await Deno.remove(copy);
+  assertEquals(await store.prune(0), { batches: 1, bytes: 3 });
+  // What is put there later is not, either.
+  await Deno.writeTextFile(copy, "mine");
+  await store.close();
+  await (new FileStore(path)).close();
+  assertEquals(await Deno.readTextFile(copy), "mine");
 });
 
 test("a rename that a power cut has undone is made again", async (path) => {
@@ -497,7 +516,7 @@ test(
     await using store = new FileStore(path, QUICK);
     await store.add(await batchOf("a-0", "old ", 60_000));
     await store.add(await batchOf("a-1", "new"));
-    for (const step of ["base = ?", "swapping = 0"]) {
+    for (const step of ["base = ?", "swapping = ?"]) {
       sqlite.fail = (sql) =>
         sql.startsWith(`update file set ${step}`) ? diskFull : undefined;
       const error = await assertRejects(() => store.prune(30_000), StoreError);
@@ -514,7 +533,7 @@ test(
     // The last step of all: the exchange has happened.
     let count = 0;
     sqlite.fail = (sql) =>
-      sql === "update file set swapping = 0" && count++ > 0
+      sql === "update file set swapping = ?" && count++ > 0
         ? diskFull
         : undefined;
     await assertRejects(() => store.prune(30_000), StoreError);
