@@ -301,7 +301,11 @@ export class BatchDatabase {
       for (const { size } of rows) pruned.bytes += size;
       await nextTurn();
     }
-    await this.#shrink();
+    try {
+      await this.#shrink();
+    } catch (error) {
+      throw toStoreError(`Cannot prune the store ${this.db.path}`, error);
+    }
     return pruned;
   }
 

@@ -572,6 +572,20 @@ test("prune() counts what it has forgotten once, although the disk was full", as
   assertEquals(await store.prune(0), { batches: 1, bytes: 3 });
 });
 
+for (const pragma of ["page_count", "freelist_count"]) {
+  test(`prune() rejects with a StoreError if the disk fails at the end, in ${pragma}`, async (path) => {
+    using sqlite = new FaultySqlite();
+    await using store = new SqliteStore(path, QUICK);
+    sqlite.fail = (sql) =>
+      sql === `pragma ${pragma}`
+        ? sqliteError(10, "disk I/O error")
+        : undefined;
+    const error = await assertRejects(() => store.prune(0), StoreError);
+    assertEquals(error.code, "io");
+    assertMatch(error.message, /^Cannot prune the store .*: disk I\/O error$/);
+  });
+}
+
 test("prune() takes no more bytes in one step than that may free", async (path) => {
   using sqlite = new FaultySqlite();
   await using store = new SqliteStore(path, QUICK);
