@@ -259,32 +259,28 @@ export class FileStore implements Store<undefined>, AsyncDisposable {
   }
 
   /** Does what remains of a swap that was interrupted. */
-  #finishSwap({ swapping, inode }: FileRow): void {
+  #finishSwap({ swapping }: FileRow): void {
+    if (swapping === NO_COPY) return;
     const { fs } = this.#modules;
     const copy = `${this.#path}-new`;
-    const info = fs.statSync(copy, { throwIfNoEntry: false });
-    if (info !== undefined) {
-      // A power cut may have undone the last step, if the folder could not be synced.
-      if (swapping === DECIDED || isFile(inode, info)) this.#rename(copy);
-      else if (swapping === UNFINISHED) {
-        fs.rmSync(copy);
-        this.#syncFolder(); // if it came back, it would be taken for a foreign one
-      }
-    }
-    if (swapping !== NO_COPY) this.#set("swapping = ?", NO_COPY);
+    if (swapping === UNFINISHED) fs.rmSync(copy, { force: true });
+    else if (fs.existsSync(copy)) fs.renameSync(copy, this.#path);
+    this.#endSwap();
   }
 
-  /** Puts a file in the place of this one. */
-  #rename(copy: string): void {
-    this.#modules.fs.renameSync(copy, this.#path);
-    this.#syncFolder();
+  /**
+   * Makes the database say that there is no copy; not before that survives a power cut.
+   * Until then the next opening would do its part once more.
+   */
+  #endSwap(): void {
+    if (this.#syncFolder()) this.#set("swapping = ?", NO_COPY);
   }
 
-  /** Makes names of files survive a power cut, where that is possible. */
-  #syncFolder(): void {
+  /** Makes names of files survive a power cut, and returns whether that was possible. */
+  #syncFolder(): boolean {
     const { fs, path } = this.#modules;
     const folder = path.dirname(this.#path);
-    if (!isReadable(folder)) return;
+    if (!isReadable(folder)) return false;
     try {
       const descriptor = fs.openSync(folder, "r");
       try {
@@ -292,8 +288,9 @@ export class FileStore implements Store<undefined>, AsyncDisposable {
       } finally {
         fs.closeSync(descriptor);
       }
+      return true;
     } catch {
-      // Windows cannot, and need not.
+      return false; // as on Windows
     }
   }
 
@@ -706,12 +703,12 @@ export class FileStore implements Store<undefined>, AsyncDisposable {
         const inode = identify(fs.fstatSync(descriptor));
         this.#set("base = ?, inode = ?, swapping = ?", base, inode, DECIDED);
         isDecided = true;
-        this.#rename(copy);
+        fs.renameSync(copy, this.#path);
         isInPlace = true;
         fs.closeSync(this.#descriptor);
         this.#descriptor = descriptor;
         this.#base = base;
-        this.#set("swapping = ?", NO_COPY);
+        this.#endSwap();
       });
     } catch (error) {
       if (!isInPlace) {

@@ -8,6 +8,7 @@ import {
   assertThrows,
 } from "@std/assert";
 import fs from "node:fs";
+import process from "node:process";
 import { DatabaseSync } from "node:sqlite";
 import { Spool } from "../spool/mod.ts";
 import {
@@ -278,15 +279,35 @@ test("a file of the name of the copy that is not the store's is not changed", as
   assertEquals(await Deno.readTextFile(copy), "mine");
 });
 
-test("a rename that a power cut has undone is made again", async (path) => {
-  await fill(path, "one", "two");
-  const copy = `${path}-new`;
-  await Deno.writeTextFile(copy, "two");
-  const { ino } = await Deno.stat(copy);
-  sql(`${path}-keys`, `update file set base = 3, inode = '${ino}'`);
-  await (new FileStore(path)).close();
-  assertEquals(await Deno.readTextFile(path), "two");
-}, { ignore: Deno.build.os === "windows" });
+test("where the folder cannot be synced, a rename that a power cut has undone is made again", async (path) => {
+  const { getBuiltinModule } = process;
+  const openSync = (name: string, ...rest: [string]) => {
+    if (!path.startsWith(`${name}/`)) return fs.openSync(name, ...rest);
+    throw new Error("a folder cannot be opened");
+  };
+  process.getBuiltinModule =
+    ((id: string) =>
+      id === "node:fs"
+        ? { ...fs, openSync }
+        : getBuiltinModule.call(process, id)) as typeof getBuiltinModule;
+  try {
+    await using store = new FileStore(path);
+    await store.add(await batchOf("a-0", "old", 60_000));
+    await store.add(await batchOf("a-1", "new"));
+    await store.prune(30_000);
+  } finally {
+    process.getBuiltinModule = getBuiltinModule;
+  }
+  assertEquals(await Deno.readTextFile(path), "new");
+  await Deno.rename(path, `${path}-new`);
+  await Deno.writeTextFile(path, "oldnew");
+  {
+    await using store = new FileStore(path);
+    assertEquals(await textOf(store, "a"), "new");
+  }
+  assertEquals(await Deno.readTextFile(path), "new");
+  assertEquals(keysOf(path, "select swapping from file"), { swapping: 0 });
+});
 
 // -- Adding --
 
