@@ -179,14 +179,11 @@ export class BatchDatabase {
    * full, the reserve is released for it.
    *
    * @param action What cannot be done, for the message.
-   * @param isSynced Whether it is synced, if not as in `add`.
+   * @param isSynced Whether it is synced. What is forgotten need not be: if a power cut
+   *   undoes that, it is known as it was before.
    * @throws As `add` does.
    */
-  change(
-    action: string,
-    work: () => void,
-    isSynced: boolean = this.#isPower,
-  ): void {
+  change(action: string, work: () => void, isSynced: boolean = false): void {
     this.#attempt(
       action,
       () => this.db.transaction(isSynced, 0, work),

@@ -19,6 +19,7 @@ import {
 import { assertRefused, overwrite, sql } from "../testing/store_files.ts";
 import { batchOf, testStore, textOf } from "../testing/store_suite.ts";
 import { temporary } from "../testing/temporary.ts";
+import { TracedFiles } from "../testing/traced_files.ts";
 import { FileStore } from "./file_store.ts";
 import { SqliteStore } from "./sqlite_store.ts";
 import { type Batch, StoreError } from "./store.ts";
@@ -448,6 +449,23 @@ test("what a power cut has taken of unsynced batches is forgotten, with all behi
   assertEquals(await store.add(await batchOf("a-2", "three")), "stored");
   assertEquals(await Deno.readTextFile(path), "onetwothree");
 });
+
+test(
+  'what was not synced is, before a store with durability "power" says that it was',
+  async (path, folder) => {
+    await fill(path, "one", "two");
+    sql(`${path}-keys`, "update file set synced = 0"); // as if it had been killed
+    const name = "received.log";
+    using files = new TracedFiles<never>(folder, [name], `${name}-keys`);
+    await (new FileStore(path)).close();
+    const steps = files.steps.map((step) =>
+      "call" in step ? step.call.do : "database" in step && step.isSynced
+    );
+    const isSynced = steps.indexOf("sync");
+    assert(isSynced >= 0 && isSynced < steps.lastIndexOf(true), `${steps}`);
+    assertEquals(keysOf(path, "select synced from file"), { synced: null });
+  },
+);
 
 // -- Reading and forgetting --
 

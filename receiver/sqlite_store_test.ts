@@ -390,6 +390,11 @@ for (const [name, undo] of Object.entries(UNDOING)) {
       results.map(({ status }) => status === "fulfilled"),
       [true, true, false, true, true],
     );
+    // What it was, and not what became of the transaction.
+    const { reason } = results[2] as PromiseRejectedResult;
+    assert(reason instanceof StoreError, `${reason}`);
+    assertEquals(reason.code, "io");
+    assertMatch(reason.message, /: (UNIQUE constraint failed: line.text|no)$/);
     assertEquals(count(), 4);
     assertEquals(await textOf(store, "a"), "0134");
   });
@@ -477,6 +482,25 @@ test("if a commit fails, all that it had is rejected, none of it is stored, and 
   for (const result of await addAll()) assertEquals(result.status, "fulfilled");
   assertEquals(count(), 10);
   assertEquals(await textOf(store, "a"), "0123456789");
+});
+
+test("if the disk is full for a statement of onBatch, the error says so, and nothing is stored", async (path) => {
+  using sqlite = new FaultySqlite();
+  await using store = new SqliteStore(path, QUICK);
+  const count = createTable(store);
+  sqlite.fail = (sql) =>
+    sql.startsWith("insert into line values") ? diskFull : undefined;
+  const error = await assertRejects(
+    async () =>
+      await store.add(
+        await batchOf("a-0", "one"),
+        (_, db) => db.run("insert into line values ('x')"),
+      ),
+    StoreError,
+  );
+  assertEquals(error.code, "full");
+  assertEquals(count(), 0);
+  assertEquals(await textOf(store, "a"), "");
 });
 
 test("if the disk is full once, a checkpoint makes room, and the sender does not notice", async (path) => {
