@@ -101,7 +101,7 @@ function describe(
   { id, part, sequence, bytes }: Batch,
   result: AddResult,
 ): string {
-  // With --any-key, strangers choose it: it must not control the terminal.
+  // With --any-key, any client chooses it: it must not control the terminal.
   const stream = id.replace(/[^ -~]/g, "?");
   const batch = part === ALONE
     ? `the request ${stream}`

@@ -29,13 +29,13 @@ export interface Server {
 /** How long the headers of a request may take on Node, in ms: usually they are one packet. */
 const HEADERS_TIMEOUT = 10_000;
 /**
- * How long a whole request may take on Node, in ms: longer than the handler lets it, so
- * that a client is told why, and then not without end.
+ * How long a whole request may take on Node, in ms: longer than the handler allows, so
+ * that its response says why, but not indefinitely.
  */
 const REQUEST_TIMEOUT = 60_000;
 /**
- * How long nothing may arrive on Bun, in seconds: longer than the handler lets a body
- * take, so that a client is told why.
+ * How long nothing may arrive on Bun, in seconds: longer than the handler allows a body
+ * to take, so that its response says why.
  */
 const IDLE_TIMEOUT = 60;
 

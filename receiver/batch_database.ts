@@ -145,7 +145,7 @@ export class BatchDatabase {
     try {
       this.#owner.write({});
     } catch {
-      // The disk is full. Then whoever finds it locked is told no process id.
+      // The disk is full. Then the error of whoever finds it locked names no process.
     }
   }
 

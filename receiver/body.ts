@@ -16,16 +16,16 @@ const FIRST_SIZE = 64 * 1024;
 
 /** How a body is read. */
 export interface ReadOptions {
-  /** How large it may be, before and after its `Content-Encoding` is undone. */
+  /** How large it may be, before and after decoding. */
   readonly maxBytes: number;
-  /** Takes the memory. In the end it has that of the result. */
+  /** Takes the memory. In the end it holds that of the result. */
   readonly claim: Claim;
   /** Aborted when it has taken too long. */
   readonly signal: AbortSignal;
 }
 
 /**
- * The whole body of a request, with its `Content-Encoding` undone.
+ * The whole body of a request, decoded according to its `Content-Encoding`.
  *
  * @throws {Refusal} If it cannot be accepted.
  * @throws {TypeError} If it has been read before, or is not of bytes.
@@ -160,7 +160,7 @@ async function readFrom<T>(
   }
 }
 
-/** Undoes a coding. */
+/** Decodes a body. */
 type Decoder = (
   encoded: Uint8Array<ArrayBuffer>,
   maxBytes: number,
@@ -180,7 +180,7 @@ interface Unzipped {
 }
 
 /**
- * What undoes each coding (RFC 9110, section 8.4.1; RFC 7932), where the platform has
+ * The decoder of each coding (RFC 9110, section 8.4.1; RFC 7932), where the platform has
  * `node:zlib`. `DecompressionStream` has no bound: on Deno it makes 268 MB of 203 bytes
  * in one step.
  */
@@ -245,7 +245,7 @@ function garbled(cause: unknown): Refusal {
   return new Refusal(400, message, { cause });
 }
 
-/** What undoes the coding that a header names; `undefined` if nothing has to. */
+/** The decoder for the coding that a header names; `undefined` if none is needed. */
 function decoderFor(header: string | null): Decoder | undefined {
   const name = header?.toLowerCase() || "identity";
   if (name === "identity") return undefined;

@@ -93,8 +93,8 @@ const MAX_UNSYNCED = 64 * 1024 * 1024;
 export interface FileStoreOptions {
   /**
    * What a batch survives once it is stored: `"power"` syncs the disk, `"process"` does
-   * not, so that a power cut or a crash of the system may undo the latest batches, which
-   * their senders take for delivered.
+   * not, so that a power cut or a crash of the system may lose the latest batches, although
+   * their senders count them as delivered.
    *
    * @default {"power"}
    */
@@ -119,7 +119,7 @@ interface FileRow {
  * - **A batch is stored when bytes and key are synced.** Batches that arrive at the same
  *   time share that. What a crash has left without a key is cut off.
  * - **Every byte is checked** against its digest when {@linkcode FileStore.read} reads it.
- * - **One process at a time.** A second one is told who has it.
+ * - **One process at a time.** The error of a second one says who has it.
  * - **A full disk stops it from adding.** {@linkcode FileStore.prune} needs room for a copy
  *   of what is kept, and for the keys: 8 MiB for these are reserved by a file beside it.
  * - **A file that is not a store is not changed.**

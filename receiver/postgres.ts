@@ -66,16 +66,16 @@ export interface PostgresTransaction {
   /**
    * Runs a statement, after those before it.
    *
-   * If it fails, the batch cannot be stored any more, even if the error is caught: that
-   * is how transactions of PostgreSQL are. A savepoint before it helps.
+   * If it fails, the batch cannot be stored any more, even if the error is caught, as in
+   * any transaction of PostgreSQL. To continue after an error, set a savepoint first.
    *
    * @param sql The statement, with `$1`, `$2` and so on for the values.
-   * @param values What they stand for.
-   * @returns Its result. Columns are converted as {@link https://node-postgres.com | pg}
-   *   does that: a `bigint` is a string.
+   * @param values The values, in that order.
+   * @returns Its result. Columns are converted by {@link https://node-postgres.com | pg}:
+   *   a `bigint` is a string.
    * @throws {TypeError} If the transaction has ended.
    * @throws {StoreError} If the database cannot be reached, or its disk is full.
-   * @throws {Error} What the server has reported otherwise, by pg.
+   * @throws {Error} Any other error that the server reports, as pg throws it.
    */
   query(sql: string, values?: unknown[]): Promise<PostgresResult>;
 }
@@ -83,7 +83,7 @@ export interface PostgresTransaction {
 /** Options of a {@linkcode PostgresStore}. */
 export interface PostgresStoreOptions {
   /**
-   * How many connections it makes at most. Each adds one batch at a time; more batches
+   * How many connections it makes, at most. Each adds one batch at a time; more batches
    * wait for one of them.
    *
    * @default {10}
@@ -125,7 +125,7 @@ const { Pool } = pg as { Pool: new (options: object) => Pool };
 
 /**
  * Keeps batches in PostgreSQL, 14 or newer: the store for several receivers, on any
- * number of machines, behind a load balancer. It connects by
+ * number of machines, behind a load balancer. It connects through
  * {@link https://node-postgres.com | pg}.
  *
  * - **Exactly once, at any number of receivers.** The same batch, at the same time at
@@ -140,14 +140,14 @@ const { Pool } = pg as { Pool: new (options: object) => Pool };
  *   that makes new connections. If one is lost during a commit, the next attempt finds
  *   out what came of it.
  * - **Nothing hangs**: see {@linkcode PostgresStoreOptions.timeout}.
- * - **What is not a store is not changed.** Tables that others have made, or a later
- *   version of this library, are recognised.
+ * - **What is not a store is not changed.** Tables that others, or a later version of this
+ *   library, have made are recognised.
  *
  * The first of the receivers creates the tables, so its user has to be allowed to. Behind
  * PgBouncer, let it pool sessions, as timeouts are set once for each connection.
  *
- * On Deno it needs the permission for the server, and `--ignore-env` or the permission
- * to read the environment, where `PGPASSWORD` and others may be.
+ * On Deno it needs network permission for the server, and `--ignore-env` or `--allow-env`,
+ * as pg looks for `PGPASSWORD` and others.
  *
  * @example Rows of a table of your own, each exactly once
  * ```ts ignore
@@ -473,7 +473,7 @@ export class PostgresStore
   }
 
   /**
-   * Does something in a transaction, which is undone if it fails.
+   * Does something in a transaction, which is rolled back if it fails.
    *
    * @param work Does it. The promise rejects when the connection is lost.
    */

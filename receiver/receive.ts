@@ -52,12 +52,12 @@ export interface ReceiveOptions<Transaction> {
    */
   storeTimeout?: number;
   /**
-   * Whether a request must have a key, as the senders of this library make them. Without
-   * it or with another, it is refused with 400.
+   * Whether a request must have a key of the form that the senders of this library use.
+   * One that has none, or another, is refused with 400.
    *
-   * If `false`, a request whose key is another one is a stream of its own, with the key
-   * as its id, stored once. One without a key is stored each time that it arrives, under
-   * a random id.
+   * If `false`, a request with any other key is a stream of its own, with the key as its
+   * id, and stored once. One without a key is stored each time that it arrives, under a
+   * random id.
    *
    * @default {true}
    */
@@ -65,9 +65,9 @@ export interface ReceiveOptions<Transaction> {
   /** Called with each batch, within the transaction that stores it. */
   onBatch?: OnBatch<Transaction>;
   /**
-   * Called with what is not the fault of the request: the error of a store or of
-   * `onBatch`, for which the response is a 500, 503 or 507, and an epoch that overlaps
-   * with another one, which is stored.
+   * Called with each error that is not the client's: one of the store or of `onBatch`,
+   * for which the response is a 500, 503 or 507; and an epoch that overlaps with another
+   * one, although its batch is stored.
    *
    * @default {console.error}
    */
@@ -80,12 +80,12 @@ export interface ReceiveOptions<Transaction> {
  * whatever else takes a function from `Request` to `Response`.
  *
  * - **A 204 is a promise**: the batch and its key are stored, and survive what the store
- *   survives. A batch that comes again has the same response, and is stored once.
- * - **All or nothing.** What was cut off, is garbled or too large is not stored. The same
- *   key with other bytes is refused with 422.
- * - **It never says no to what may succeed later**: what is in progress, a database that
- *   is down (503), a full disk (507) and errors of its own (500) are responses that
- *   senders retry.
+ *   survives. A repeat gets the same response, and is not stored again.
+ * - **All or nothing.** Nothing is stored of a body that is cut off, garbled or too large.
+ *   The same key with other bytes is refused with 422.
+ * - **What may succeed later is retried**: senders make another attempt after a 503 (a
+ *   batch in progress, a database that is down), a 507 (a full disk) and a 500 (an error
+ *   of the receiver).
  * - **Bounded**: in the size of a batch, the memory of all requests, and the time that
  *   each may take.
  *
@@ -97,13 +97,14 @@ export interface ReceiveOptions<Transaction> {
  * | 408 | the body took longer than `bodyTimeout`, or was cut off, as when the server is shut down |
  * | 411 | no `Content-Length`, over HTTP/2 on Deno, which does not tell whether the body was cut off |
  * | 413 | the body, or the batch, has more than `maxBytes` |
- * | 415 | a `Content-Encoding` that cannot be undone: see `Accept-Encoding` |
+ * | 415 | a `Content-Encoding` that cannot be decoded: see `Accept-Encoding` |
  * | 422 | the key was used for other bytes, or `onBatch` threw a {@linkcode BatchRefusedError} |
- * | 500 | the store or `onBatch` failed, which `onError` is told |
+ * | 500 | the store or `onBatch` failed; `onError` is called |
  * | 503 | there is no room at the moment, or the store takes too long |
  * | 507 | the disk is full |
  *
- * Who may send is not its affair: put a check in front of it, as `docs/receiver.md` shows.
+ * It does not authenticate: check who may send in a handler around it, as
+ * `docs/receiver.md` shows.
  *
  * @example Usage
  * ```ts ignore
@@ -193,7 +194,7 @@ class Receiver<Transaction> {
     }
   }
 
-  /** Stores what a request brings. */
+  /** Reads the batch of a request, and stores it. */
   async #take(request: Request, key: Key): Promise<AddResult> {
     const claim = new Claim(this.#room);
     let adding: Promise<unknown> = Promise.resolve();
@@ -223,7 +224,7 @@ class Receiver<Transaction> {
     return { ...key, bytes, digest, headers, received: Date.now() };
   }
 
-  /** What the header says; throws if there has to be a key, and is none. */
+  /** The key in the header; throws if one is required, and there is none. */
   #keyOf(header: string | null): Key {
     if (header === null) {
       if (!this.#requireKey) return aloneKey(randomUuid());
@@ -253,7 +254,7 @@ class Receiver<Transaction> {
       }
       return result;
     } catch (error) {
-      // Here, so that `onError` is told even if that took too long.
+      // Here, so that `onError` is called even if the response has been sent.
       throw this.#refusalFor(error, request);
     } finally {
       this.#adding.delete(batch.key);
@@ -272,7 +273,7 @@ class Receiver<Transaction> {
     });
   }
 
-  /** The response to whatever went wrong. It tells strangers nothing about that. */
+  /** The response to an error. It does not reveal the cause to clients. */
   #refusalFor(error: unknown, request: Request): Refusal {
     if (error instanceof Refusal) return error;
     if (error instanceof BatchRefusedError) {

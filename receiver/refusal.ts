@@ -1,4 +1,4 @@
-/** Why a request is not accepted. */
+/** Why a request is refused. */
 
 /** Options of a {@linkcode Refusal}. */
 interface RefusalOptions extends ErrorOptions {
@@ -10,7 +10,7 @@ export class Refusal extends Error {
   readonly status: number;
   readonly #headers: Record<string, string> | undefined;
 
-  /** @param message For the client: it says nothing that it does not know. */
+  /** @param message For the client: it reveals nothing about the receiver. */
   constructor(status: number, message: string, options: RefusalOptions = {}) {
     const { headers, ...rest } = options;
     super(message, rest);
@@ -18,7 +18,7 @@ export class Refusal extends Error {
     this.#headers = headers;
   }
 
-  /** The client should try again in a second. */
+  /** The client should retry in a second. */
   static busy(message: string): Refusal {
     return new Refusal(503, message, { headers: { "Retry-After": "1" } });
   }

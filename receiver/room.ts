@@ -11,23 +11,23 @@ interface Waiter {
 }
 
 /**
- * A number of bytes that requests share. Those that find too few wait, first come, first
- * served; and those that already have some come before those that have none. In one line
- * with them, they would hold room, and not use it, until all the others had their turn.
+ * A number of bytes that requests share. A request that finds too few waits: first come,
+ * first served, but those that already hold some come before those that hold none. In one
+ * queue, they would hold memory without using it until all the others were served.
  *
  * A request takes room as its bytes arrive, so that one that sends nothing costs nothing.
- * But then all of them could come to wait for room that none of them gives back. So one
- * of those that wait, the first, may go beyond the limit, and no other until it ends. As
+ * But then all of them could wait for room that none of them gives back: a deadlock. So
+ * the first of those that wait may exceed the limit, and no other until it has ended. As
  * every request is bounded and ends within its timeouts, so are the memory and the wait.
  */
 export class Room {
-  /** Negative as long as one has gone beyond the limit. */
+  /** Negative while one exceeds the limit. */
   #free: number;
-  /** Those that wait and have some room. */
+  /** Those that wait, and hold some room. */
   readonly #growing = new Queue<Waiter>();
-  /** Those that wait and have none. */
+  /** Those that wait, and hold none. */
   readonly #entering = new Queue<Waiter>();
-  /** The one that may. */
+  /** The one that may exceed the limit. */
   #exempt: Claim | undefined;
 
   /** @param size How many bytes there are. */

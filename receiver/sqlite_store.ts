@@ -38,7 +38,7 @@ export interface SqliteTransaction {
    * Runs a statement that yields no rows.
    *
    * @param sql One statement, with a `?` for each value.
-   * @param values What they stand for.
+   * @param values The values, in that order.
    * @throws {TypeError} If the transaction has ended, or the statement would end it.
    * @throws {Error} Whatever SQLite throws.
    */
@@ -47,7 +47,7 @@ export interface SqliteTransaction {
    * Runs a query, and returns its rows.
    *
    * @param sql One statement, with a `?` for each value.
-   * @param values What they stand for.
+   * @param values The values, in that order.
    * @throws As `run` does.
    */
   all(sql: string, ...values: SqliteValue[]): Record<string, SqliteValue>[];
@@ -57,8 +57,8 @@ export interface SqliteTransaction {
 export interface SqliteStoreOptions {
   /**
    * What a batch survives once it is stored: `"power"` syncs the disk, `"process"` does
-   * not, so that a power cut or a crash of the system may undo the latest batches, which
-   * their senders take for delivered.
+   * not, so that a power cut or a crash of the system may lose the latest batches, although
+   * their senders count them as delivered.
    *
    * @default {"power"}
    */
@@ -80,11 +80,11 @@ interface Item {
  * - **In order**: {@linkcode SqliteStore.read} sorts by sequence number, whatever the
  *   order of arrival.
  * - **Every byte is checked** against its digest when it is read.
- * - **One process at a time.** The file is locked as long as it is open; a second one is
- *   told who has it. A process that is killed leaves no lock.
+ * - **One process at a time.** The file is locked while it is open; the error of a second
+ *   one says who has it. A process that is killed leaves no lock.
  * - **A full disk stops it from adding, not from forgetting**: 8 MiB for
  *   {@linkcode SqliteStore.prune} are reserved by a file beside it, `FILE-reserve`.
- * - **What is not a store is not changed.**
+ * - **A file that is not a store is not changed.**
  *
  * `onBatch` is given a {@linkcode SqliteTransaction}, and must not return a promise: the
  * transaction ends when it returns.
@@ -187,7 +187,7 @@ export class SqliteStore implements Store<SqliteTransaction>, AsyncDisposable {
       }
       const hasForeignCode = jobs.some(({ input }) => input.onBatch);
       if (jobs.length === 1 || !hasForeignCode) throw error;
-      // One of them may have spoilt the transaction of all.
+      // One of them may have rolled back the transaction of all.
       for (const job of jobs) this.#addAlone(job);
     }
   }
@@ -254,7 +254,7 @@ export class SqliteStore implements Store<SqliteTransaction>, AsyncDisposable {
     return result!;
   }
 
-  /** Calls code that is not ours. If it fails, what it has changed is undone. */
+  /** Calls the user's code. If it fails, what it has changed is rolled back. */
   #call<T>(work: (transaction: SqliteTransaction) => T): T | Thrown {
     const { db } = this.#database;
     const transaction = new Transaction(db);
@@ -267,14 +267,14 @@ export class SqliteStore implements Store<SqliteTransaction>, AsyncDisposable {
           "Cannot wait for a promise in a transaction of a SqliteStore: it ends when the function returns",
         );
       }
-      transaction.throwIfUndone();
+      transaction.throwIfRolledBack();
       db.run("release batch");
       return result;
     } catch (error) {
-      transaction.throwIfUndone();
+      transaction.throwIfRolledBack();
       db.run("rollback to batch");
       db.run("release batch");
-      // Then it is not the fault of that code.
+      // A full disk is not the fault of that code.
       return new Thrown(
         codeOf(error) === "full"
           ? toStoreError(`Cannot add to the store ${db.path}`, error)
@@ -347,12 +347,12 @@ export class SqliteStore implements Store<SqliteTransaction>, AsyncDisposable {
   }
 }
 
-/** A transaction, as code that is not ours sees it. */
+/** A transaction, as the user's code sees it. */
 class Transaction implements SqliteTransaction {
   readonly #db: LockedDatabase;
   #hasEnded = false;
-  /** Why SQLite has undone the whole transaction, if it has. */
-  #undoneBy: Thrown | undefined;
+  /** What made SQLite roll back the whole transaction, if anything did. */
+  #rolledBackBy: Thrown | undefined;
 
   constructor(db: LockedDatabase) {
     this.#db = db;
@@ -369,15 +369,15 @@ class Transaction implements SqliteTransaction {
   #call<T>(sql: string, work: (statement: StatementSync) => T): T {
     if (this.#hasEnded) {
       throw new TypeError(
-        "Cannot run a statement: the transaction has ended; it does when the function that was given it returns",
+        "Cannot run a statement: the transaction has ended; it ends when the function that received it returns",
       );
     }
     // Outside of a transaction, a statement would be one of its own.
-    this.throwIfUndone();
+    this.throwIfRolledBack();
     const [, , verb = ""] = START.exec(sql) ?? [];
     if (ENDING.includes(verb.toLowerCase())) {
       throw new TypeError(
-        `Cannot run a statement: ${verb} is the affair of the store`,
+        `Cannot run a statement: ${verb} is not allowed in a transaction of the store`,
       );
     }
     try {
@@ -385,14 +385,14 @@ class Transaction implements SqliteTransaction {
       checkRest(sql.slice(statement.sourceSQL.length));
       return work(statement);
     } catch (error) {
-      if (!this.#db.isInTransaction) this.#undoneBy = new Thrown(error);
+      if (!this.#db.isInTransaction) this.#rolledBackBy = new Thrown(error);
       throw error;
     }
   }
 
-  /** Throws what made SQLite undo the whole transaction, if anything did. */
-  throwIfUndone(): void {
-    if (this.#undoneBy !== undefined) throw this.#undoneBy.error;
+  /** Throws what made SQLite roll back the whole transaction, if anything did. */
+  throwIfRolledBack(): void {
+    if (this.#rolledBackBy !== undefined) throw this.#rolledBackBy.error;
   }
 
   end(): void {

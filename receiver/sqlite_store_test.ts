@@ -245,7 +245,7 @@ for (
           assert(error instanceof TypeError, `${error}`);
           assertMatch(
             error.message,
-            /^Cannot run a statement: \w+ is the affair/,
+            /^Cannot run a statement: \w+ is not allowed/,
           );
           db.run("insert into line values ('y')");
           throw error;

@@ -20,7 +20,7 @@ export interface Batch {
   readonly part: string;
   /** Where the part begins in its batch, in bytes; 0 if it is all of it. */
   readonly from: number;
-  /** The bytes, with any `Content-Encoding` undone. They must not be changed. */
+  /** The bytes, without any `Content-Encoding`. They must not be changed. */
   readonly bytes: Uint8Array<ArrayBuffer>;
   /** The SHA-256 digest of the bytes. */
   readonly digest: Uint8Array<ArrayBuffer>;
@@ -142,8 +142,8 @@ export class StoreError extends Error {
 
 /**
  * Thrown by `onBatch`, refuses a batch for good: it is not stored, and the response is a
- * 422 with the message, upon which a sender makes no more attempts. Any other error is
- * the receiver's own, and the response a 500, which senders retry.
+ * 422 with the message, after which a sender makes no more attempts. Any other error is
+ * taken for the receiver's own, and the response is a 500, which senders retry.
  *
  * @example Refusing what is not JSON
  * ```ts
