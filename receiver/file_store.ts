@@ -678,7 +678,6 @@ export class FileStore implements Store<undefined>, AsyncDisposable {
     const mode = fs.fstatSync(this.#descriptor).mode & 0o777;
     fs.rmSync(copy, { force: true });
     const descriptor = fs.openSync(copy, "wx+", mode);
-    let isDecided = false;
     let isInPlace = false;
     try {
       fs.fchmodSync(descriptor, mode); // whatever the umask
@@ -701,29 +700,40 @@ export class FileStore implements Store<undefined>, AsyncDisposable {
         fs.fsyncSync(descriptor);
         this.#syncFolder();
         const inode = identify(fs.fstatSync(descriptor));
-        this.#set("base = ?, inode = ?, swapping = ?", base, inode, DECIDED);
-        isDecided = true;
-        fs.renameSync(copy, this.#path);
-        isInPlace = true;
-        fs.closeSync(this.#descriptor);
+        try {
+          this.#set("base = ?, inode = ?, swapping = ?", base, inode, DECIDED);
+          fs.renameSync(copy, this.#path);
+        } catch (error) {
+          // Only an opening can do the rest. A commit may be made although it failed, and
+          // whatever waits to write must not do so any more.
+          if (this.#copyState === DECIDED) this.#closeNow();
+          throw error;
+        }
+        const old = this.#descriptor;
         this.#descriptor = descriptor;
         this.#base = base;
+        isInPlace = true;
+        fs.closeSync(old);
         this.#endSwap();
       });
     } catch (error) {
       if (!isInPlace) {
         fs.closeSync(descriptor);
-        if (!isDecided) fs.rmSync(copy, { force: true });
-        else this.#closeNow(); // only an opening can do the rest
+        if (!this.#database.db.isClosed) fs.rmSync(copy, { force: true });
       }
       throw error;
     }
   }
 
+  /** What the database says of FILE-new. */
+  get #copyState(): number {
+    return this.#database.db.get("select swapping from file").swapping;
+  }
+
   /** Throws if there is a file at the path of the copy that is not ours. */
   #throwIfTaken(copy: string): void {
-    const { swapping }: FileRow = this.#database.db.get("select * from file");
-    if (swapping !== NO_COPY || !this.#modules.fs.existsSync(copy)) return;
+    const isOwn = this.#copyState !== NO_COPY;
+    if (isOwn || !this.#modules.fs.existsSync(copy)) return;
     throw new StoreError(
       `Cannot prune the store ${this.#path}: ${copy} exists, and is needed for the copy; move it away`,
       { code: "foreign" },

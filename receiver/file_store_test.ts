@@ -585,6 +585,42 @@ test(
   },
 );
 
+test("a prune() whose copy cannot take its place ends the store, and the next one has all", async (path) => {
+  const store = new FileStore(path, QUICK);
+  await store.add(await batchOf("a-0", "old", 60_000));
+  await store.add(await batchOf("a-1", "new"));
+  await Deno.remove(path);
+  await Deno.mkdir(path);
+  const error = await assertRejects(() => store.prune(30_000), StoreError);
+  assertEquals(error.code, "io");
+  const batch = await batchOf("a-2", "er");
+  const closed = await assertRejects(() => store.add(batch), StoreError);
+  assertEquals(closed.code, "closed");
+  await store.close();
+  await Deno.remove(path);
+  await using again = new FileStore(path);
+  assertEquals(await again.add(batch), "stored");
+  assertEquals(await Deno.readTextFile(path), "newer");
+});
+
+test("a prune() whose commit is made, although it fails, ends the store", async (path) => {
+  using sqlite = new FaultySqlite();
+  const store = new FileStore(path, QUICK);
+  await store.add(await batchOf("a-0", "old", 60_000));
+  await store.add(await batchOf("a-1", "new"));
+  sqlite.failAfter = (sql) => {
+    const isLast = sqlite.log.at(-2)?.startsWith("update file set base = ?");
+    return sql === "commit" && isLast ? diskFull : undefined;
+  };
+  await assertRejects(() => store.prune(30_000), StoreError);
+  const batch = await batchOf("a-2", "er");
+  const error = await assertRejects(() => store.add(batch), StoreError);
+  assertEquals(error.code, "closed");
+  await using again = new FileStore(path);
+  assertEquals(await again.add(batch), "stored");
+  assertEquals(await Deno.readTextFile(path), "newer");
+});
+
 test(
   "close() waits for a prune() that is under way, which fails",
   async (path, folder) => {
