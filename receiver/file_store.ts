@@ -505,7 +505,6 @@ export class FileStore implements Store<undefined>, AsyncDisposable {
   async #append(batches: readonly Batch[]): Promise<void> {
     const before = this.#lastNumber();
     let end = this.#end;
-    let areKeysStored = false;
     try {
       if (!this.#isPower && !this.#isMarked) this.#mark();
       for (const { bytes } of batches) end = await this.#write(bytes, end);
@@ -521,7 +520,6 @@ export class FileStore implements Store<undefined>, AsyncDisposable {
           position += batch.bytes.length;
         }
       });
-      areKeysStored = true;
       await syncing;
       this.#end = end;
       if (this.#isPower) {
@@ -529,7 +527,7 @@ export class FileStore implements Store<undefined>, AsyncDisposable {
         this.#isMarked = true;
       }
     } catch (error) {
-      this.#undo(areKeysStored ? before : undefined);
+      this.#removeAfter(before);
       throw toStoreError(`Cannot add to the store ${this.#path}`, error);
     }
   }
@@ -537,20 +535,21 @@ export class FileStore implements Store<undefined>, AsyncDisposable {
   /**
    * Removes what could not be stored.
    *
-   * @param before The number of the last batch before it, if the keys are stored.
+   * @param before The number of the last batch before it.
    */
-  #undo(before: number | undefined): void {
-    if (before !== undefined) {
-      try {
+  #removeAfter(before: number): void {
+    const { db } = this.#database;
+    try {
+      // A commit may be made although it failed; or the bytes could not be synced.
+      if (this.#lastNumber() > before) {
         this.#database.change("Cannot change", () => {
-          const { db } = this.#database;
           db.run("delete from batch where number > ?", before);
         });
-      } catch {
-        // These keys would be found. The next opening looks for their bytes.
-        this.#closeNow();
-        return;
       }
+    } catch {
+      // These keys would be found. The next opening looks for their bytes.
+      this.#closeNow();
+      return;
     }
     try {
       const { fs } = this.#modules;

@@ -366,6 +366,24 @@ test("if the keys cannot be stored, neither are the bytes, and all may come agai
   assertEquals(await Deno.readTextFile(path), "before one two three ");
 });
 
+test("a batch whose commit is made although it fails is stored by the next attempt", async (path) => {
+  using sqlite = new FaultySqlite();
+  await using store = new FileStore(path, QUICK);
+  await store.add(await batchOf("a-0", "one "));
+  let failures = 1;
+  sqlite.failAfter = (sql) =>
+    sql === "commit" && failures-- > 0
+      ? sqliteError(10, "disk I/O error")
+      : undefined;
+  const batch = await batchOf("a-1", "two ");
+  await assertRejects(() => store.add(batch), StoreError);
+  assertEquals(await Deno.readTextFile(path), "one ");
+  assertEquals(await store.add(batch), "stored");
+  assertEquals(await store.add(await batchOf("a-2", "three")), "stored");
+  assertEquals(await textOf(store, "a"), "one two three");
+  assertEquals(await Deno.readTextFile(path), "one two three");
+});
+
 test("onBatch may take its time, and holds up no other batch", async (path) => {
   await using store = new FileStore(path, QUICK);
   const { promise, resolve } = Promise.withResolvers<void>();
