@@ -329,7 +329,6 @@ export class BatchDatabase {
   #remember({ id, epoch, part, sequence }: ForgottenRow): void {
     const series = [id, epoch, part] as const;
     const before = this.#rangeBefore(...series, sequence);
-    if (before !== undefined && before.last >= sequence) return;
     const after = this.db.get(
       "select last from pruned where id = ? and epoch = ? and part = ? and first = ?",
       ...[...series, sequence + 1],

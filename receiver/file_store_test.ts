@@ -11,6 +11,7 @@ import fs from "node:fs";
 import process from "node:process";
 import { DatabaseSync } from "node:sqlite";
 import { Spool } from "../spool/mod.ts";
+import { turns } from "../testing/event_loop.ts";
 import {
   diskFull,
   FaultySqlite,
@@ -255,7 +256,12 @@ test("a copy that was not finished is removed, and one that was takes its place"
   const decide = "update file set base = 3, inode = 'new', swapping = 1";
   sql(`${path}-keys`, decide);
   await Deno.writeTextFile(copy, "two");
-  await (new FileStore(path)).close();
+  {
+    // What is not in the file any more is known, until the next prune() forgets it.
+    await using store = new FileStore(path);
+    assertEquals(await textOf(store, "a"), "two");
+    assertEquals(await store.add(await batchOf("a-0", "one")), "known");
+  }
   assertThrows(() => Deno.statSync(copy), Deno.errors.NotFound);
   assertEquals(await Deno.readTextFile(path), "two");
   const row = keysOf(path, "select base, swapping from file");
@@ -469,6 +475,28 @@ test("what a power cut has taken of unsynced batches is forgotten, with all behi
 });
 
 test(
+  "what is surely synced is not forgotten, whatever has become of it",
+  async (path, folder) => {
+    await fill(path, "one", "two", "three");
+    sql(`${path}-keys`, "update file set synced = 2");
+    // A power cut takes nothing that was synced, and makes no other file of it.
+    await Deno.copyFile(path, `${path}-copy`);
+    overwrite(`${path}-copy`, 0, "other bytes");
+    await Deno.rename(path, `${path}-own`);
+    await Deno.rename(`${path}-copy`, path);
+    const reason = new RegExp(
+      /its bytes are not those whose keys .*-keys has/.source + ADVICE,
+    );
+    assertRefused(() => new FileStore(path), folder, "damaged", reason);
+    await Deno.rename(`${path}-own`, path);
+    overwrite(path, "one".length, "TWO");
+    await using store = new FileStore(path);
+    assertEquals(await Deno.readTextFile(path), "oneTWOthree");
+    await assertRejects(() => textOf(store, "a"), StoreError, "batch 1 of a");
+  },
+);
+
+test(
   'what was not synced is, before a store with durability "power" says that it was',
   async (path, folder) => {
     await fill(path, "one", "two");
@@ -662,3 +690,33 @@ test(
     assertEquals((await textOf(again, "a")).length, 8 * MIB + 4);
   },
 );
+
+test("close() waits for the end of prune(), whose copy would be in the way of the next store", async (path) => {
+  const { getBuiltinModule } = process;
+  const called = Promise.withResolvers<void>();
+  const released = Promise.withResolvers<void>();
+  const fdatasync = (descriptor: number, callback: fs.NoParamCallback) => {
+    called.resolve();
+    released.promise.then(() => fs.fdatasync(descriptor, callback));
+  };
+  process.getBuiltinModule =
+    ((id: string) =>
+      id === "node:fs"
+        ? { ...fs, fdatasync }
+        : getBuiltinModule.call(process, id)) as typeof getBuiltinModule;
+  try {
+    const store = new FileStore(path, QUICK);
+    await store.add(await batchOf("a-0", "old", 60_000));
+    const pruned = assertRejects(() => store.prune(30_000), StoreError);
+    await called.promise;
+    let isClosed = false;
+    const closed = store.close().then(() => isClosed = true);
+    await turns();
+    assertEquals(isClosed, false);
+    released.resolve();
+    await closed;
+    assertEquals((await pruned).code, "closed");
+  } finally {
+    process.getBuiltinModule = getBuiltinModule;
+  }
+});

@@ -625,6 +625,25 @@ test("prune() takes no more bytes in one step than that may free", async (path) 
   assertEquals(deletions.slice(0, 4), [deletion, "commit", deletion, "commit"]);
 });
 
+test("what is known of forgotten batches is one row for each run of numbers", async (path) => {
+  {
+    await using store = new SqliteStore(path, QUICK);
+    for (const sequence of [3, 0, 1, 2, 5, 9, 7, 8]) {
+      await store.add(await batchOf(`a-${sequence}`, "", 60_000));
+      if (sequence % 2 === 0) await store.prune(30_000);
+    }
+    await store.prune(30_000);
+  }
+  const db = new DatabaseSync(path);
+  const rows = db.prepare("select first, last from pruned order by first")
+    .all();
+  db.close();
+  assertEquals(
+    rows.map(({ first, last }) => [first, last]),
+    [[0, 3], [5, 5], [7, 9]],
+  );
+});
+
 test("the file becomes shorter when most of it has been forgotten", async (path) => {
   await using store = new SqliteStore(path, QUICK);
   for (let i = 0; i < 20; i++) {
