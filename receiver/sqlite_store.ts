@@ -350,6 +350,8 @@ export class SqliteStore implements Store<SqliteTransaction>, AsyncDisposable {
 /** A transaction, as the user's code sees it. */
 class Transaction implements SqliteTransaction {
   readonly #db: LockedDatabase;
+  /** Often one of them is run for each record of a batch. */
+  readonly #statements = new Map<string, StatementSync>();
   #hasEnded = false;
   /** What made SQLite roll back the whole transaction, if anything did. */
   #rolledBackBy: Thrown | undefined;
@@ -374,20 +376,28 @@ class Transaction implements SqliteTransaction {
     }
     // Outside of a transaction, a statement would be one of its own.
     this.throwIfRolledBack();
-    const [, , verb = ""] = START.exec(sql) ?? [];
-    if (ENDING.includes(verb.toLowerCase())) {
-      throw new TypeError(
-        `Cannot run a statement: ${verb} is not allowed in a transaction of the store`,
-      );
-    }
     try {
-      const statement = this.#db.prepare(sql);
-      checkRest(sql.slice(statement.sourceSQL.length));
-      return work(statement);
+      return work(this.#prepared(sql));
     } catch (error) {
       if (!this.#db.isInTransaction) this.#rolledBackBy = new Thrown(error);
       throw error;
     }
+  }
+
+  #prepared(sql: string): StatementSync {
+    let statement = this.#statements.get(sql);
+    if (statement === undefined) {
+      const [, , verb = ""] = START.exec(sql) ?? [];
+      if (ENDING.includes(verb.toLowerCase())) {
+        throw new TypeError(
+          `Cannot run a statement: ${verb} is not allowed in a transaction of the store`,
+        );
+      }
+      statement = this.#db.prepare(sql);
+      checkRest(sql.slice(statement.sourceSQL.length));
+      this.#statements.set(sql, statement);
+    }
+    return statement;
   }
 
   /** Throws what made SQLite roll back the whole transaction, if anything did. */
