@@ -1,4 +1,4 @@
-/** `node:sqlite` as a spool sees it, whose statements can be made to fail, and are listed. */
+/** `node:sqlite` as this library sees it, whose statements can be made to fail, and are listed. */
 import process from "node:process";
 import { DatabaseSync, type StatementSync } from "node:sqlite";
 

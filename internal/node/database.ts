@@ -444,7 +444,7 @@ export class LockedDatabase {
     this.#prepared(sql).run(...values);
   }
 
-  /** A statement that is used once: all others are kept. */
+  /** A statement that is not kept: all others are. */
   prepare(sql: string): StatementSync {
     return this.#db.prepare(sql);
   }
