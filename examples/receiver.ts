@@ -1,6 +1,7 @@
 /**
- * A server that stores every batch exactly once, in the order of arrival. That is
- * the order of the stream, unless the `concurrency` of the sender is above 1.
+ * A server that stores every batch exactly once, in the order of arrival, as long as its
+ * process lives. That is the order of the stream, unless the `concurrency` of the sender
+ * is above 1. It shows how little is needed; `receive()` survives restarts as well.
  *
  *     deno run -N -W examples/receiver.ts received.bin
  */
