@@ -462,16 +462,16 @@ for (
   });
 }
 
+const INVALID_STORE =
+  "--store must be a file, or like postgres://USER:PASSWORD@HOST:PORT/NAME, percent-encoded";
+
 for (
   const [args, message] of [
-    [
-      ["--store", "postgres:///app"],
-      "--store must be a file, or like postgres://USER:PASSWORD@HOST:PORT/NAME",
-    ],
-    [
-      ["--store", "postgres://app:hunter2@[a/b"],
-      "--store must be a file, or like postgres://USER:PASSWORD@HOST:PORT/NAME",
-    ],
+    ...[
+      "postgres:///app",
+      "postgres://app:hunter2@[a/b",
+      "posgres://app:hunter2@db.example.com/app",
+    ].map((store) => [["--store", store], INVALID_STORE] as const),
     [[], "receive requires --store STORE"],
     [["--store", ""], "receive requires --store STORE"],
     [["--store"], /'--store <value>' argument missing/],

@@ -40,6 +40,8 @@ export async function openStore(
   mayCreate: boolean,
 ): Promise<CommandStore> {
   if (isPostgres(location)) return await openPostgres(location);
+  // It may have a password in it, which a message about a file would show.
+  if (/^\w[\w+.-]+:\/\//.test(location)) throw invalidStore();
   const isSqlite = SQLITE.test(location);
   const path = absolutePath(location);
   const files = ["", ...BESIDE[isSqlite ? "sqlite" : "file"]]
@@ -69,9 +71,7 @@ function isPostgres(location: string): boolean {
 async function openPostgres(location: string): Promise<CommandStore> {
   const url = URL.parse(location);
   if (url === null || url.hostname === "") {
-    throw new UsageError(
-      "--store must be a file, or like postgres://USER:PASSWORD@HOST:PORT/NAME",
-    );
+    throw invalidStore();
   }
   const { hostname, port } = url;
   await requestHost("connect to", `${hostname}:${port || 5432}`);
@@ -82,6 +82,12 @@ async function openPostgres(location: string): Promise<CommandStore> {
   }
   const { PostgresStore } = await importPostgres();
   return new PostgresStore(url);
+}
+
+function invalidStore(): UsageError {
+  return new UsageError(
+    "--store must be a file, or like postgres://USER:PASSWORD@HOST:PORT/NAME, percent-encoded",
+  );
 }
 
 async function importPostgres() {
