@@ -563,6 +563,6 @@ function parse(url: string | URL): URL {
   }
   if (/^postgres(ql)?:$/.test(parsed?.protocol ?? "")) return parsed!;
   throw new TypeError(
-    `${ACTION}: url must be the URL of a PostgreSQL, such as postgres://USER:PASSWORD@HOST/DATABASE`,
+    `${ACTION}: url must be the URL of a PostgreSQL, such as postgres://USER:PASSWORD@HOST/DATABASE, percent-encoded`,
   );
 }
