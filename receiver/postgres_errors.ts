@@ -14,7 +14,19 @@ export function toStoreError(action: string, thrown: unknown): StoreError {
 function reasonOf(thrown: unknown): string {
   // Of several addresses, none of which could be connected to; it has no message.
   const cause = thrown instanceof AggregateError ? thrown.errors[0] : thrown;
-  return messageOf(cause);
+  const message = messageOf(cause);
+  return message + adviceFor(message);
+}
+
+/** What to do about an error of pg, or of Deno, that does not say so. */
+function adviceFor(message: string): string {
+  if (message.includes("password must be a string")) {
+    return "; the server asks for a password: put one into the URL, or into PGPASSWORD";
+  }
+  // pg reads many variables, and Deno names the first of them only.
+  return message.includes("Requires env access")
+    ? ", or with --ignore-env"
+    : "";
 }
 
 /**

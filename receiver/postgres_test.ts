@@ -7,11 +7,13 @@ import {
   assertStringIncludes,
   assertThrows,
 } from "@std/assert";
+import { fileURLToPath } from "node:url";
 import { Condition } from "../testing/condition.ts";
 import { POSTGRES, Postgres, type Row } from "../testing/postgres.ts";
 import { find, poll, testWith } from "../testing/real_servers.ts";
 import { printed } from "../testing/sending.ts";
 import { batchOf, testStore, textOf } from "../testing/store_suite.ts";
+import { temporary } from "../testing/temporary.ts";
 import {
   PostgresStore,
   type PostgresStoreOptions,
@@ -1003,6 +1005,37 @@ test("no error shows the password", async (_, place) => {
     await assertFails(() => store.add(batch), "io");
     await assertFails(() => store.add(batch, () => {}), "io");
   }
+});
+
+test("a password that is missing is asked for", async (_, place) => {
+  const url = new URL(postgres.url);
+  url.password = "";
+  await using store = place.open({}, url.href);
+  const batch = await batchOf("a-0", "one");
+  const { message } = await assertFails(() => store.add(batch), "busy");
+  assertMatch(message, /put one into the URL, or into PGPASSWORD$/);
+});
+
+Deno.test("PostgresStore: what Deno may not read of the environment is explained", async () => {
+  await using folder = await temporary();
+  const module = new URL("postgres.ts", import.meta.url);
+  const program = folder.file(
+    "program.ts",
+    `
+      import { PostgresStore } from "${module}";
+      await new PostgresStore("${NOBODY}").prune(0);
+    `,
+  );
+  const config = fileURLToPath(new URL("../deno.json", import.meta.url));
+  const { code, stderr } = await new Deno.Command(Deno.execPath(), {
+    args: ["run", "--no-prompt", "--allow-net", "--config", config, program],
+    env: { NO_COLOR: "1" },
+  }).output();
+  assertEquals(code, 1);
+  assertMatch(
+    new TextDecoder().decode(stderr),
+    /StoreError: Cannot prune .* --allow-env flag, or with --ignore-env\n/,
+  );
 });
 
 test("close() waits for what is under way", async (store, place) => {
