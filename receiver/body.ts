@@ -86,8 +86,11 @@ function cutOff(message: string, options?: ErrorOptions): Refusal {
   return new Refusal(408, message, options);
 }
 
-function tooLarge(maxBytes: number): Refusal {
-  return new Refusal(413, `a body may have ${countOf(maxBytes)} at most`);
+function tooLarge(maxBytes: number, when = ""): Refusal {
+  return new Refusal(
+    413,
+    `a body may have ${countOf(maxBytes)} at most${when}`,
+  );
 }
 
 /** Takes memory, and waits until there is some. */
@@ -225,7 +228,11 @@ function unzip(
     method(encoded, options, (error, result) => {
       if (error !== null) {
         const isTooLarge = property(error, "code") === "ERR_BUFFER_TOO_LARGE";
-        return reject(isTooLarge ? tooLarge(maxBytes) : garbled(error));
+        return reject(
+          isTooLarge
+            ? tooLarge(maxBytes, " when it is decompressed")
+            : garbled(error),
+        );
       }
       const { buffer, engine } = result as Unzipped;
       // It ignores what comes after the end, which may be data: a second stream.

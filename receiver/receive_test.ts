@@ -865,6 +865,31 @@ for (const [coding, compress] of Object.entries(CODINGS)) {
   });
 }
 
+Deno.test("receive(): a 413 tells a body that is too large from one that is decompressed", async () => {
+  const handler = receive({ store: new MemoryStore(), maxBytes: 100 });
+  const refusalOf = async (
+    body: Uint8Array<ArrayBuffer>,
+    headers: Record<string, string>,
+  ) => {
+    const init = {
+      method: "POST",
+      headers: { "Idempotency-Key": '"a-0"', ...headers },
+      body,
+    };
+    const response = await handler(new Request("http://localhost/", init));
+    return [response.status, await response.text()];
+  };
+  const large = new Uint8Array(101);
+  const gzip = { "Content-Encoding": "gzip" };
+  const zipped = new Uint8Array(zlib.gzipSync(large));
+  const message = "a body may have 100 bytes at most";
+  assertEquals(await refusalOf(large, {}), [413, `${message}\n`]);
+  assertEquals(await refusalOf(zipped, gzip), [
+    413,
+    `${message} when it is decompressed\n`,
+  ]);
+});
+
 Deno.test("receive(): the members of gzip are one body, however many", async () => {
   await using receiver = new Receiver();
   const gzip = (text: string) => new Uint8Array(zlib.gzipSync(text));
