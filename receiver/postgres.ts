@@ -561,7 +561,10 @@ function parse(url: string | URL): URL {
   } catch {
     // As below.
   }
-  if (/^postgres(ql)?:$/.test(parsed?.protocol ?? "")) return parsed!;
+  // After a password with a slash in it, the host is in what is taken for the path.
+  const { protocol = "", pathname = "" } = parsed ?? {};
+  const isWhole = !pathname.includes("@");
+  if (/^postgres(ql)?:$/.test(protocol) && isWhole) return parsed!;
   throw new TypeError(
     `${ACTION}: url must be the URL of a PostgreSQL, such as postgres://USER:PASSWORD@HOST/DATABASE, percent-encoded`,
   );

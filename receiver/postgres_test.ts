@@ -962,6 +962,7 @@ Deno.test("new PostgresStore() rejects what is wrong, and shows no password", as
     ["app:hunter2@localhost/app", {}, /^url must be/],
     ["http://app:hunter2@localhost/app", {}, /^url must be/],
     ["postgres://app:hunter2@[/app", {}, /^url must be/],
+    ["postgres://app:12/hunter2@127.0.0.1/app", {}, /^url must be/],
     [undefined, {}, /^url must be/],
     [
       NOBODY,

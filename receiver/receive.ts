@@ -149,9 +149,12 @@ class Receiver<Transaction> {
       onBatch,
       onError = (error) => console.error(error),
     } = options;
+    if (store === undefined) {
+      throw new TypeError(`${ACTION}: store must be given`);
+    }
     check(
       ACTION,
-      { store: store ?? null },
+      { store },
       "an object with a method add",
       "object",
       ({ add }) => typeof add === "function",
