@@ -675,8 +675,10 @@ test(
     for (let i = 1; i <= 8; i++) {
       await store.add(await batchOf(`a-${i}`, `${i}`.repeat(MIB)));
     }
+    const batch = await batchOf("a-9", "nine");
+    // From here on in one turn: otherwise prune() could be done before.
     const pruned = assertRejects(() => store.prune(30_000), StoreError);
-    const added = store.add(await batchOf("a-9", "nine"));
+    const added = store.add(batch);
     await store.close();
     assertEquals((await pruned).code, "closed");
     assertEquals(await added, "stored");

@@ -698,8 +698,10 @@ test("close() stores what has been added, and ends a prune() that is under way",
     Array.from({ length: 600 }, (_, i) => batchOf(`old-${i}`, "", 60_000)),
   );
   await Promise.all(old.map((batch) => store.add(batch)));
+  const batch = await batchOf("a-0", "one");
+  // From here on in one turn: otherwise prune() could be done before.
   const pruned = assertRejects(() => store.prune(0), StoreError);
-  const added = store.add(await batchOf("a-0", "one"));
+  const added = store.add(batch);
   await store.close();
   assertEquals(await added, "stored");
   assertEquals((await pruned).code, "closed");
