@@ -203,7 +203,7 @@ class Receiver<Transaction> {
     let adding: Promise<unknown> = Promise.resolve();
     try {
       const batch = await this.#read(request, key, claim);
-      return await this.#inTime(async (signal) => {
+      return await this.#inTime(request, async (signal) => {
         for (let other; (other = this.#adding.get(key.key)) !== undefined;) {
           await until(signal, other);
         }
@@ -265,12 +265,23 @@ class Receiver<Transaction> {
     }
   }
 
-  async #inTime<T>(work: (signal: AbortSignal) => Promise<T>): Promise<T> {
-    return await within(this.#storeTimeout, undefined, async (signal) => {
+  async #inTime<T>(
+    request: Request,
+    work: (signal: AbortSignal) => Promise<T>,
+  ): Promise<T> {
+    const ms = this.#storeTimeout;
+    return await within(ms, undefined, async (signal) => {
       try {
         return await work(signal);
       } catch (error) {
         if (error !== signal.reason) throw error;
+        const message =
+          `Cannot store a batch: the store has not done so in ${ms} ms; the next attempt waits for it`;
+        notify(
+          this.#onError,
+          new StoreError(message, { code: "busy" }),
+          request,
+        );
         throw Refusal.busy("the batch is still being stored");
       }
     });
