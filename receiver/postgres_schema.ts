@@ -44,7 +44,9 @@ export interface Queries {
  * The queries of a schema.
  *
  * Batches that differ only in their sequence number are a series. What was forgotten of
- * one is a set of ranges, so that any number of batches takes one row.
+ * one is a set of ranges, so that any number of batches takes one row, and one more for
+ * each gap. As a multirange they would be read, and written, all at once: with a million
+ * gaps, which a hostile sender can make, each of that would take seconds.
  *
  * Adding takes a shared lock of its series, and forgetting an exclusive one, so that a
  * batch is always in one of the two tables for those that add it again. The locks are
@@ -87,8 +89,9 @@ create table ${schema}.pruned (
   id text collate "C" not null,
   epoch text collate "C" not null,
   part text collate "C" not null,
-  sequences int8multirange not null,
-  primary key (id, epoch, part)
+  first bigint not null,
+  last bigint not null, -- at least the first one
+  primary key (id, epoch, part, first)
 );
 
 create function ${schema}.add(
@@ -96,6 +99,7 @@ create function ${schema}.add(
   _received timestamptz, _digest bytea, _bytes bytea
 ) returns text language plpgsql as $$
 declare
+  is_forgotten boolean;
   differs boolean;
 begin
   -- In others, no statement sees what is committed while it waits for the lock.
@@ -110,8 +114,10 @@ begin
   -- Two epochs that add this number at the same time would not see each other.
   perform pg_advisory_xact_lock(hashtextextended(
     format('stream_buffer number %s %s', _id, _sequence), 0));
-  perform from ${schema}.pruned b where ${inSeries} and b.sequences @> _sequence;
-  if found then
+  select b.last >= _sequence into is_forgotten from ${schema}.pruned b
+    where ${inSeries} and b.first <= _sequence
+    order by b.first desc limit 1;
+  if is_forgotten then
     return 'known';
   end if;
   insert into ${schema}.batch
@@ -132,22 +138,45 @@ $$;
 create function ${schema}.forget(
   _id text, _epoch text, _part text, _sequences bigint[],
   out batches bigint, out bytes bigint
-) language plpgsql as $$
+) language plpgsql set enable_seqscan = off as $$
+declare
+  number bigint;
+  size bigint;
+  gone bigint[];
+  run record;
+  last_of_next bigint;
 begin
   perform pg_advisory_xact_lock(${series});
-  with gone as (
-    delete from ${schema}.batch b
-      where ${inSeries} and b.sequence = any (_sequences)
-      returning b.sequence, octet_length(b.bytes) as size
-  ), known as (
-    insert into ${schema}.pruned as p (id, epoch, part, sequences)
-      select _id, _epoch, _part,
-        range_agg(int8range(g.sequence, g.sequence, '[]'))
-        from gone g having count(*) > 0
-      on conflict (id, epoch, part)
-        do update set sequences = p.sequences + excluded.sequences
-  )
-  select count(*), coalesce(sum(g.size), 0) into batches, bytes from gone g;
+  batches := 0;
+  bytes := 0;
+  -- One by one: to find many at once, it may read all of the stream.
+  foreach number in array _sequences loop
+    delete from ${schema}.batch b where ${inSeries} and b.sequence = number
+      returning octet_length(b.bytes) into size;
+    continue when not found;
+    batches := batches + 1;
+    bytes := bytes + size;
+    gone := gone || number;
+  end loop;
+  for run in
+    select min(n.number) as first, max(n.number) as last from (
+      select g as number, g - row_number() over (order by g) as run
+        from unnest(gone) g
+    ) n group by n.run
+  loop
+    -- It is joined to the ranges that it touches.
+    delete from ${schema}.pruned b where ${inSeries} and b.first = run.last + 1
+      returning b.last into last_of_next;
+    update ${schema}.pruned b set last = coalesce(last_of_next, run.last)
+      where ${inSeries} and b.last = run.first - 1 and b.first = (
+        select max(b.first) from ${schema}.pruned b
+          where ${inSeries} and b.first < run.first
+      );
+    if not found then
+      insert into ${schema}.pruned (id, epoch, part, first, last) values
+        (_id, _epoch, _part, run.first, coalesce(last_of_next, run.last));
+    end if;
+  end loop;
 end
 $$;`,
     add: `select ${schema}.add($1, $2, $3, $4, $5,

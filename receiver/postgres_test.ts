@@ -308,9 +308,66 @@ test(
     ]);
     assertEquals(pruned[0].batches + pruned[1].batches, count);
     assertEquals(pruned[0].bytes + pruned[1].bytes, 3 * count);
-    const rows = await place.query("select sequences::text from S.pruned");
-    assertEquals(rows, [{ sequences: `{[0,${count})}` }]);
+    const rows = await place.query(
+      "select first::int, last::int from S.pruned",
+    );
+    assertEquals(rows, [{ first: 0, last: count - 1 }]);
     assertEquals(await textOf(store, "a"), "new");
+  },
+);
+
+test(
+  "what is forgotten is a row for each run of numbers, in whatever order that was",
+  async (store, place) => {
+    const count = 60;
+    const order = numbers(count).sort(() => Math.random() - 0.5);
+    const forgotten = new Set<number>();
+    while (order.length > 0) {
+      const some = order.splice(0, 1 + Math.floor(9 * Math.random()));
+      for (const i of some) {
+        await store.add(await batchOf(`a-${i}`, "old", 60_000));
+        forgotten.add(i);
+      }
+      assertEquals((await store.prune(30_000)).batches, some.length);
+      const sorted = [...forgotten].sort((a, b) => a - b);
+      const expected = {
+        firsts: sorted.filter((i) => !forgotten.has(i - 1)),
+        lasts: sorted.filter((i) => !forgotten.has(i + 1)),
+      };
+      const rows = await place.query(
+        "select array_agg(first::int order by first) as firsts, array_agg(last::int order by last) as lasts from S.pruned",
+      );
+      assertEquals(rows, [expected]);
+      for (const i of numbers(count)) {
+        if (!forgotten.has(i)) continue;
+        assertEquals(await store.add(await batchOf(`a-${i}`, "old")), "known");
+      }
+    }
+  },
+);
+
+test(
+  "a step of prune() reads no more than it forgets, however long the stream, and however many gaps it has",
+  async (store, place) => {
+    await store.add(await batchOf("a-0", "one"));
+    await place.query(
+      "insert into S.batch select 'a', '', i, '', 0, now(), '', '' from generate_series(1, 5000) i",
+    );
+    await place.query(
+      "insert into S.pruned select 'a', '', '', -2 * i, -2 * i from generate_series(1, 5000) i",
+    );
+    await using connection = await postgres.connect();
+    await connection.query("begin");
+    await connection.query(
+      place.sql("select S.forget('a', '', '', array[1, 2, 3, 5, 8, 4999])"),
+    );
+    const rows = await connection.query(
+      "select relname, (seq_tup_read + idx_tup_fetch)::int as read from pg_stat_xact_user_tables where schemaname = $1",
+      [place.schema],
+    );
+    for (const { relname, read } of rows) {
+      assert(Number(read) < 50, `${read} rows of ${relname} were read`);
+    }
   },
 );
 
