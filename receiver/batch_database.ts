@@ -134,14 +134,14 @@ export class BatchDatabase {
     this.db = new LockedDatabase(modules, path, format, this.#owner, true);
     try {
       this.#reserve = new Reserve(modules, path);
+      // LockedDatabase makes checkpoints by the size of what it is given. With many streams,
+      // each batch changes pages of its own, and the WAL would grow to a hundred times that.
+      this.db.get(`pragma wal_autocheckpoint = ${MAX_WAL / PAGE_SIZE}`);
     } catch (error) {
       this.db.close();
       throw toStoreError(`Cannot open the store ${path}`, error);
     }
     this.db.emptyWal();
-    // LockedDatabase makes checkpoints by the size of what it is given. With many streams,
-    // each batch changes pages of its own, and the WAL would grow to a hundred times that.
-    this.db.get(`pragma wal_autocheckpoint = ${MAX_WAL / PAGE_SIZE}`);
     try {
       this.#owner.write({});
     } catch {

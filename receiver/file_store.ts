@@ -503,7 +503,13 @@ export class FileStore implements Store<undefined>, AsyncDisposable {
 
   /** Writes batches, and makes them part of the store. */
   async #append(batches: readonly Batch[]): Promise<void> {
-    const before = this.#lastNumber();
+    const action = `Cannot add to the store ${this.#path}`;
+    let before: number;
+    try {
+      before = this.#lastNumber();
+    } catch (error) {
+      throw toStoreError(action, error);
+    }
     let end = this.#end;
     try {
       if (!this.#isPower && !this.#isMarked) this.#mark();
@@ -528,7 +534,7 @@ export class FileStore implements Store<undefined>, AsyncDisposable {
       }
     } catch (error) {
       this.#removeAfter(before);
-      throw toStoreError(`Cannot add to the store ${this.#path}`, error);
+      throw toStoreError(action, error);
     }
   }
 

@@ -372,6 +372,23 @@ test("if the keys cannot be stored, neither are the bytes, and all may come agai
   assertEquals(await Deno.readTextFile(path), "before one two three ");
 });
 
+test("whichever statement fails, add() rejects with a StoreError, and the batch may come again", async (path) => {
+  using sqlite = new FaultySqlite();
+  await using store = new FileStore(path, QUICK);
+  for (let nth = 1;; nth++) {
+    const batch = await batchOf(`a-${nth}`, "x");
+    let count = 0;
+    sqlite.fail = () =>
+      ++count === nth ? sqliteError(10, "disk I/O error") : undefined;
+    const [result] = await Promise.allSettled([store.add(batch)]);
+    sqlite.fail = () => undefined;
+    if (result.status === "rejected") {
+      assert(result.reason instanceof StoreError, `${result.reason}`);
+      assertEquals(await store.add(batch), "stored");
+    } else if (count < nth) break;
+  }
+});
+
 test("a batch whose commit is made although it fails is stored by the next attempt", async (path) => {
   using sqlite = new FaultySqlite();
   await using store = new FileStore(path, QUICK);

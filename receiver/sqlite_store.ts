@@ -194,10 +194,14 @@ export class SqliteStore implements Store<SqliteTransaction>, AsyncDisposable {
 
   /** Settles jobs for which there was no room: those that are known need none. */
   #settleKnown(jobs: readonly Job<Item, AddResult>[], error: StoreError): void {
-    for (const { input, resolve, reject } of jobs) {
-      const result = this.#database.outcomeOf(input.batch);
-      if (isNew(result)) reject(error);
-      else resolve(result);
+    try {
+      for (const { input, resolve, reject } of jobs) {
+        const result = this.#database.outcomeOf(input.batch);
+        if (isNew(result)) reject(error);
+        else resolve(result);
+      }
+    } catch {
+      throw error; // that it cannot be read either is no news
     }
   }
 

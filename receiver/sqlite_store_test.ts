@@ -586,6 +586,72 @@ test("prune() counts a batch once, although it is made again on a full disk", as
   assertEquals(failures, 3);
 });
 
+test("whichever statement fails, add() rejects with a StoreError, and the batch may come again", async (path) => {
+  using sqlite = new FaultySqlite();
+  await using store = new SqliteStore(path, QUICK);
+  for (const isLasting of [false, true]) {
+    for (let nth = 1;; nth++) {
+      const batch = await batchOf(`${isLasting}-${nth}`, "x");
+      let count = 0;
+      sqlite.fail = (sql) =>
+        !sql.startsWith("rollback") && ++count >= nth &&
+          (isLasting || count === nth)
+          ? sqliteError(10, "disk I/O error")
+          : undefined;
+      const [result] = await Promise.allSettled([store.add(batch)]);
+      sqlite.fail = () => undefined;
+      if (result.status === "rejected") {
+        assert(result.reason instanceof StoreError, `${result.reason}`);
+        assertEquals(await store.add(batch), "stored");
+      } else if (count < nth) break;
+    }
+  }
+});
+
+test("if nothing can be read on a full disk, that it is full is what is reported", async (path) => {
+  using sqlite = new FaultySqlite();
+  await using store = new SqliteStore(path, QUICK);
+  const [one, two] = [await batchOf("a-0", "one"), await batchOf("a-1", "two")];
+  await store.add(one);
+  let isBroken = true;
+  sqlite.fail = (sql) => {
+    if (!isBroken) return;
+    if (sql === "begin immediate") return diskFull;
+    if (sql.includes("from pruned")) return sqliteError(10, "disk I/O error");
+  };
+  for (const batches of [[two], [one, two]]) {
+    const adding = batches.map((batch) => store.add(batch));
+    const last = adding.at(-1)!;
+    await Promise.allSettled(adding);
+    assertEquals((await assertRejects(() => last, StoreError)).code, "full");
+  }
+  isBroken = false;
+  assertEquals(await store.add(two), "stored");
+});
+
+test("an opening that fails leaves the file to the next one", async (path) => {
+  using sqlite = new FaultySqlite();
+  await fill(path, "one");
+  for (const statement of ["begin", "commit", "pragma"]) {
+    for (let nth = 1;; nth++) {
+      let count = 0;
+      sqlite.fail = (sql) =>
+        sql.startsWith(statement) && ++count === nth
+          ? sqliteError(10, "disk I/O error")
+          : undefined;
+      try {
+        await new SqliteStore(path, QUICK).close();
+      } catch (error) {
+        assertEquals((error as StoreError).code, "io");
+      }
+      sqlite.fail = () => undefined;
+      await using store = new SqliteStore(path, QUICK);
+      assertEquals(await textOf(store, "a"), "one");
+      if (count < nth) break;
+    }
+  }
+});
+
 test("prune() counts what it has forgotten once, although the disk was full", async (path) => {
   using sqlite = new FaultySqlite();
   await using store = new SqliteStore(path, QUICK);
