@@ -472,13 +472,14 @@ export class FileStore implements Store<undefined>, AsyncDisposable {
 
   async #addAll(jobs: readonly Job<Batch, AddResult>[]): Promise<void> {
     const added: { job: Job<Batch, AddResult>; result: AddResult }[] = [];
+    const later: Job<Batch, AddResult>[] = [];
     const places = new Set<string>();
     for (const job of jobs) {
-      const { input: batch, resolve, reject } = job;
+      const { input: batch, resolve } = job;
       const place = `${batch.sequence} ${batch.id}`;
       if (places.has(place)) {
         // What comes of it is clear once the other is stored: the key may be the same.
-        this.#groups.add(batch).then(resolve, reject);
+        later.push(job);
         continue;
       }
       const result = this.#outcomeOf(batch);
@@ -492,6 +493,10 @@ export class FileStore implements Store<undefined>, AsyncDisposable {
     await this.#append(added.map(({ job }) => job.input));
     for (const { job, result } of added) job.resolve(result);
     if (this.#end - this.#syncedEnd > MAX_UNSYNCED) await this.#syncLater();
+    // Not before: if any of that fails, these are rejected as well.
+    for (const { input, resolve, reject } of later) {
+      this.#groups.add(input).then(resolve, reject);
+    }
   }
 
   /** Syncs what no `add` has waited for. */

@@ -372,6 +372,24 @@ test("if the keys cannot be stored, neither are the bytes, and all may come agai
   assertEquals(await Deno.readTextFile(path), "before one two three ");
 });
 
+test("what is rejected is not stored later, although it came twice, or from two epochs", async (path) => {
+  using sqlite = new FaultySqlite();
+  await using store = new FileStore(path, QUICK);
+  await store.add(await batchOf("b-0", "before "));
+  const keys = ["a-0", "a-0", "a.0123456789abcdef-0", "a-1"];
+  const batches = await Promise.all(keys.map((key) => batchOf(key, key)));
+  let failures = 2; // the second one after a checkpoint
+  sqlite.fail = (sql) =>
+    sql === "commit" && failures-- > 0 ? diskFull : undefined;
+  const results = await Promise.allSettled(
+    batches.map((batch) => store.add(batch)),
+  );
+  assertEquals(results.map(({ status }) => status), keys.map(() => "rejected"));
+  // What was left of them would be stored before this one.
+  await store.add(await batchOf("b-1", "after"));
+  assertEquals(await Deno.readTextFile(path), "before after");
+});
+
 test("whichever statement fails, add() rejects with a StoreError, and the batch may come again", async (path) => {
   using sqlite = new FaultySqlite();
   await using store = new FileStore(path, QUICK);
