@@ -716,7 +716,7 @@ export class FileStore implements Store<undefined>, AsyncDisposable {
         } catch (error) {
           // Only an opening can do the rest. A commit may be made although it failed, and
           // whatever waits to write must not do so any more.
-          if (this.#copyState === DECIDED) this.#closeNow();
+          if (this.#mayBeDecided()) this.#closeNow();
           throw error;
         }
         const old = this.#descriptor;
@@ -738,6 +738,15 @@ export class FileStore implements Store<undefined>, AsyncDisposable {
   /** What the database says of FILE-new. */
   get #copyState(): number {
     return this.#database.db.get("select swapping from file").swapping;
+  }
+
+  /** Whether the copy takes the place of the file, unless it is known that it does not. */
+  #mayBeDecided(): boolean {
+    try {
+      return this.#copyState === DECIDED;
+    } catch {
+      return true;
+    }
   }
 
   /** Throws if there is a file at the path of the copy that is not ours. */

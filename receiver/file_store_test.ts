@@ -684,23 +684,34 @@ test("a prune() whose copy cannot take its place ends the store, and the next on
   assertEquals(await Deno.readTextFile(path), "newer");
 });
 
-test("a prune() whose commit is made, although it fails, ends the store", async (path) => {
-  using sqlite = new FaultySqlite();
-  const store = new FileStore(path, QUICK);
-  await store.add(await batchOf("a-0", "old", 60_000));
-  await store.add(await batchOf("a-1", "new"));
-  sqlite.failAfter = (sql) => {
-    const isLast = sqlite.log.at(-2)?.startsWith("update file set base = ?");
-    return sql === "commit" && isLast ? diskFull : undefined;
-  };
-  await assertRejects(() => store.prune(30_000), StoreError);
-  const batch = await batchOf("a-2", "er");
-  const error = await assertRejects(() => store.add(batch), StoreError);
-  assertEquals(error.code, "closed");
-  await using again = new FileStore(path);
-  assertEquals(await again.add(batch), "stored");
-  assertEquals(await Deno.readTextFile(path), "newer");
-});
+for (const isReadable of [true, false]) {
+  const name = isReadable ? "" : ", and so does what looks for that,";
+  test(`a prune() whose commit is made, although it fails${name} ends the store`, async (path) => {
+    using sqlite = new FaultySqlite();
+    const store = new FileStore(path, QUICK);
+    await store.add(await batchOf("a-0", "old", 60_000));
+    await store.add(await batchOf("a-1", "new"));
+    let hasFailed = false;
+    sqlite.failAfter = (sql) => {
+      const isLast = sqlite.log.at(-2)?.startsWith("update file set base = ?");
+      if (sql !== "commit" || !isLast) return;
+      hasFailed = true;
+      return diskFull;
+    };
+    sqlite.fail = (sql) =>
+      hasFailed && !isReadable && sql === "select swapping from file"
+        ? sqliteError(10, "disk I/O error")
+        : undefined;
+    await assertRejects(() => store.prune(30_000), StoreError);
+    const batch = await batchOf("a-2", "er");
+    const error = await assertRejects(() => store.add(batch), StoreError);
+    assertEquals(error.code, "closed");
+    sqlite.fail = () => undefined;
+    await using again = new FileStore(path);
+    assertEquals(await again.add(batch), "stored");
+    assertEquals(await Deno.readTextFile(path), "newer");
+  });
+}
 
 test(
   "close() waits for a prune() that is under way, which fails",
