@@ -664,19 +664,31 @@ export class FileStore implements Store<undefined>, AsyncDisposable {
 
   /** Cuts off what is to be forgotten, and returns the number of the first batch left. */
   async #cutOff(limit: number): Promise<number> {
-    this.#database.throwIfClosing("Cannot prune");
     try {
-      const kept: Row | undefined = this.#database.db.get(
-        "select * from batch where at >= ? order by number limit 1",
-        limit,
+      const { number, base } = await this.#writing.run(() =>
+        this.#firstKept(limit)
       );
-      const number = kept?.number ?? this.#lastNumber() + 1;
-      const base = kept?.position ?? this.#end;
       if (base > this.#base) await this.#cutOffBeginning(base);
       return number;
     } catch (error) {
       throw toStoreError(`Cannot prune the store ${this.#path}`, error);
     }
+  }
+
+  /**
+   * The number and the position of the first batch that is kept, or would be. What is
+   * being written must not be half of it: there are keys before the end has moved.
+   */
+  #firstKept(limit: number): { number: number; base: number } {
+    this.#database.throwIfClosing("Cannot prune");
+    const kept: Row | undefined = this.#database.db.get(
+      "select * from batch where at >= ? order by number limit 1",
+      limit,
+    );
+    return {
+      number: kept?.number ?? this.#lastNumber() + 1,
+      base: kept?.position ?? this.#end,
+    };
   }
 
   /** Makes a file that begins at `base`, and puts it in the place of this one. */

@@ -768,3 +768,36 @@ test("close() waits for the end of prune(), whose copy would be in the way of th
     process.getBuiltinModule = getBuiltinModule;
   }
 });
+
+test("prune() leaves nothing of a batch that is being synced meanwhile, and is forgotten", async (path) => {
+  const { getBuiltinModule } = process;
+  const called = Promise.withResolvers<void>();
+  const released = Promise.withResolvers<void>();
+  let isHeld = false;
+  const fdatasync = (descriptor: number, callback: fs.NoParamCallback) => {
+    if (!isHeld) return fs.fdatasync(descriptor, callback);
+    called.resolve();
+    released.promise.then(() => fs.fdatasync(descriptor, callback));
+  };
+  process.getBuiltinModule =
+    ((id: string) =>
+      id === "node:fs"
+        ? { ...fs, fdatasync }
+        : getBuiltinModule.call(process, id)) as typeof getBuiltinModule;
+  try {
+    await using store = new FileStore(path);
+    await store.add(await batchOf("a-0", "old", 60_000));
+    isHeld = true;
+    const adding = store.add(await batchOf("a-1", "late", 60_000));
+    await called.promise;
+    isHeld = false;
+    const pruning = store.prune(30_000);
+    await turns();
+    released.resolve();
+    assertEquals(await adding, "stored");
+    assertEquals(await pruning, { batches: 2, bytes: 7 });
+    assertEquals(await Deno.readTextFile(path), "");
+  } finally {
+    process.getBuiltinModule = getBuiltinModule;
+  }
+});
