@@ -3,6 +3,7 @@
  * same folder, which must not be in memory.
  */
 import { join } from "node:path";
+import { undiciTransport } from "../http/undici.ts";
 import { FetchSender, StreamBuffer } from "../mod.ts";
 import { receive, SqliteStore } from "../receiver/mod.ts";
 import { Spool } from "../spool/mod.ts";
@@ -90,7 +91,9 @@ export async function receivedRecords(folder: string): Promise<Sides> {
     stack.use(await startReceiver(kind, join(folder, kind)));
   const { url } = await start("sqlite");
   const { url: peerUrl } = await start("insert");
-  const spool = new Spool(join(folder, "spool"), new FetchSender(url));
+  const transport = stack.use(undiciTransport()); // as the command does
+  const sender = new FetchSender(url, { transport });
+  const spool = new Spool(join(folder, "spool"), sender);
   const out = stack.use(new StreamBuffer(spool));
   const post = async (request: Request) => await fetch(request);
   const owned = stack.move();
