@@ -455,8 +455,10 @@ export class FileStore implements Store<undefined>, AsyncDisposable {
   async add(batch: Batch, onBatch?: OnBatch<undefined>): Promise<AddResult> {
     this.#database.throwIfClosing("Cannot add to");
     // Before it is of a group: the others should not wait for it.
-    if (onBatch !== undefined && isNew(this.#outcomeOf(batch))) {
-      await onBatch(batch, undefined);
+    if (onBatch !== undefined) {
+      // Keys may be there whose bytes are still being synced, and go if that fails.
+      const result = await this.#writing.run(() => this.#outcomeOf(batch));
+      if (isNew(result)) await onBatch(batch, undefined);
     }
     return await this.#groups.add(batch);
   }

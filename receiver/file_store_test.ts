@@ -473,6 +473,29 @@ test("what is unsynced is bounded and remembered, and synced when it is closed",
   assertEquals(synced(), null);
 });
 
+test("onBatch is called for a batch that another add has failed to sync meanwhile", async (path) => {
+  await using store = new FileStore(path);
+  const batch = await batchOf("a-0", "one");
+  const { fdatasync } = fs;
+  const { promise: syncing, resolve } = Promise.withResolvers<
+    (error: Error) => void
+  >();
+  Object.assign(fs, {
+    fdatasync: (_: number, callback: (error: Error) => void) =>
+      resolve(callback),
+  });
+  const first = store.add(batch);
+  const fail = await syncing; // its key is in the database
+  Object.assign(fs, { fdatasync });
+  let calls = 0;
+  const second = store.add(batch, () => void calls++);
+  await turns(3);
+  fail(Object.assign(new Error("no room"), { code: "ENOSPC" }));
+  await assertRejects(() => first, StoreError);
+  assertEquals(await second, "stored");
+  assertEquals(calls, 1);
+});
+
 test("an add whose bytes cannot be synced stores nothing, though its keys were", async (path) => {
   await using store = new FileStore(path);
   await store.add(await batchOf("a-0", "one"));

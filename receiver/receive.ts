@@ -31,8 +31,8 @@ export interface ReceiveOptions<Transaction> {
   maxBytes?: number;
   /**
    * How many bytes all requests together may hold in memory, besides those of one batch
-   * and its body. Requests that find no room wait, in the order of their arrival, until
-   * their `bodyTimeout`; then the response is a 503.
+   * and its body. Requests that find no room wait, in the order of their arrival but those
+   * that hold some first, until their `bodyTimeout`; then the response is a 503.
    *
    * @default {67_108_864}
    */
