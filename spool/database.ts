@@ -331,8 +331,12 @@ export class SpoolDatabase {
         if (file !== undefined) this.#saveFile(file);
       });
     }, () => {
-      // It may be the file itself that has no room for the reserve.
-      if (this.settled === this.#end) this.#db.freePages(0);
+      // It may be the file itself that has no room for the reserve. Nothing waits, so what
+      // is reserved already is not needed, except for this.
+      if (this.settled === this.#end) {
+        this.#reserve.release();
+        this.#db.freePages(0);
+      }
     });
     this.#end += size;
     this.#nextNumber++;
