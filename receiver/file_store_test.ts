@@ -473,24 +473,32 @@ test("what is unsynced is bounded and remembered, and synced when it is closed",
   assertEquals(synced(), null);
 });
 
+/** Stands in for the sync of a file, until disposed. */
+function replaceSync(
+  sync: (descriptor: number, callback: (error: Error) => void) => void,
+): Disposable {
+  const { fdatasync } = fs;
+  Object.assign(fs, { fdatasync: sync });
+  return { [Symbol.dispose]: () => void Object.assign(fs, { fdatasync }) };
+}
+
+const NO_ROOM = Object.assign(new Error("no room"), { code: "ENOSPC" });
+
 test("onBatch is called for a batch that another add has failed to sync meanwhile", async (path) => {
   await using store = new FileStore(path);
   const batch = await batchOf("a-0", "one");
-  const { fdatasync } = fs;
-  const { promise: syncing, resolve } = Promise.withResolvers<
-    (error: Error) => void
-  >();
-  Object.assign(fs, {
-    fdatasync: (_: number, callback: (error: Error) => void) =>
-      resolve(callback),
-  });
-  const first = store.add(batch);
-  const fail = await syncing; // its key is in the database
-  Object.assign(fs, { fdatasync });
+  const syncing = Promise.withResolvers<(error: Error) => void>();
+  let first: Promise<unknown>;
+  let fail: (error: Error) => void;
+  {
+    using _ = replaceSync((_, callback) => syncing.resolve(callback));
+    first = store.add(batch);
+    fail = await syncing.promise; // its key is in the database
+  }
   let calls = 0;
   const second = store.add(batch, () => void calls++);
   await turns(3);
-  fail(Object.assign(new Error("no room"), { code: "ENOSPC" }));
+  fail(NO_ROOM);
   await assertRejects(() => first, StoreError);
   assertEquals(await second, "stored");
   assertEquals(calls, 1);
@@ -499,17 +507,11 @@ test("onBatch is called for a batch that another add has failed to sync meanwhil
 test("an add whose bytes cannot be synced stores nothing, though its keys were", async (path) => {
   await using store = new FileStore(path);
   await store.add(await batchOf("a-0", "one"));
-  const { fdatasync } = fs;
-  Object.assign(fs, {
-    fdatasync: (_: number, callback: (error: Error) => void) =>
-      callback(Object.assign(new Error("no room"), { code: "ENOSPC" })),
-  });
-  try {
-    const batch = await batchOf("a-1", "two");
+  const batch = await batchOf("a-1", "two");
+  {
+    using _ = replaceSync((_, callback) => callback(NO_ROOM));
     const error = await assertRejects(() => store.add(batch), StoreError);
     assertEquals(error.code, "full");
-  } finally {
-    Object.assign(fs, { fdatasync });
   }
   assertEquals(Deno.readTextFileSync(path), "one");
   assertEquals(await store.add(await batchOf("a-1", "three")), "stored");
